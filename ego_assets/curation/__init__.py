@@ -1,0 +1,1 @@
+"""Scores clips and summarises a collection for the people who curate it."""

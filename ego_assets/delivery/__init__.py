@@ -1,0 +1,1 @@
+"""Turns committed layers into what consumers receive: clip folders, archives, the manifest and the SDK."""

@@ -1,0 +1,429 @@
+"""Runs one layer on one clip: checks that it may run, retries, judges, commits and records.
+
+Nothing here knows about Dagster; :mod:`ego_assets.batching` turns the outcomes into events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+from ego_assets.schema.artifact import ArtifactDocument
+from ego_assets.schema.clip import PRIVACY_LAYER, BlurredClip, Clip
+from ego_assets.schema.detections import BackendInfo, RegionDetector
+from ego_assets.schema.errors import ArtifactMissing, ClipRefused, ConfigurationError, EgoAssetsError
+from ego_assets.schema.gates import GateOutcome, GateResult
+from ego_assets.schema.layers import LayerSpec
+from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk, VaultPurpose
+
+if TYPE_CHECKING:
+    from ego_assets.settings import Settings
+    from resources.database import Database
+    from resources.intake import Intake
+    from resources.storage import ArtifactStore, StagedLayer
+    from resources.vault import Vault
+
+#: Who listens to the progress of the layer that runs: (layer, clip_id, done, total).
+ProgressListener = Callable[[str, str, int, int], None]
+progress_listener: ContextVar[ProgressListener | None] = ContextVar("progress_listener", default=None)
+
+
+class Models(Protocol):
+    """Hands out the backends of the active profile; a backend is loaded once per process."""
+
+    def detector(self, task: str) -> RegionDetector:
+        """The detection backend for ``faces``, ``text`` or ``plates``."""
+        ...
+
+    def has(self, task: str) -> bool:
+        """Whether the profile names a backend for the task."""
+        ...
+
+
+class LayerState(StrEnum):
+    """How a layer ended on a clip."""
+
+    COMMITTED = "committed"
+    BLOCKED = "blocked"
+    GIVEN_UP = "given_up"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewRequest:
+    """A layer asks for a person to look at the clip."""
+
+    kind: ReviewKind
+    risk: ReviewRisk
+    reason: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDraft:
+    """What a layer function made, before it is judged and published.
+
+    Attributes:
+        gates: Verdicts of the layer's own gates.
+        config: Settings that decided the result, JSON-serialisable.
+        backends: Models that took part.
+        attempts: What a fallback ladder tried and why it was refused.
+        counts: Plain numbers for the artifact document.
+        resolution: Width and height that rasters and boxes refer to.
+        clip_updates: Columns of the clip's row to set once the gates let the clip pass.
+        reviews: Reasons for a person to look.
+        metadata: Plain values to show in the UI.
+        tables: Markdown texts to show in the UI, by title.
+        pictures: Files of the artifact to show in the UI, by title; each below 50 KB.
+    """
+
+    gates: Sequence[GateResult] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    backends: tuple[BackendInfo, ...] = ()
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    counts: Mapping[str, float] = field(default_factory=dict)
+    resolution: tuple[int, int] | None = None
+    clip_updates: Mapping[str, Any] = field(default_factory=dict)
+    reviews: Sequence[ReviewRequest] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOutcome:
+    """How one layer ended on one clip, with everything the UI shows of it."""
+
+    clip_id: str
+    state: LayerState
+    reason: str = ""
+    gates: tuple[GateResult, ...] = ()
+    document: ArtifactDocument | None = None
+    draft: LayerDraft | None = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    attempts: int = 1
+    duration_s: float = 0.0
+
+    @property
+    def lets_clip_pass(self) -> bool:
+        """Whether later layers may go on with the clip."""
+        return self.state in (LayerState.COMMITTED, LayerState.GIVEN_UP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """The surroundings of a layer. ``vault`` and ``intake`` are present only up to the privacy pass."""
+
+    settings: Settings
+    database: Database
+    store: ArtifactStore
+    models: Models
+    vault: Vault | None = None
+    intake: Intake | None = None
+
+
+class ClipWork:
+    """One layer's view of one clip: its inputs, its services and nothing it must not touch."""
+
+    def __init__(
+        self, *, spec: LayerSpec, clip: Clip, services: Services, run_id: str, log: logging.Logger
+    ) -> None:
+        self.spec = spec
+        self.clip = clip
+        self.run_id = run_id
+        self.log = log
+        self.settings = services.settings
+        self.database = services.database
+        self.store = services.store
+        self.models = services.models
+        self._services = services
+        self._used_inputs: dict[str, str] = {}
+
+    @property
+    def used_inputs(self) -> Mapping[str, str]:
+        """Data versions of the layers that were read so far."""
+        return dict(self._used_inputs)
+
+    @property
+    def intake(self) -> Intake:
+        """The way into the vault, for the ingest layer only."""
+        if not self.spec.reads_original or self._services.intake is None:
+            raise ConfigurationError(f"Layer {self.spec.name} has no access to the vault.")
+        return self._services.intake
+
+    def progress(self, done: int, total: int) -> None:
+        """Report how far the layer is."""
+        listener = progress_listener.get()
+        if listener is not None:
+            listener(self.spec.name, self.clip.clip_id, done, total)
+
+    def input(self, layer: str) -> ArtifactDocument:
+        """The committed version of an input layer.
+
+        Raises:
+            ArtifactMissing: Nothing is committed.
+        """
+        document = self.optional_input(layer)
+        if document is None:
+            raise ArtifactMissing(
+                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which has no committed version. "
+                f"Materialize {layer} first, or use `ego-assets run`."
+            )
+        return document
+
+    def optional_input(self, layer: str) -> ArtifactDocument | None:
+        """The committed version of a layer, or ``None`` where there is none."""
+        if layer not in (*self.spec.inputs, *self.spec.optional_inputs):
+            raise ConfigurationError(f"Layer {self.spec.name} does not declare {layer} as an input.")
+        document = self.store.document(self.clip.clip_id, layer)
+        if document is not None:
+            self._used_inputs[layer] = document.data_version
+        return document
+
+    def read_json(self, document: ArtifactDocument, name: str) -> Any:
+        """A JSON file of a committed layer."""
+        return json.loads(self.store.read_bytes(document, name))
+
+    def blurred(self) -> BlurredClip:
+        """The de-identified clip; refused while the clip is not de-identified."""
+        document = self.input(PRIVACY_LAYER)
+
+        def local_path(name: str) -> AbstractContextManager[Path]:
+            return self.store.local_path(document, name)
+
+        return BlurredClip(clip=self.clip, artifact=document, local_path=local_path)
+
+    def open_original(self, purpose: VaultPurpose) -> AbstractContextManager[BinaryIO]:
+        """Open the original for a stated purpose; audited, and impossible after the privacy pass."""
+        if not self.spec.reads_original or self._services.vault is None:
+            raise ConfigurationError(f"Layer {self.spec.name} has no access to the vault.")
+        return self._services.vault.open(
+            self.clip.clip_id, purpose=purpose, actor=f"asset:{self.spec.name}", run_id=self.run_id
+        )
+
+
+#: Makes one layer of one clip: writes files into the staged folder and returns what to judge and record.
+LayerFunction = Callable[[ClipWork, "StagedLayer"], LayerDraft]
+
+
+def run_layer(
+    spec: LayerSpec,
+    make: LayerFunction,
+    clip_id: str,
+    *,
+    services: Services,
+    run_id: str,
+    log: logging.Logger,
+    ancestors: Sequence[str],
+    sleep: Callable[[float], None] = time.sleep,
+) -> LayerOutcome:
+    """Run one layer on one clip and record how it ended.
+
+    Failures of the clip are part of the outcome. Only failures of the surroundings that prevent
+    recording it (the database is gone, for instance) are raised.
+
+    Args:
+        spec: The layer.
+        make: Its function.
+        clip_id: The clip.
+        services: Surroundings; the vault is handed on only where ``spec.reads_original``.
+        run_id: Dagster run, for the records.
+        log: Where to log.
+        ancestors: All layers upstream; a failed blocking gate of any of them refuses the clip.
+        sleep: Waits between retries.
+    """
+    started = time.monotonic()
+    database = services.database
+    clip = database.clip(clip_id)
+    refusal = database.refusal(clip_id, inputs=ancestors, held_stops=not spec.runs_when_held)
+    if refusal is not None:
+        log.error("%s: %s", spec.name, refusal)
+        return LayerOutcome(clip_id=clip_id, state=LayerState.REFUSED, reason=refusal)
+
+    retry = 0
+    while True:
+        work = ClipWork(spec=spec, clip=clip, services=services, run_id=run_id, log=log)
+        try:
+            return _attempt(work, make, services, attempts=retry + 1, started=started)
+        except ClipRefused as error:
+            log.error("%s: %s", spec.name, error)
+            return LayerOutcome(clip_id=clip_id, state=LayerState.REFUSED, reason=str(error))
+        except Exception as error:
+            expected = isinstance(error, EgoAssetsError)
+            worth_retrying = not expected or error.transient
+            if worth_retrying and retry < spec.retry.max_retries:
+                retry += 1
+                delay = spec.retry.delay_before(retry)
+                log.warning(
+                    "%s of clip %s failed (%s: %s); retry %d of %d in %.1f s",
+                    spec.name, clip_id, type(error).__name__, error, retry, spec.retry.max_retries, delay,
+                )  # fmt: skip
+                sleep(delay)
+                continue
+            reason = str(error) if expected else f"{type(error).__name__}: {error}"
+            log.error("%s of clip %s failed: %s", spec.name, clip_id, reason, exc_info=not expected)
+            return _record_failure(
+                spec, clip_id, reason, services=services, run_id=run_id, attempts=retry + 1, started=started
+            )
+
+
+def _attempt(
+    work: ClipWork, make: LayerFunction, services: Services, *, attempts: int, started: float
+) -> LayerOutcome:
+    """One attempt: make, judge, publish where the gates allow it, record."""
+    spec, clip_id, database = work.spec, work.clip.clip_id, services.database
+    with services.store.stage(clip_id, spec.name) as staged:
+        draft = make(work, staged)
+        _check_verdicts(spec, draft.gates)
+        gates = (spec.completed_gate.passed(f"{spec.name} was made."), *draft.gates)
+        blocking = [verdict for verdict in gates if verdict.blocks]
+        pictures = {title: staged.path(name).read_bytes() for title, name in draft.pictures.items()}
+        document = None
+        if not blocking or spec.publish_when_blocked:
+            document = staged.commit(
+                config=draft.config,
+                inputs=work.used_inputs,
+                backends=draft.backends,
+                attempts=draft.attempts,
+                counts=draft.counts,
+                resolution=draft.resolution,
+            )
+    state = LayerState.BLOCKED if blocking else LayerState.COMMITTED
+    reason = " ".join(verdict.message for verdict in blocking)
+    outcome = LayerOutcome(
+        clip_id=clip_id,
+        state=state,
+        reason=reason,
+        gates=gates,
+        document=document,
+        draft=draft,
+        pictures=pictures,
+        attempts=attempts,
+        duration_s=time.monotonic() - started,
+    )
+    reviews = list(draft.reviews)
+    if blocking:
+        reviews.append(
+            ReviewRequest(kind=ReviewKind.GATE_FAILED, risk=ReviewRisk.HIGH, reason=reason)
+        )
+    _record(spec, outcome, reviews, database=database, store=services.store, run_id=work.run_id)
+    return outcome
+
+
+def _record_failure(
+    spec: LayerSpec,
+    clip_id: str,
+    reason: str,
+    *,
+    services: Services,
+    run_id: str,
+    attempts: int,
+    started: float,
+) -> LayerOutcome:
+    """Record a layer that could not be made: given up where the clip can go on without it."""
+    gates = (
+        spec.completed_gate.failed(f"{spec.name} failed after {attempts} attempt(s): {reason}"),
+        *(gate.not_evaluated(f"{spec.name} was not made.") for gate in spec.gates),
+    )
+    outcome = LayerOutcome(
+        clip_id=clip_id,
+        state=LayerState.FAILED if spec.essential else LayerState.GIVEN_UP,
+        reason=reason,
+        gates=gates,
+        attempts=attempts,
+        duration_s=time.monotonic() - started,
+    )
+    review = ReviewRequest(
+        kind=ReviewKind.LAYER_FAILED,
+        risk=ReviewRisk.HIGH if spec.essential else ReviewRisk.NORMAL,
+        reason=reason,
+        details={"attempts": attempts},
+    )
+    _record(spec, outcome, [review], database=services.database, store=services.store, run_id=run_id)
+    return outcome
+
+
+def _record(
+    spec: LayerSpec,
+    outcome: LayerOutcome,
+    reviews: Sequence[ReviewRequest],
+    *,
+    database: Database,
+    store: ArtifactStore,
+    run_id: str,
+) -> None:
+    """Write the outcome to the metadata database, in one transaction."""
+    clip_id, document = outcome.clip_id, outcome.document
+    updates: dict[str, Any] = {}
+    if outcome.state is LayerState.COMMITTED and outcome.draft is not None:
+        updates.update(outcome.draft.clip_updates)
+    if spec.essential:
+        updates["failed"] = not outcome.lets_clip_pass
+        updates["failed_reason"] = f"{spec.name}: {outcome.reason}" if updates["failed"] else ""
+    with database.transaction():
+        database.record_gates(
+            clip_id,
+            spec.name,
+            outcome.gates,
+            data_version=document.data_version if document else "",
+            run_id=run_id,
+        )
+        if document is not None:
+            database.record_artifact(document, uri=store.uri(document))
+        database.record_layer_state(
+            clip_id,
+            spec.name,
+            outcome.state.value,
+            reason=outcome.reason,
+            attempts=outcome.attempts,
+            run_id=run_id,
+            duration_s=outcome.duration_s,
+        )
+        if outcome.lets_clip_pass:
+            database.close_layer_reviews(clip_id, spec.name)
+        for review in reviews:
+            database.add_review_item(
+                clip_id,
+                layer=spec.name,
+                kind=review.kind,
+                risk=review.risk,
+                reason=review.reason,
+                details=review.details,
+            )
+        database.refresh_progress(clip_id, layer=spec.name, bit=spec.bit, present=outcome.state is LayerState.COMMITTED)
+        if updates:
+            database.update_clip(clip_id, **updates)
+
+
+def _check_verdicts(spec: LayerSpec, verdicts: Sequence[GateResult]) -> None:
+    """Every gate of the layer must have been judged, once."""
+    expected = sorted(gate.name for gate in spec.gates)
+    got = sorted(verdict.spec.name for verdict in verdicts)
+    if expected != got:
+        raise ConfigurationError(f"Layer {spec.name}: expected verdicts for {expected}, got {got}.")
+
+
+@contextlib.contextmanager
+def listen_to_progress(listener: ProgressListener) -> Any:
+    """Let ``listener`` hear the progress of every layer that runs inside the ``with``."""
+    token = progress_listener.set(listener)
+    try:
+        yield
+    finally:
+        progress_listener.reset(token)
+
+
+def worst(verdicts: Sequence[GateResult]) -> GateOutcome:
+    """The gravest outcome among the verdicts."""
+    order = (GateOutcome.FAILED, GateOutcome.WARNED, GateOutcome.NOT_EVALUATED, GateOutcome.PASSED)
+    return next((o for o in order if any(v.outcome is o for v in verdicts)), GateOutcome.PASSED)

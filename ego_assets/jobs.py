@@ -1,0 +1,53 @@
+"""Jobs and schedules: what sensors, the command line and the clock launch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dagster import (
+    AssetSelection,
+    DefaultScheduleStatus,
+    ScheduleDefinition,
+    define_asset_job,
+    in_process_executor,
+)
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from ego_assets.partitions import clip_partitions
+
+#: Takes one clip through every layer, in one process.
+PROCESS_CLIP_JOB = "process_clip"
+#: Rebuilds what is made over the whole collection.
+COLLECTION_JOB = "collection"
+
+
+def build_jobs(layers: Sequence[str]) -> dict[str, UnresolvedAssetJobDefinition]:
+    """All jobs, by name."""
+    return {
+        PROCESS_CLIP_JOB: define_asset_job(
+            PROCESS_CLIP_JOB,
+            selection=AssetSelection.assets(*layers),
+            partitions_def=clip_partitions,
+            executor_def=in_process_executor,
+            description="Takes one clip through every layer.",
+        ),
+        COLLECTION_JOB: define_asset_job(
+            COLLECTION_JOB,
+            selection=AssetSelection.groups("collection"),
+            executor_def=in_process_executor,
+            description="Rebuilds the quality summary and the dataset manifest.",
+        ),
+    }
+
+
+def build_schedules(jobs: dict[str, UnresolvedAssetJobDefinition]) -> list[ScheduleDefinition]:
+    """The daily quality dashboard of the guide."""
+    return [
+        ScheduleDefinition(
+            name="daily_quality_summary",
+            job=jobs[COLLECTION_JOB],
+            cron_schedule="0 5 * * *",
+            default_status=DefaultScheduleStatus.STOPPED,
+            description="Rebuilds the quality summary and the manifest every morning.",
+        )
+    ]

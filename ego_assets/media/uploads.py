@@ -1,0 +1,416 @@
+"""Uploads: which files are clips, what their path and sidecar say about them, and when they are complete.
+
+Layout of the upload folder (collection guide, "Upload"): ``raw/{collector_id}/{YYYY-MM-DD}/{clip_id}.mp4`` with
+an optional ``{clip_id}.json`` beside it. Everything here looks at names, file status and sidecars; nothing
+opens a video.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import stat
+import unicodedata
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+
+from ego_assets.media.recording import SUPPORTED_EXTENSIONS, parse_chapter
+from ego_assets.schema.errors import UploadRejected
+from ego_assets.schema.vocabulary import ConsentScope, LocationType, SourceCamera
+
+SIDECAR_SUFFIX = ".json"
+#: A sidecar is a page of metadata; anything larger is another kind of file.
+MAX_SIDECAR_BYTES = 1_000_000
+
+#: Names of the collection guide and common spellings, with the names used inside.
+SIDECAR_ALIASES: Mapping[str, str] = {
+    "activity": "activity_category",
+    "camera": "source_camera",
+    "date": "recording_date",
+    "environment_type": "location_type",
+    "license": "licence",
+    "location": "location_type",
+}
+
+#: Ends of names that copying programs give to files they have not finished.
+_UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", "~")
+_CLIP_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{8}")
+#: Namespace of the ids assigned to uploads whose names are no UUIDs.
+_ASSIGNED_IDS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:ego-assets:upload")
+
+
+def is_clip_id(text: str) -> bool:
+    """Whether ``text`` is a UUID in canonical lower-case form, the only form of a ``clip_id``."""
+    return _CLIP_ID.fullmatch(text) is not None
+
+
+def parse_date(text: str) -> dt.date | None:
+    """The day that ``YYYY-MM-DD`` or ``YYYYMMDD`` names, or ``None`` for anything else."""
+    if _DATE.fullmatch(text) is None:
+        return None
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _to_date(value: object) -> object:
+    if isinstance(value, str):
+        parsed = parse_date(value.strip())
+        if parsed is not None:
+            return parsed
+    raise ValueError("no date")
+
+
+_Text = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, max_length=500)]
+_Name = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=200)]
+
+
+class SidecarModel(BaseModel):
+    """What a ``{clip_id}.json`` beside an upload may say; every key is optional.
+
+    Attributes:
+        collector_id: Who wore the camera.
+        recording_date: Day of the recording, ``YYYY-MM-DD`` or ``YYYYMMDD``.
+        source_camera: One of :class:`~ego_assets.schema.vocabulary.SourceCamera`.
+        location_type: One of :class:`~ego_assets.schema.vocabulary.LocationType`.
+        activity_category: What was done, free text.
+        consent_scope: One of :class:`~ego_assets.schema.vocabulary.ConsentScope`.
+        licence: Licence under which the clip may be delivered.
+        camera_intrinsics: Camera parameters, kept as supplied.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    collector_id: _Name | None = None
+    recording_date: Annotated[dt.date, BeforeValidator(_to_date)] | None = None
+    source_camera: Annotated[SourceCamera, BeforeValidator(_lower)] | None = None
+    location_type: Annotated[LocationType, BeforeValidator(_lower)] | None = None
+    activity_category: _Text | None = None
+    consent_scope: Annotated[ConsentScope, BeforeValidator(_lower)] | None = None
+    licence: _Text | None = None
+    camera_intrinsics: dict[str, Any] | None = None
+
+
+_EXPECTED: Mapping[str, str] = {
+    "collector_id": "text of 1 to 200 characters",
+    "recording_date": "a date as text, YYYY-MM-DD or YYYYMMDD",
+    "source_camera": "one of " + ", ".join(SourceCamera),
+    "location_type": "one of " + ", ".join(LocationType),
+    "activity_category": "text of at most 500 characters",
+    "consent_scope": "one of " + ", ".join(ConsentScope),
+    "licence": "text of at most 500 characters",
+    "camera_intrinsics": "an object of camera parameters",
+}
+_JSON_TYPES: Mapping[type, str] = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a number",
+    int: "a number",
+    list: "a list",
+    str: "text",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadObservation:
+    """State of a file at one look, to tell whether it is still being written.
+
+    Attributes:
+        size: Size in bytes.
+        mtime_ns: Time of the last change, nanoseconds since the epoch.
+    """
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> UploadObservation:
+        """Look at ``path`` without following a link; ``FileNotFoundError`` when it is gone."""
+        status = path.lstat()
+        return cls(size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadDescription:
+    """An upload that can be registered as a clip.
+
+    Attributes:
+        path: The file.
+        clip_id: The UUID in its name, or one derived from relative path, size and time of last change, so
+            that looking at the same file again gives the same id.
+        source_name: File name as uploaded; bytes that are no UTF-8 are written as ``\\xNN``.
+        size_bytes: Size of the file.
+        collector_id: From sidecar or folder; ``None`` when neither says.
+        recording_date: From sidecar or folder; ``None`` when neither says.
+        sidecar_path: The sidecar, or ``None``.
+        fields: Fields of :class:`~ego_assets.schema.clip.Clip` that sidecar, path and name give a value for,
+            ``collector_id`` and ``recording_date`` included.
+        recording_id: Same for all chapters of one recording; empty for a single file.
+        chapter: Position within the recording, from 1; 0 for a single file.
+    """
+
+    path: Path
+    clip_id: str
+    source_name: str
+    size_bytes: int
+    collector_id: str | None = None
+    recording_date: dt.date | None = None
+    sidecar_path: Path | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    recording_id: str = ""
+    chapter: int = 0
+
+    def __post_init__(self) -> None:
+        if not is_clip_id(self.clip_id):
+            raise ValueError(f"clip_id: expected a lower-case UUID, got {self.clip_id!r}")
+
+
+def is_ignored(path: Path) -> bool:
+    """Whether a file in the upload folder is none of our business: hidden, unfinished, or a sidecar."""
+    name = path.name.lower()
+    return name.startswith((".", "~")) or name.endswith((*_UNFINISHED_SUFFIXES, SIDECAR_SUFFIX))
+
+
+def find_uploads(root: Path) -> Iterator[Path]:
+    """All files below ``root`` that are to be accepted or rejected, in the order of their names.
+
+    Hidden folders are skipped and links to folders are not entered; the links themselves are yielded, so
+    that they are rejected with a reason.
+    """
+    for folder, folder_names, file_names in os.walk(root):
+        here = Path(folder)
+        links = [name for name in folder_names if (here / name).is_symlink()]
+        folder_names[:] = sorted(n for n in folder_names if not n.startswith(".") and n not in links)
+        for name in sorted([*file_names, *links]):
+            if not is_ignored(here / name):
+                yield here / name
+
+
+def settled(
+    before: UploadObservation, now: UploadObservation, *, quiet_s: float, at: dt.datetime | None = None
+) -> bool:
+    """Whether an upload has stopped growing.
+
+    It has when nothing changed between two observations and the last change is at least ``quiet_s`` ago.
+    A time of last change in the future (a camera whose clock is ahead) says nothing about writing, so then
+    the two equal observations decide. ``at`` is the time of the second observation, by default now.
+    """
+    if before != now:
+        return False
+    moment = at if at is not None else dt.datetime.now(dt.UTC)
+    age_s = moment.timestamp() - now.mtime_ns / 1e9
+    return age_s < 0 or age_s >= quiet_s
+
+
+def sidecar_of(path: Path) -> Path | None:
+    """The sidecar of an upload, ``{stem}.json`` in the same folder, or ``None``; links do count."""
+    candidate = path.with_suffix(SIDECAR_SUFFIX)
+    return candidate if os.path.lexists(candidate) else None
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Read a sidecar into fields of :class:`~ego_assets.schema.clip.Clip`.
+
+    Keys with the value ``null`` count as absent. A ``clip_id`` is accepted where it repeats the file name.
+
+    Raises:
+        UploadRejected: code ``sidecar`` (not JSON, unknown key, wrong type or value) or ``symlink``. The
+            message names the field, what it holds and what is expected.
+    """
+    values = _sidecar_object(path)
+    if "clip_id" in values:
+        named = values.pop("clip_id")
+        if not isinstance(named, str) or named.lower() != path.stem.lower():
+            raise _sidecar_error(
+                path,
+                f"clip_id is {_shown(named)}, but the id of a clip is the name of its file. "
+                "Name video and sidecar after the clip_id, or remove the key.",
+            )
+    canonical: dict[str, Any] = {}
+    for key, value in values.items():
+        name = SIDECAR_ALIASES.get(key, key)
+        if name in canonical:
+            raise _sidecar_error(path, f"{name} is given twice, the second time as {key!r}. Keep one of them.")
+        canonical[name] = value
+    unknown = sorted(set(canonical) - set(SidecarModel.model_fields))
+    if unknown:
+        known = ", ".join([*SidecarModel.model_fields, *SIDECAR_ALIASES])
+        raise _sidecar_error(path, f"unknown key {', '.join(map(_shown, unknown))}. Known keys: {known}.")
+    try:
+        model = SidecarModel(**canonical)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        value = canonical[name]
+        kind = _JSON_TYPES.get(type(value), type(value).__name__)
+        raise _sidecar_error(
+            path, f"{name} is {_shown(value)} ({kind}), expected {_EXPECTED[name]}."
+        ) from error
+    return model.model_dump(exclude_none=True)
+
+
+def describe_upload(root: Path, path: Path) -> UploadDescription:
+    """What the upload ``path`` below the upload folder ``root`` is, without opening the video.
+
+    The last two folders give collector and date when the last one is a date. A sidecar wins over both.
+
+    Raises:
+        UploadRejected: codes ``name`` (``..``, control characters, outside ``root``), ``symlink``,
+            ``vanished``, ``not_a_file``, ``unfinished`` (hidden or temporary name, or a sidecar),
+            ``extension``, ``empty`` and ``sidecar``.
+    """
+    relative = _relative_path(root, path)
+    shown = _printable(str(relative))
+    _refuse_links(root, relative, shown)
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        raise vanished(path) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UploadRejected("not_a_file", f"{shown!r} is no ordinary file. Upload the video file itself.")
+    if is_ignored(path):
+        raise UploadRejected(
+            "unfinished",
+            f"{shown!r} has the name of a hidden, unfinished or metadata file. Rename it to a video file name.",
+        )
+    if path.suffix.lower() not in SUPPORTED_EXTENSIONS:
+        raise UploadRejected(
+            "extension",
+            f"{shown!r} is no video that can be read here: expected {', '.join(sorted(SUPPORTED_EXTENSIONS))}. "
+            "Upload the file as the camera wrote it.",
+        )
+    if status.st_size == 0:
+        raise UploadRejected(
+            "empty", f"{shown!r} has no content (0 bytes). Copy it from the camera's card again."
+        )
+    return _describe(path, relative, status)
+
+
+def vanished(path: Path) -> UploadRejected:
+    """The error for an upload that was there a moment ago."""
+    return UploadRejected(
+        "vanished",
+        f"{_printable(path.name)!r} is no longer in the upload folder: it was moved or removed before it was "
+        "taken over. Upload it again.",
+    )
+
+
+def _describe(path: Path, relative: Path, status: os.stat_result) -> UploadDescription:
+    collector_id, recording_date = _from_folders(relative.parts[:-1])
+    fields: dict[str, Any] = {}
+    if collector_id is not None:
+        fields["collector_id"] = collector_id
+    if recording_date is not None:
+        fields["recording_date"] = recording_date
+    sidecar_path = sidecar_of(path)
+    if sidecar_path is not None:
+        fields.update(read_sidecar(sidecar_path))
+    stem = path.stem.lower()
+    if is_clip_id(stem):
+        clip_id = stem
+    else:
+        seen = f"{_printable(relative.as_posix())}\n{status.st_size}\n{status.st_mtime_ns}"
+        clip_id = str(uuid.uuid5(_ASSIGNED_IDS, seen))
+    chapter = parse_chapter(path.name)
+    recording_id, chapter_number = "", 0
+    if chapter is not None:
+        folder = _printable(relative.parent.as_posix())
+        recording_id = chapter.recording if folder == "." else f"{folder}/{chapter.recording}"
+        chapter_number = chapter.number
+        fields.update(recording_id=recording_id, chapter=chapter_number)
+    return UploadDescription(
+        path=path,
+        clip_id=clip_id,
+        source_name=_printable(path.name),
+        size_bytes=status.st_size,
+        collector_id=fields.get("collector_id"),
+        recording_date=fields.get("recording_date"),
+        sidecar_path=sidecar_path,
+        fields=fields,
+        recording_id=recording_id,
+        chapter=chapter_number,
+    )
+
+
+def _from_folders(folders: tuple[str, ...]) -> tuple[str | None, dt.date | None]:
+    """Collector and date from ``.../{collector_id}/{date}``; neither without a date."""
+    recording_date = parse_date(folders[-1]) if folders else None
+    if recording_date is None or len(folders) < 2 or folders[-2:-1] == ("raw",):
+        return None, recording_date
+    return _printable(folders[-2]), recording_date
+
+
+def _relative_path(root: Path, path: Path) -> Path:
+    if ".." in path.parts or any(unicodedata.category(c) == "Cc" for c in str(path)):
+        raise UploadRejected(
+            "name",
+            f"{_printable(str(path))!r} has '..' or control characters in its name. "
+            "Rename the file or its folder and upload it again.",
+        )
+    try:
+        return path.relative_to(root)
+    except ValueError:
+        raise UploadRejected(
+            "name", f"{_printable(path.name)!r} does not lie in the upload folder. Copy it there."
+        ) from None
+
+
+def _refuse_links(root: Path, relative: Path, shown: str) -> None:
+    step = root
+    for part in relative.parts:
+        step = step / part
+        if step.is_symlink():
+            raise UploadRejected(
+                "symlink",
+                f"{shown!r} is a link or lies behind one, and links are not followed. Upload the file itself.",
+            )
+
+
+def _sidecar_object(path: Path) -> dict[str, Any]:
+    if path.is_symlink():
+        raise UploadRejected(
+            "symlink",
+            f"The sidecar {_printable(path.name)!r} is a link, and links are not followed. Upload the file itself.",
+        )
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_SIDECAR_BYTES + 1)
+    except OSError as error:
+        raise _sidecar_error(path, f"it cannot be read ({error.strerror}).") from error
+    if len(content) > MAX_SIDECAR_BYTES:
+        raise _sidecar_error(path, f"it is larger than {MAX_SIDECAR_BYTES} bytes, which is no metadata.")
+    try:
+        values = json.loads(content.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise _sidecar_error(path, f"it is not JSON in UTF-8 ({error}).") from error
+    if not isinstance(values, dict):
+        raise _sidecar_error(path, f"expected a JSON object such as {{\"collector_id\": \"c01\"}}, got {_shown(values)}.")
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _sidecar_error(path: Path, problem: str) -> UploadRejected:
+    return UploadRejected(
+        "sidecar", f"Sidecar {_printable(path.name)!r}: {problem} Correct it and upload video and sidecar again."
+    )
+
+
+def _shown(value: object) -> str:
+    text = _printable(repr(value))
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _printable(name: str) -> str:
+    """``name`` as text that every database and log accepts."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

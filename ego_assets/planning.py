@@ -1,0 +1,96 @@
+"""Works out what is left to do for a clip, so that a second run does nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from ego_assets.execution import LayerState
+from ego_assets.schema.layers import LayerSpec
+
+if TYPE_CHECKING:
+    from resources.database import Database
+    from resources.storage import ArtifactStore
+
+
+class LayerPlan(StrEnum):
+    """What stands at a layer of a clip."""
+
+    DONE = "done"
+    PENDING = "pending"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    """What stands at every layer of one clip, in the order of the chain.
+
+    Attributes:
+        clip_id: The clip.
+        layers: Plan per layer.
+        reason: Why the clip cannot go on; empty when it can.
+    """
+
+    clip_id: str
+    layers: Mapping[str, LayerPlan]
+    reason: str = ""
+
+    @property
+    def pending(self) -> list[str]:
+        """Layers to run now, in order."""
+        return [name for name, plan in self.layers.items() if plan is LayerPlan.PENDING]
+
+
+def plan_clip(
+    clip_id: str,
+    specs: Sequence[LayerSpec],
+    *,
+    database: Database,
+    store: ArtifactStore,
+    retry_failed: bool = False,
+) -> ClipPlan:
+    """Compare what is committed and judged with what the chain asks for.
+
+    A layer is done when its committed version was made from the present versions of its inputs and its
+    gates were judged on that very version. A layer that failed or was given up stays so, unless
+    ``retry_failed`` asks for another try or its inputs have changed since.
+    """
+    states = {state.layer: state.state for state in database.layer_states(clip_id)}
+    judged = {gate.layer: gate.data_version for gate in database.gates(clip_id=clip_id)}
+    documents = {spec.name: store.document(clip_id, spec.name) for spec in specs}
+    plans: dict[str, LayerPlan] = {}
+    for spec in sorted(specs, key=lambda item: item.stage):
+        name, document = spec.name, documents[spec.name]
+        available = [*spec.inputs, *(layer for layer in spec.optional_inputs if documents.get(layer))]
+        inputs_stopped = any(plans.get(layer) is LayerPlan.STOPPED for layer in spec.inputs)
+        inputs_pending = any(
+            plans.get(layer) is LayerPlan.PENDING for layer in (*spec.inputs, *spec.optional_inputs)
+        )
+        state = states.get(name)
+        if state in (LayerState.FAILED, LayerState.BLOCKED):
+            plans[name] = LayerPlan.PENDING if retry_failed and not inputs_stopped else LayerPlan.STOPPED
+        elif inputs_stopped:
+            plans[name] = LayerPlan.STOPPED
+        elif inputs_pending:
+            plans[name] = LayerPlan.PENDING
+        elif state == LayerState.GIVEN_UP:
+            plans[name] = LayerPlan.PENDING if retry_failed else LayerPlan.DONE
+        elif document is None or judged.get(name) != document.data_version:
+            plans[name] = LayerPlan.PENDING
+        else:
+            current = {layer: made.data_version for layer in available if (made := documents[layer])}
+            plans[name] = LayerPlan.DONE if dict(document.inputs) == current else LayerPlan.PENDING
+    clip = database.clip(clip_id)
+    reason = database.refusal(clip_id, inputs=[spec.name for spec in specs], held_stops=True) or ""
+    if clip.held and not clip.failed:
+        plans = {
+            spec.name: plans[spec.name]
+            if spec.runs_when_held or plans[spec.name] is LayerPlan.DONE
+            else LayerPlan.STOPPED
+            for spec in specs
+        }
+    if clip.withdrawn or clip.duplicate_of:
+        plans = dict.fromkeys(plans, LayerPlan.STOPPED)
+    return ClipPlan(clip_id=clip_id, layers=plans, reason=reason)

@@ -1,0 +1,249 @@
+"""A project on this machine, as the command line drives it: settings, database, store and Dagster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ego_assets.execution import Services, listen_to_progress
+from ego_assets.planning import ClipPlan, plan_clip
+from ego_assets.schema.layers import LayerSpec
+from ego_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterEvent, DagsterInstance, Definitions
+
+    from ego_assets.schema.clip import Clip
+    from resources.database import Database
+    from resources.intake import Intake
+    from resources.storage import ArtifactStore
+    from resources.vault import Vault
+
+#: Called with (layer, fraction of the clip's pending layers that is done).
+LayerListener = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRun:
+    """How the run of one clip ended."""
+
+    clip_id: str
+    success: bool
+    run_id: str
+    error: str = ""
+
+
+class Project:
+    """Everything below one data folder, and the Dagster instance beside it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def specs(self) -> tuple[LayerSpec, ...]:
+        """All layers, in the order of the chain."""
+        from ego_assets.assets import LAYERS
+
+        return tuple(sorted((spec for spec, _ in LAYERS), key=lambda spec: spec.stage))
+
+    @cached_property
+    def database(self) -> Database:
+        """The metadata database."""
+        from resources.platform import open_database
+
+        return open_database(self.settings.database)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """The artifact store."""
+        from resources.storage import ArtifactStore
+
+        return ArtifactStore(self.settings.store)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """The vault."""
+        from resources.vault import Vault
+
+        return Vault(self.settings.vault, self.database)
+
+    @cached_property
+    def intake(self) -> Intake:
+        """The way into the vault."""
+        from resources.intake import Intake
+
+        return Intake(self.database, self.vault)
+
+    @cached_property
+    def services(self) -> Services:
+        """The services that need no vault, for estimates."""
+        from resources.platform import open_models
+
+        return Services(
+            settings=self.settings,
+            database=self.database,
+            store=self.store,
+            models=open_models(self.settings.profile, self.settings.detector_threads),
+        )
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """The Dagster definitions for these settings."""
+        from ego_assets.definitions import build_definitions
+
+        return build_definitions(self.settings)
+
+    @cached_property
+    def instance(self) -> DagsterInstance:
+        """The Dagster instance that `ego-assets ui` shows.
+
+        Runs of the command line print nothing that needs capturing, and the capture would take over the
+        terminal: its copy of the settings leaves compute logs out.
+        """
+        from dagster import DagsterInstance
+
+        home = prepare_dagster_home(self.settings)
+        overrides = yaml.safe_load((home / "dagster.yaml").read_text()) or {}
+        overrides["compute_logs"] = {
+            "module": "dagster._core.storage.noop_compute_log_manager",
+            "class": "NoOpComputeLogManager",
+        }
+        (home / "command_line.yaml").write_text(yaml.safe_dump(overrides))
+        return DagsterInstance.from_config(str(home), "command_line.yaml")
+
+    def plans(self, clips: Sequence[Clip] | None = None, *, retry_failed: bool = False) -> list[ClipPlan]:
+        """What is left to do, clip by clip."""
+        return [
+            plan_clip(
+                clip.clip_id,
+                self.specs,
+                database=self.database,
+                store=self.store,
+                retry_failed=retry_failed,
+            )
+            for clip in (self.database.clips() if clips is None else clips)
+        ]
+
+    def add_partitions(self, clip_ids: Sequence[str]) -> None:
+        """Make clips known to Dagster."""
+        from ego_assets.partitions import add_partitions
+
+        add_partitions(self.instance, list(clip_ids))
+
+    def run_clip(
+        self, clip_id: str, layers: Sequence[str], *, on_progress: LayerListener | None = None
+    ) -> ClipRun:
+        """Run some layers of one clip in this process, as one Dagster run.
+
+        Args:
+            clip_id: The clip.
+            layers: Names of the layers, in any order.
+            on_progress: Hears how far the run is.
+        """
+        from dagster import AssetKey
+
+        from ego_assets.jobs import PROCESS_CLIP_JOB
+
+        job = self.definitions.resolve_job_def(PROCESS_CLIP_JOB)
+        done: set[str] = set()
+
+        def heard(layer: str, clip: str, units: int, total: int) -> None:
+            if on_progress is not None:
+                inside = min(units / total, 1.0) if total else 0.0
+                on_progress(layer, (len(done) + inside) / len(layers))
+
+        def step_event(event: DagsterEvent) -> None:
+            if event.is_step_success or event.is_step_failure or event.is_step_skipped:
+                done.add(event.step_key or "")
+            if on_progress is not None and event.step_key:
+                on_progress(event.step_key, len(done) / len(layers))
+
+        with self._quiet_dagster(), listen_to_progress(heard), self._step_events(step_event) as run_id:
+            result = job.execute_in_process(
+                instance=self.instance,
+                partition_key=clip_id,
+                asset_selection=[AssetKey(layer) for layer in layers],
+                raise_on_error=False,
+                run_id=run_id,
+            )
+        failures = [
+            event.step_failure_data.user_failure_data.description
+            if event.step_failure_data.user_failure_data
+            else event.step_failure_data.error_display_string
+            for event in result.all_events
+            if event.is_step_failure
+        ]
+        return ClipRun(
+            clip_id=clip_id,
+            success=result.success,
+            run_id=result.run_id,
+            error=" ".join(text for text in failures if text),
+        )
+
+    def run_collection(self) -> bool:
+        """Rebuild what is made over the whole collection; returns whether it worked."""
+        from ego_assets.jobs import COLLECTION_JOB
+
+        with self._quiet_dagster():
+            result = self.definitions.resolve_job_def(COLLECTION_JOB).execute_in_process(
+                instance=self.instance, raise_on_error=False
+            )
+        return result.success
+
+    @contextmanager
+    def _step_events(self, listener: Callable[[DagsterEvent], None]) -> Iterator[str]:
+        """Let ``listener`` hear the step events of a run; yields the id that the run must have."""
+        run_id = str(uuid.uuid4())
+
+        def heard(entry: Any, _cursor: str) -> None:
+            if entry.dagster_event is not None and entry.dagster_event.is_step_event:
+                listener(entry.dagster_event)
+
+        self.instance.add_event_listener(run_id, lambda entry: heard(entry, ""))
+        yield run_id
+
+    @contextmanager
+    def _quiet_dagster(self) -> Iterator[None]:
+        """Keep Dagster's own log off the terminal; everything is in the instance's event log."""
+        logger = logging.getLogger("dagster")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def dagster_home(settings: Settings) -> Path:
+    """``DAGSTER_HOME`` where it is set, otherwise a folder beside the data."""
+    configured = os.environ.get("DAGSTER_HOME")
+    return Path(configured) if configured else settings.dagster_home
+
+
+def prepare_dagster_home(settings: Settings) -> Path:
+    """Make the instance's folder, with the project's ``dagster.yaml`` where there is none."""
+    home = dagster_home(settings)
+    home.mkdir(parents=True, exist_ok=True)
+    target = home / "dagster.yaml"
+    if not target.exists():
+        target.write_text(_default_instance_settings())
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def _default_instance_settings() -> str:
+    """The ``dagster.yaml`` of the checkout, or the copy inside the installed package."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package.parent / "dagster.yaml", package / "dagster.yaml"):
+        if candidate.exists():
+            return candidate.read_text()
+    return "telemetry:\n  enabled: false\n"

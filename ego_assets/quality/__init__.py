@@ -1,0 +1,1 @@
+"""Measures blur, exposure and frame completeness of an original. Numbers only, never pictures."""

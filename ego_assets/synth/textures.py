@@ -1,0 +1,309 @@
+"""Pictures that cover the surfaces of the scene, made from the images in scikit-image's wheel and by drawing.
+
+Everything is read from the installed package; nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ego_assets.schema.arrays import read_only
+from ego_assets.schema.errors import EgoAssetsError
+
+UInt8Array = npt.NDArray[np.uint8]
+Bgr = tuple[int, int, int]
+
+#: Brow to chin and cheek to cheek in ``astronaut.png`` (512x512): left, top, right, bottom.
+PORTRAIT_FACE_XYXY = (182.0, 61.0, 270.0, 178.0)
+
+#: Outline of the person in ``astronaut.png``, clockwise from the lower left.
+_PORTRAIT_OUTLINE = (
+    (22, 512), (24, 440), (32, 330), (45, 272), (95, 222), (112, 190), (118, 165), (178, 148), (172, 126),
+    (157, 104), (152, 72), (165, 42), (190, 20), (225, 13), (262, 20), (290, 42), (301, 78), (296, 105),
+    (278, 130), (264, 150), (262, 172), (290, 195), (306, 232), (335, 248), (355, 296), (364, 348), (400, 343),
+    (440, 358), (478, 396), (497, 458), (504, 512),
+)  # fmt: skip
+
+#: Frontal, evenly lit faces among the first 100 of ``lfw_subset.npy``.
+_FACE_CROPS = (19, 46, 30, 18)
+
+_FACE_CROP_SIDE_PX = 25
+
+
+class SceneDataMissing(EgoAssetsError):
+    """The pictures that the synthetic scene is made of are not installed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """A picture in several resolutions, each half the one before.
+
+    Attributes:
+        levels: ``uint8 [h, w, 3]`` each, BGR, finest first.
+        cutout: ``uint8 [h, w]``, non-zero where the finest level is solid; ``None`` where all of it is.
+    """
+
+    levels: tuple[UInt8Array, ...]
+    cutout: UInt8Array | None = None
+
+    @classmethod
+    def of(cls, picture: UInt8Array, cutout: UInt8Array | None = None) -> Texture:
+        """Halve ``picture`` until its shorter side would fall below 8 pixels."""
+        levels = [picture]
+        while min(levels[-1].shape[:2]) >= 16:
+            height, width = levels[-1].shape[:2]
+            halved = cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+            levels.append(halved.astype(np.uint8, copy=False))
+        return cls(tuple(read_only(level) for level in levels), cutout)
+
+
+@lru_cache(maxsize=8)
+def _installed_bytes(name: str) -> bytes:
+    try:
+        return (resources.files("skimage") / "data" / name).read_bytes()
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise SceneDataMissing(
+            f"The synthetic scene needs {name!r} from scikit-image's wheel, and it is not installed: "
+            "run `pip install scikit-image` in this environment."
+        ) from error
+
+
+def installed_picture(name: str, *, grey: bool = False) -> UInt8Array:
+    """A picture of scikit-image's data folder, BGR or grey.
+
+    Raises:
+        SceneDataMissing: scikit-image or the file is not installed.
+    """
+    flags = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
+    encoded = np.frombuffer(_installed_bytes(name), dtype=np.uint8)
+    picture = cv2.imdecode(encoded, flags)
+    if picture is None:
+        raise SceneDataMissing(f"{name!r} of scikit-image cannot be decoded: reinstall scikit-image.")
+    return picture.astype(np.uint8, copy=False)
+
+
+def face_crop(index: int) -> UInt8Array:
+    """A face of ``lfw_subset.npy``, ``uint8 [25, 25]``.
+
+    Raises:
+        SceneDataMissing: scikit-image or the file is not installed.
+    """
+    stored = np.frombuffer(_installed_bytes("lfw_subset.npy"), dtype=np.uint8)
+    header_bytes = stored.size - 200 * _FACE_CROP_SIDE_PX**2 * 8
+    faces = np.frombuffer(stored[header_bytes:].tobytes(), dtype="<f8").reshape(200, 25, 25)
+    return np.clip(faces[index] * 255, 0, 255).astype(np.uint8)
+
+
+def tinted(grey: npt.NDArray[np.generic], colour: Bgr, contrast: float = 1.0) -> UInt8Array:
+    """Colour a grey picture so that its mean becomes ``colour``."""
+    relative = grey.astype(np.float32) / max(float(np.mean(grey.astype(np.float32))), 1.0)
+    relative = 1.0 + (relative - 1.0) * contrast
+    return np.clip(relative[:, :, None] * np.array(colour, np.float32), 0, 255).astype(np.uint8)
+
+
+def shaded(picture: UInt8Array, factor: float) -> UInt8Array:
+    """The same picture, lighter or darker."""
+    return np.clip(picture.astype(np.float32) * factor, 0, 255).astype(np.uint8)
+
+
+def tiled(name: str, width: int, height: int, tile_px: int) -> UInt8Array:
+    """A grey picture of scikit-image repeated over ``width`` x ``height`` pixels, mirrored so that seams match."""
+    tile = cv2.resize(installed_picture(name, grey=True), (tile_px, tile_px), interpolation=cv2.INTER_AREA)
+    block = np.vstack([np.hstack([tile, tile[:, ::-1]]), np.hstack([tile[::-1], tile[::-1, ::-1]])])
+    repeats = (-(-height // block.shape[0]), -(-width // block.shape[1]))
+    return np.tile(block, repeats)[:height, :width].astype(np.uint8, copy=False)
+
+
+def wood(
+    width: int, height: int, generator: np.random.Generator, *, colour: Bgr, plank_px: int, plank_count_max: int = 64
+) -> UInt8Array:
+    """Planks that run along the width, with grain and dark joints."""
+    coarse = generator.random((max(2, height), max(2, width // 24)), dtype=np.float32)
+    grain = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    fine = generator.random((height, max(2, width // 6)), dtype=np.float32)
+    grain = 0.86 + 0.2 * grain + 0.1 * cv2.resize(fine, (width, height), interpolation=cv2.INTER_LINEAR)
+    planks = min(plank_count_max, max(1, height // max(plank_px, 1)))
+    for plank in range(planks):
+        top, bottom = plank * height // planks, (plank + 1) * height // planks
+        grain[top:bottom] *= generator.uniform(0.8, 1.08)
+        grain[top : top + max(1, plank_px // 40)] *= 0.45
+        joint = int(generator.integers(0, width))
+        grain[top:bottom, joint : joint + max(1, plank_px // 40)] *= 0.45
+    return np.clip(grain[:, :, None] * np.array(colour, np.float32), 0, 255).astype(np.uint8)
+
+
+def ceramic_tiles(width: int, height: int, generator: np.random.Generator, *, colour: Bgr, tile_px: int) -> UInt8Array:
+    """Square wall tiles with speckles, small differences in tone and dark joints."""
+    tile_px = max(tile_px, 4)
+    tones = generator.uniform(0.85, 1.08, size=(-(-height // tile_px), -(-width // tile_px))).astype(np.float32)
+    surface = np.repeat(np.repeat(tones, tile_px, axis=0), tile_px, axis=1)[:height, :width]
+    speckles = cv2.GaussianBlur(generator.standard_normal((height, width), dtype=np.float32), (0, 0), 1.0)
+    surface = surface * (1.0 + 0.14 * speckles)
+    joint_px = max(1, tile_px // 22)
+    for offset in range(joint_px):
+        surface[offset::tile_px] *= 0.62
+        surface[:, offset::tile_px] *= 0.62
+    return np.clip(surface[:, :, None] * np.array(colour, np.float32), 0, 255).astype(np.uint8)
+
+
+def book_spines(width: int, height: int, generator: np.random.Generator) -> UInt8Array:
+    """A shelf of books: upright stripes of many colours over a dark gap."""
+    picture = np.full((height, width, 3), 35, np.uint8)
+    left = 0
+    while left < width:
+        spine = max(2, int(generator.uniform(0.02, 0.055) * width))
+        top = int(generator.uniform(0.05, 0.3) * height)
+        colour = generator.integers(40, 215, size=3)
+        picture[top : int(height * 0.95), left : left + spine - 1] = colour
+        band = top + int(generator.uniform(0.1, 0.4) * (height - top))
+        picture[band : band + max(1, height // 24), left : left + spine - 1] = np.minimum(colour + 60, 255)
+        left += spine
+    return picture
+
+
+def package(width: int, height: int, generator: np.random.Generator) -> UInt8Array:
+    """The side of a box of goods: a coloured ground with bands and discs, without any lettering."""
+    ground = generator.integers(60, 220, size=3)
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[:] = ground
+    texture = cv2.resize(installed_picture("gravel.png", grey=True), (width, height), interpolation=cv2.INTER_AREA)
+    picture = np.clip(picture * (0.75 + 0.5 * texture[:, :, None].astype(np.float32) / 255), 0, 255).astype(np.uint8)
+    for _ in range(3):
+        top = int(generator.uniform(0, 0.85) * height)
+        picture[top : top + max(2, height // 10)] = generator.integers(30, 240, size=3)
+    for _ in range(2):
+        centre = (int(generator.uniform(0.2, 0.8) * width), int(generator.uniform(0.2, 0.8) * height))
+        colour = tuple(int(value) for value in generator.integers(30, 250, size=3))
+        cv2.circle(picture, centre, max(2, min(width, height) // 7), colour, -1, cv2.LINE_AA)
+    return picture
+
+
+def portrait(*, mirrored: bool, tint: tuple[float, float, float]) -> tuple[Texture, tuple[float, float, float, float]]:
+    """The public-domain portrait in ``astronaut.png``, cut out.
+
+    Args:
+        mirrored: Flip left and right.
+        tint: Factors on blue, green and red.
+
+    Returns:
+        The texture and the face's box in it as fractions of its width and height.
+    """
+    picture = installed_picture("astronaut.png")
+    side = picture.shape[0]
+    cutout = np.zeros((side, side), np.uint8)
+    cv2.fillPoly(cutout, [np.array(_PORTRAIT_OUTLINE, np.int32)], 255)
+    left, top, right, bottom = (value / side for value in PORTRAIT_FACE_XYXY)
+    picture = np.clip(picture * np.array(tint, np.float32), 0, 255).astype(np.uint8)
+    if mirrored:
+        picture, cutout = np.ascontiguousarray(picture[:, ::-1]), np.ascontiguousarray(cutout[:, ::-1])
+        left, right = 1 - right, 1 - left
+    return Texture.of(picture, cutout), (left, top, right, bottom)
+
+
+def small_person(
+    number: int, generator: np.random.Generator
+) -> tuple[Texture, tuple[float, float, float, float]]:
+    """A head and shoulders around one of the face crops of ``lfw_subset.npy``, cut out.
+
+    Returns:
+        The texture and the face's box in it as fractions of its width and height.
+    """
+    side, face_px = 512, 118
+    centre = (256, 120)
+    picture = np.empty((side, side, 3), np.uint8)
+    cloth = cv2.resize(installed_picture("gravel.png", grey=True), (side, side))
+    picture[:] = tinted(cloth, _random_colour(generator, 50, 170), 0.6)
+    cutout = np.zeros((side, side), np.uint8)
+    outline = np.array([(40, 512), (60, 330), (110, 262), (215, 225), (297, 225), (402, 262), (452, 330), (472, 512)])
+    cv2.fillPoly(cutout, [outline.astype(np.int32)], 255)
+    for mask_value, target in ((255, cutout), (None, picture)):
+        hair: tuple[int, ...] = (mask_value,) if mask_value is not None else (28, 34, 44)
+        cv2.ellipse(target, (centre[0], centre[1] - 12), (66, 88), 0, 0, 360, hair, -1, cv2.LINE_8)
+
+    # The crops are grey and square: colour them like skin and let them fade into the head at the rim.
+    crop = face_crop(_FACE_CROPS[number % len(_FACE_CROPS)])
+    enlarged = cv2.resize(crop, (face_px, face_px), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    skin = enlarged[:, :, None] / 255 * np.array([165, 195, 245], np.float32)
+    tone = skin[face_px // 2 : face_px * 3 // 4, face_px // 4 : face_px * 3 // 4].mean(axis=(0, 1))
+    colour = tuple(float(value) for value in tone)
+    cv2.rectangle(picture, (centre[0] - 30, centre[1] + 40), (centre[0] + 30, centre[1] + 118), colour, -1)
+    cutout[centre[1] + 40 : centre[1] + 118, centre[0] - 30 : centre[0] + 30] = 255
+    cv2.ellipse(picture, centre, (52, 68), 0, 0, 360, colour, -1, cv2.LINE_AA)
+    rim = np.zeros((face_px, face_px), np.float32)
+    cv2.ellipse(rim, (face_px // 2, face_px // 2), (48, 58), 0, 0, 360, 1.0, -1)
+    rim = cv2.GaussianBlur(rim, (0, 0), 4.0)[:, :, None]
+    left, top = centre[0] - face_px // 2, centre[1] - face_px // 2
+    under = picture[top : top + face_px, left : left + face_px]
+    picture[top : top + face_px, left : left + face_px] = np.clip(rim * skin + (1 - rim) * under, 0, 255)
+    box = (centre[0] - 48, top, centre[0] + 48, top + face_px)
+    fractions = (box[0] / side, box[1] / side, box[2] / side, box[3] / side)
+    return Texture.of(picture, cutout), fractions
+
+
+def _random_colour(generator: np.random.Generator, lowest: int, highest: int) -> Bgr:
+    blue, green, red = (int(value) for value in generator.integers(lowest, highest, size=3))
+    return blue, green, red
+
+
+_FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
+
+#: Invented names, addresses and numbers: 555-01xx numbers and example.org are reserved for fiction.
+_NOTICES = (
+    ("Meeting room 3", "Ms. A. Example", "Tel 555-0142", "a.example@example.org"),
+    ("PAYROLL MARCH", "J. Sample 4210.00", "R. Muster 3985.50", "Account 000-1234"),
+    ("Patient: T. Person", "Born 01/02/1970", "Ward 7, bed 12", "Allergy: none"),
+    ("Delivery 88-1207", "12 Sample Street", "Springfield", "Ref. QX 4471"),
+)
+
+
+def notice(number: int, width: int, height: int) -> tuple[Texture, list[tuple[float, float, float, float]]]:
+    """A sign or screen with lines of text.
+
+    Returns:
+        The texture and one box per line as fractions of its width and height.
+    """
+    dark = number % 2 == 1
+    ground, ink = ((62, 48, 36), (235, 235, 230)) if dark else ((232, 238, 240), (38, 30, 28))
+    picture = np.full((height, width, 3), ground, np.uint8)
+    cv2.rectangle(picture, (0, 0), (width - 1, height - 1), (70, 70, 70), max(1, height // 40))
+    lines = _NOTICES[number % len(_NOTICES)]
+    pitch = height / (len(lines) + 0.6)
+    boxes = []
+    for row, line in enumerate(lines):
+        font = _FONTS[(number + row) % len(_FONTS)]
+        thickness = max(1, round(pitch / 22))
+        (unit_width, unit_height), _ = cv2.getTextSize(line, font, 1.0, thickness)
+        scale = min(0.62 * pitch / unit_height, 0.9 * width / unit_width)
+        (text_width, text_height), below = cv2.getTextSize(line, font, scale, thickness)
+        left, base = int(0.05 * width), int((row + 0.95) * pitch)
+        cv2.putText(picture, line, (left, base), font, scale, ink, thickness, cv2.LINE_AA)
+        box = (left, base - text_height, left + text_width, base + below // 2)
+        boxes.append((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+    return Texture.of(picture), boxes
+
+
+def number_plate(number: int, generator: np.random.Generator, width: int, height: int) -> Texture:
+    """A number plate with an invented registration."""
+    letters = "ABCDEFGHJKLMNPRSTUVWXYZ"
+    registration = (
+        "".join(letters[int(generator.integers(len(letters)))] for _ in range(2))
+        + f" {int(generator.integers(100, 1000))} "
+        + letters[int(generator.integers(len(letters)))]
+        + letters[number % len(letters)]
+    )
+    picture = np.full((height, width, 3), (235, 240, 240), np.uint8)
+    cv2.rectangle(picture, (0, 0), (width - 1, height - 1), (30, 30, 30), max(1, height // 16))
+    cv2.rectangle(picture, (0, 0), (width // 12, height - 1), (170, 80, 20), -1)
+    thickness = max(1, height // 10)
+    (unit_width, unit_height), _ = cv2.getTextSize(registration, cv2.FONT_HERSHEY_DUPLEX, 1.0, thickness)
+    scale = min(0.58 * height / unit_height, 0.84 * width / unit_width)
+    (_, text_height), _ = cv2.getTextSize(registration, cv2.FONT_HERSHEY_DUPLEX, scale, thickness)
+    origin = (int(width * 0.12), (height + text_height) // 2)
+    cv2.putText(picture, registration, origin, cv2.FONT_HERSHEY_DUPLEX, scale, (25, 25, 25), thickness, cv2.LINE_AA)
+    return Texture.of(picture)

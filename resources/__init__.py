@@ -1,0 +1,1 @@
+"""Everything outside the process: metadata database, artifact store, vault of originals, models."""

@@ -20,9 +20,8 @@ which Dagster recognises outputs whose events were already reported.
 """
 
 import base64
-import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dagster import (
@@ -126,7 +125,10 @@ def _run_step(
     """Run the layer on every clip of the run and report each clip on its own."""
     services = _services(context, spec)
     clip_ids = list(context.partition_keys)
-    _require_disk_space(spec, clip_ids, services)
+    try:
+        require_disk_space([spec], clip_ids, services=services)
+    except InsufficientDisk as error:
+        raise Failure(description=str(error), allow_retries=False) from error
     stopped: list[LayerOutcome] = []
     for position, clip_id in enumerate(clip_ids, start=1):
         if len(clip_ids) > 1:
@@ -137,7 +139,7 @@ def _run_step(
             clip_id,
             services=services,
             run_id=context.run.run_id,
-            log=_step_logger(context),
+            log=context.log,
             ancestors=ancestors,
         )
         if not outcome.lets_clip_pass:
@@ -161,7 +163,10 @@ def _clip_events(
     metadata = _metadata(outcome)
     if outcome.lets_clip_pass:
         yield AssetMaterialization(
-            asset_key=spec.name, partition=outcome.clip_id, metadata=metadata, tags=_version_tags(spec, outcome)
+            asset_key=spec.name,
+            partition=outcome.clip_id,
+            metadata=metadata,
+            tags=_version_tags(spec, outcome),
         )
     else:
         yield AssetObservation(asset_key=spec.name, partition=outcome.clip_id, metadata=metadata)
@@ -274,7 +279,9 @@ def _threshold_metadata(threshold: float | None, unit: str, source: str) -> dict
 def _version_tags(spec: LayerSpec, outcome: LayerOutcome) -> Mapping[str, str]:
     """The data version, which is that of the artifact document."""
     document = outcome.document
-    version = document.data_version if document is not None else f"{outcome.state.value}:{outcome.reason}"[:200]
+    version = (
+        document.data_version if document is not None else f"{outcome.state.value}:{outcome.reason}"[:200]
+    )
     tags = {
         DATA_VERSION_TAG: version,
         DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
@@ -321,23 +328,8 @@ def _services(context: AssetExecutionContext, spec: LayerSpec) -> Services:
     )
 
 
-def _require_disk_space(spec: LayerSpec, clip_ids: Sequence[str], services: Services) -> None:
-    """Stop before the work starts when the store's disk cannot hold its result.
-
-    Raises:
-        Failure: There is too little space; nothing was started.
-    """
-    try:
-        check_disk_space([spec], clip_ids, services=services)
-    except InsufficientDisk as error:
-        raise Failure(description=str(error), allow_retries=False) from error
-
-
-def check_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, services: Services) -> int:
+def require_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, services: Services) -> None:
     """Estimate what the layers will write for the clips and compare it with the free space.
-
-    Returns:
-        The estimate in bytes.
 
     Raises:
         InsufficientDisk: The store's disk has less than the estimate plus the reserve.
@@ -346,7 +338,7 @@ def check_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, ser
     needed = sum(spec.estimate_bytes(clip) for spec in specs for clip in clips)
     folder = services.store.local_root
     if folder is None or needed == 0:
-        return needed
+        return
     free, reserve = shutil.disk_usage(folder).free, services.settings.free_disk_reserve_bytes
     if needed + reserve > free:
         raise InsufficientDisk(
@@ -354,11 +346,6 @@ def check_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, ser
             f"{needed / 1e9:.1f} GB, and {reserve / 1e9:.1f} GB are kept free, but {folder} has only "
             f"{free / 1e9:.1f} GB left. Free some space, or lower EGO_FREE_DISK_RESERVE_BYTES."
         )
-    return needed
-
-
-def _step_logger(context: AssetExecutionContext) -> logging.Logger:
-    return context.log
 
 
 def build_layer_assets(layers: Sequence[tuple[LayerSpec, LayerFunction]]) -> list[AssetsDefinition]:

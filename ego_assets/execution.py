@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, BlurredClip, Clip
 from ego_assets.schema.detections import BackendInfo, RegionDetector
 from ego_assets.schema.errors import ArtifactMissing, ClipRefused, ConfigurationError, EgoAssetsError
-from ego_assets.schema.gates import GateOutcome, GateResult
+from ego_assets.schema.gates import GateResult
 from ego_assets.schema.layers import LayerSpec
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk, VaultPurpose
 
@@ -179,6 +179,13 @@ class ClipWork:
                 f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which has no committed version. "
                 f"Materialize {layer} first, or use `ego-assets run`."
             )
+        judged = {gate.data_version for gate in self.database.gates(self.clip.clip_id, layer)}
+        if judged != {document.data_version}:
+            raise ArtifactMissing(
+                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, whose committed version was not "
+                f"judged: the run that made it was interrupted. Materialize {layer} again, or use "
+                "`ego-assets run`."
+            )
         return document
 
     def optional_input(self, layer: str) -> ArtifactDocument | None:
@@ -313,9 +320,7 @@ def _attempt(
     )
     reviews = list(draft.reviews)
     if blocking:
-        reviews.append(
-            ReviewRequest(kind=ReviewKind.GATE_FAILED, risk=ReviewRisk.HIGH, reason=reason)
-        )
+        reviews.append(ReviewRequest(kind=ReviewKind.GATE_FAILED, risk=ReviewRisk.HIGH, reason=reason))
     _record(spec, outcome, reviews, database=database, store=services.store, run_id=work.run_id)
     return outcome
 
@@ -400,7 +405,9 @@ def _record(
                 reason=review.reason,
                 details=review.details,
             )
-        database.refresh_progress(clip_id, layer=spec.name, bit=spec.bit, present=outcome.state is LayerState.COMMITTED)
+        database.refresh_progress(
+            clip_id, layer=spec.name, bit=spec.bit, present=outcome.state is LayerState.COMMITTED
+        )
         if updates:
             database.update_clip(clip_id, **updates)
 
@@ -414,7 +421,7 @@ def _check_verdicts(spec: LayerSpec, verdicts: Sequence[GateResult]) -> None:
 
 
 @contextlib.contextmanager
-def listen_to_progress(listener: ProgressListener) -> Any:
+def listen_to_progress(listener: ProgressListener) -> Iterator[None]:
     """Let ``listener`` hear the progress of every layer that runs inside the ``with``."""
     token = progress_listener.set(listener)
     try:
@@ -422,8 +429,3 @@ def listen_to_progress(listener: ProgressListener) -> Any:
     finally:
         progress_listener.reset(token)
 
-
-def worst(verdicts: Sequence[GateResult]) -> GateOutcome:
-    """The gravest outcome among the verdicts."""
-    order = (GateOutcome.FAILED, GateOutcome.WARNED, GateOutcome.NOT_EVALUATED, GateOutcome.PASSED)
-    return next((o for o in order if any(v.outcome is o for v in verdicts)), GateOutcome.PASSED)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import yaml
 
 from ego_assets.execution import Services, listen_to_progress
 from ego_assets.planning import ClipPlan, plan_clip
+from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.layers import LayerSpec
 from ego_assets.settings import Settings
 
@@ -28,8 +29,50 @@ if TYPE_CHECKING:
     from resources.storage import ArtifactStore
     from resources.vault import Vault
 
+#: Keeps Dagster's own log off the terminal; all of it is in the instance's event log.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
 #: Called with (layer, fraction of the clip's pending layers that is done).
 LayerListener = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipStatus:
+    """One line of the status table.
+
+    Attributes:
+        clip_id: The clip.
+        name: Name of the uploaded file.
+        collector_id: Who wore the camera.
+        processing_status: Derived status; empty before ingest.
+        privacy_status: How far de-identification has come.
+        passed: Number of gates passed.
+        warned: Number of gates that warned.
+        failed: Number of gates failed.
+        not_evaluated: Number of gates that could not be judged.
+        score: Quality score, or ``None`` before the manifest.
+        layers: Committed layers, in the order of the chain.
+        pending: Layers that the next run will make.
+        note: What a person should know: why it stopped, what warned.
+    """
+
+    clip_id: str
+    name: str
+    collector_id: str
+    processing_status: str
+    privacy_status: str
+    passed: int
+    warned: int
+    failed: int
+    not_evaluated: int
+    score: float | None
+    layers: tuple[str, ...]
+    pending: tuple[str, ...]
+    note: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The line for ``--json``."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +138,10 @@ class Project:
             models=open_models(self.settings.profile, self.settings.detector_threads),
         )
 
+    def services_with_vault(self) -> Services:
+        """The services of the layers that may open originals."""
+        return replace(self.services, vault=self.vault, intake=self.intake)
+
     @cached_property
     def definitions(self) -> Definitions:
         """The Dagster definitions for these settings."""
@@ -133,6 +180,110 @@ class Project:
             for clip in (self.database.clips() if clips is None else clips)
         ]
 
+    def ingest(self, root: Path, path: Path, given: Mapping[str, Any]) -> Clip:
+        """Copy one video into the vault and register it as a clip.
+
+        Args:
+            root: Folder that the path is described relative to.
+            path: The video.
+            given: Fields that win over the sidecar, under their names in a sidecar.
+
+        Raises:
+            UploadRejected: It cannot be accepted; the message says why.
+        """
+        clip = self.register_and_take(root, path, given)
+        self.add_partitions([clip.clip_id])
+        return clip
+
+    def register_and_take(self, root: Path, path: Path, given: Mapping[str, Any]) -> Clip:
+        """As :meth:`ingest`, without telling Dagster."""
+        from ego_assets.media.uploads import describe_upload, parse_fields
+
+        description = describe_upload(root, path)
+        if given:
+            fields = {**description.fields, **parse_fields(given, source="the options")}
+            description = replace(description, fields=fields)
+        clip = self.intake.register(description, upload_uri=path.absolute().as_uri())
+        if not clip.raw_key:
+            clip = self.intake.take(clip.clip_id, path, move=False, actor="cli:ingest")
+        return clip
+
+    def release(self, clip_id: str) -> None:
+        """Let a clip go on that ``hold_flagged`` stopped."""
+        self.database.update_clip(clip_id, held=False, held_reason="")
+        self.database.write_audit(actor="cli:release", action="release", clip_id=clip_id)
+
+    def reindex(self) -> int:
+        """Rebuild the index of artifacts from the store; returns how many there are."""
+        documents = [(document, self.store.uri(document)) for document in self.store.documents()]
+        self.database.replace_artifact_index(documents)
+        return len(documents)
+
+    def status(
+        self, *, collector_id: str | None = None, clip_ids: Sequence[str] | None = None
+    ) -> list[ClipStatus]:
+        """One line per clip."""
+        clips = self.database.clips(collector_id=collector_id)
+        if clip_ids:
+            clips = [clip for clip in clips if clip.clip_id in clip_ids]
+        gates: dict[str, list[Any]] = {clip.clip_id: [] for clip in clips}
+        for gate in self.database.gates():
+            if gate.clip_id in gates:
+                gates[gate.clip_id].append(gate)
+        return [
+            self._status_line(clip, plan, gates[clip.clip_id])
+            for clip, plan in zip(clips, self.plans(clips), strict=True)
+        ]
+
+    def _status_line(self, clip: Clip, plan: ClipPlan, gates: Sequence[Any]) -> ClipStatus:
+        counts = Counter(gate.outcome for gate in gates)
+        order = [spec.name for spec in self.specs]
+        committed = {artifact.layer for artifact in self.database.artifacts(clip.clip_id)}
+        notes = [plan.reason] if plan.reason else []
+        if not plan.reason:
+            notes += [gate.message for gate in gates if gate.outcome in ("warned", "failed")]
+        return ClipStatus(
+            clip_id=clip.clip_id,
+            name=clip.source_name,
+            collector_id=clip.collector_id,
+            processing_status=clip.processing_status.value if clip.processing_status else "",
+            privacy_status=clip.privacy_status.value,
+            passed=counts[GateOutcome.PASSED],
+            warned=counts[GateOutcome.WARNED],
+            failed=counts[GateOutcome.FAILED],
+            not_evaluated=counts[GateOutcome.NOT_EVALUATED],
+            score=clip.quality_score,
+            layers=tuple(sorted(committed, key=order.index)),
+            pending=tuple(plan.pending),
+            note=" ".join(notes),
+        )
+
+    def result_paths(self) -> dict[str, str]:
+        """Where the newest delivery and the report are."""
+        paths = {}
+        deliveries = self.database.deliveries()
+        if deliveries:
+            paths["delivery"] = deliveries[-1].uri
+        report = self.settings.reports / "quality_report.html"
+        if report.exists():
+            paths["report"] = str(report)
+        return paths
+
+    def require_disk_space(self, work: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Stop before anything starts when the disk cannot hold the results.
+
+        Raises:
+            InsufficientDisk: The message says how much is needed and how much there is.
+        """
+        from ego_assets.batching import require_disk_space
+
+        wanted = {name for _, layers in work for name in layers}
+        require_disk_space(
+            [spec for spec in self.specs if spec.name in wanted],
+            [clip_id for clip_id, _ in work],
+            services=self.services,
+        )
+
     def add_partitions(self, clip_ids: Sequence[str]) -> None:
         """Make clips known to Dagster."""
         from ego_assets.partitions import add_partitions
@@ -167,13 +318,14 @@ class Project:
             if on_progress is not None and event.step_key:
                 on_progress(event.step_key, len(done) / len(layers))
 
-        with self._quiet_dagster(), listen_to_progress(heard), self._step_events(step_event) as run_id:
+        with listen_to_progress(heard), self._step_events(step_event) as run_id:
             result = job.execute_in_process(
                 instance=self.instance,
                 partition_key=clip_id,
                 asset_selection=[AssetKey(layer) for layer in layers],
                 raise_on_error=False,
                 run_id=run_id,
+                run_config=_QUIET,
             )
         failures = [
             event.step_failure_data.user_failure_data.description
@@ -193,10 +345,9 @@ class Project:
         """Rebuild what is made over the whole collection; returns whether it worked."""
         from ego_assets.jobs import COLLECTION_JOB
 
-        with self._quiet_dagster():
-            result = self.definitions.resolve_job_def(COLLECTION_JOB).execute_in_process(
-                instance=self.instance, raise_on_error=False
-            )
+        result = self.definitions.resolve_job_def(COLLECTION_JOB).execute_in_process(
+            instance=self.instance, raise_on_error=False, run_config=_QUIET
+        )
         return result.success
 
     @contextmanager
@@ -204,23 +355,12 @@ class Project:
         """Let ``listener`` hear the step events of a run; yields the id that the run must have."""
         run_id = str(uuid.uuid4())
 
-        def heard(entry: Any, _cursor: str) -> None:
+        def heard(entry: Any) -> None:
             if entry.dagster_event is not None and entry.dagster_event.is_step_event:
                 listener(entry.dagster_event)
 
-        self.instance.add_event_listener(run_id, lambda entry: heard(entry, ""))
+        self.instance.add_event_listener(run_id, heard)
         yield run_id
-
-    @contextmanager
-    def _quiet_dagster(self) -> Iterator[None]:
-        """Keep Dagster's own log off the terminal; everything is in the instance's event log."""
-        logger = logging.getLogger("dagster")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def dagster_home(settings: Settings) -> Path:

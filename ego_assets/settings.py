@@ -32,13 +32,15 @@ class Settings(BaseSettings):
         default=None, description="Folder of the originals; empty means data_dir/vault."
     )
     uploads_dir: Path | None = Field(
-        default=None, description="Watched folder; empty means data_dir/uploads. Layout: raw/COLLECTOR/DATE/FILE."
+        default=None,
+        description="Watched folder; empty means data_dir/uploads. Layout: raw/COLLECTOR/DATE/FILE.",
     )
     deliveries_dir: Path | None = Field(
         default=None, description="Folder of the deliveries; empty means data_dir/deliveries."
     )
     profile: str = Field(
-        default="local", description="Profile name, or path of a profile file: which backend serves each task."
+        default="local",
+        description="Profile name, or path of a profile file: which backend serves each task.",
     )
     hold_flagged: bool = Field(
         default=False,
@@ -48,10 +50,15 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=240, description="Rate of the JPEG frames, in frames per second."
     )
     frames_input: str = Field(
-        default="proxy", pattern="^(proxy|full)$", description="Which video the frames come from: proxy or full."
+        default="proxy",
+        pattern="^(proxy|full)$",
+        description="Which video the frames come from: proxy or full.",
     )
     lossless_frames_per_second: float = Field(
-        default=0.0, ge=0, le=60, description="Rate of the lossless 16-bit PNG subsample; 0 leaves it out (the guide: 5)."
+        default=0.0,
+        ge=0,
+        le=60,
+        description="Rate of the lossless 16-bit PNG subsample; 0 leaves it out (the guide: 5).",
     )
     upload_quiet_s: float = Field(
         default=5.0, ge=0, description="An upload counts as complete when it has not changed for this long."

@@ -1,1 +1,1 @@
-"""One module per artifact: its gates, their thresholds with their source, and the functions that judge them."""
+"""One module per artifact: its gates, their thresholds with source, and the functions that judge."""

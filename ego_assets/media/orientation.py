@@ -34,7 +34,7 @@ def rotate_upright(image: npt.NDArray[np.uint8], rotation_deg: int) -> npt.NDArr
 
 
 def boxes_to_upright(
-    boxes_xyxy: npt.NDArray[np.floating], *, rotation_deg: int, coded_width: int, coded_height: int
+    boxes_xyxy: npt.NDArray[np.float32], *, rotation_deg: int, coded_width: int, coded_height: int
 ) -> npt.NDArray[np.float32]:
     """Boxes ``[N, 4]`` in pixels of the coded picture, in pixels of the upright one (``float32``)."""
     boxes = _check_boxes(boxes_xyxy)
@@ -42,7 +42,7 @@ def boxes_to_upright(
 
 
 def boxes_to_coded(
-    boxes_xyxy: npt.NDArray[np.floating], *, rotation_deg: int, coded_width: int, coded_height: int
+    boxes_xyxy: npt.NDArray[np.float32], *, rotation_deg: int, coded_width: int, coded_height: int
 ) -> npt.NDArray[np.float32]:
     """Boxes ``[N, 4]`` in pixels of the upright picture, in pixels of the coded one (``float32``)."""
     boxes = _check_boxes(boxes_xyxy)
@@ -50,10 +50,10 @@ def boxes_to_coded(
     return _turn(boxes, (360 - rotation_deg) % 360, width, height)
 
 
-def _check_boxes(boxes_xyxy: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+def _check_boxes(boxes_xyxy: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
         raise ValueError(f"boxes_xyxy: expected [N, 4], got {list(boxes_xyxy.shape)}")
-    return boxes_xyxy.astype(np.float32)
+    return np.asarray(boxes_xyxy, dtype=np.float32)
 
 
 def _turn(
@@ -69,4 +69,4 @@ def _turn(
         columns = (top, width - right, bottom, width - left)
     else:
         return boxes
-    return np.stack(columns, axis=1).astype(np.float32)
+    return np.asarray(np.stack(columns, axis=1), dtype=np.float32)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import av
@@ -15,13 +16,11 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from ego_assets.media.mp4 import has_movie_index, is_mp4, is_still_picture
+from ego_assets.media.recording import SUPPORTED_EXTENSIONS
 from ego_assets.schema.errors import MediaError
 
 #: What a reader accepts: a local path, or a seekable binary file object.
 MediaSource = str | os.PathLike[str] | BinaryIO
-
-#: File name extensions that are accepted as uploads.
-SUPPORTED_EXTENSIONS = (".mp4", ".mov", ".mkv")
 
 #: Bytes asked of a file object at a time.
 READ_BUFFER_BYTES = 1 << 18
@@ -36,7 +35,7 @@ def display_name(source: MediaSource, name: str = "") -> str:
     if name:
         return repr(name)
     if isinstance(source, str | os.PathLike):
-        return repr(os.path.basename(os.fspath(source)))
+        return repr(Path(source).name)
     return "The file"
 
 
@@ -44,7 +43,7 @@ def display_name(source: MediaSource, name: str = "") -> str:
 def open_binary(source: MediaSource) -> Iterator[BinaryIO]:
     """A readable file positioned at its start; closed on exit only if it was opened here."""
     if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
+        with Path(source).open("rb") as file:
             yield file
     else:
         source.seek(0)

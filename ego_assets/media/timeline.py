@@ -41,7 +41,7 @@ def ticks_array_to_ns(ticks: npt.NDArray[np.int64], time_base: Fraction) -> npt.
     seconds, part = np.divmod(ticks * time_base.numerator, denominator)
     nanoseconds, rest = np.divmod(part * NANOSECONDS, denominator)
     round_up = (2 * rest > denominator) | ((2 * rest == denominator) & (nanoseconds % 2 == 1))
-    return (seconds * NANOSECONDS + nanoseconds + round_up).astype(np.int64)
+    return np.asarray(seconds * NANOSECONDS + nanoseconds + round_up, dtype=np.int64)
 
 
 def ns_to_ticks(timestamp_ns: int, time_base: Fraction) -> int:

@@ -19,7 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+)
 
 from ego_assets.media.recording import SUPPORTED_EXTENSIONS, parse_chapter
 from ego_assets.schema.errors import UploadRejected
@@ -74,8 +81,20 @@ def _to_date(value: object) -> object:
     raise ValueError("no date")
 
 
-_Text = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, max_length=500)]
-_Name = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=200)]
+def _one_line(value: str) -> str:
+    if _has_control_characters(value):
+        raise ValueError("control characters")
+    return value
+
+
+_Text = Annotated[
+    str, StringConstraints(strict=True, strip_whitespace=True, max_length=500), AfterValidator(_one_line)
+]
+_Name = Annotated[
+    str,
+    StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=200),
+    AfterValidator(_one_line),
+]
 
 
 class SidecarModel(BaseModel):
@@ -105,13 +124,13 @@ class SidecarModel(BaseModel):
 
 
 _EXPECTED: Mapping[str, str] = {
-    "collector_id": "text of 1 to 200 characters",
+    "collector_id": "text of 1 to 200 characters on one line",
     "recording_date": "a date as text, YYYY-MM-DD or YYYYMMDD",
     "source_camera": "one of " + ", ".join(SourceCamera),
     "location_type": "one of " + ", ".join(LocationType),
-    "activity_category": "text of at most 500 characters",
+    "activity_category": "text of at most 500 characters on one line",
     "consent_scope": "one of " + ", ".join(ConsentScope),
-    "licence": "text of at most 500 characters",
+    "licence": "text of at most 500 characters on one line",
     "camera_intrinsics": "an object of camera parameters",
 }
 _JSON_TYPES: Mapping[type, str] = {
@@ -243,7 +262,9 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     for key, value in values.items():
         name = SIDECAR_ALIASES.get(key, key)
         if name in canonical:
-            raise _sidecar_error(path, f"{name} is given twice, the second time as {key!r}. Keep one of them.")
+            raise _sidecar_error(
+                path, f"{name} is given twice, the second time as {key!r}. Keep one of them."
+            )
         canonical[name] = value
     unknown = sorted(set(canonical) - set(SidecarModel.model_fields))
     if unknown:
@@ -288,7 +309,7 @@ def describe_upload(root: Path, path: Path) -> UploadDescription:
     if path.suffix.lower() not in SUPPORTED_EXTENSIONS:
         raise UploadRejected(
             "extension",
-            f"{shown!r} is no video that can be read here: expected {', '.join(sorted(SUPPORTED_EXTENSIONS))}. "
+            f"{shown!r} is no video that can be read here: expected {', '.join(SUPPORTED_EXTENSIONS)}. "
             "Upload the file as the camera wrote it.",
         )
     if status.st_size == 0:
@@ -323,12 +344,12 @@ def _describe(path: Path, relative: Path, status: os.stat_result) -> UploadDescr
     else:
         seen = f"{_printable(relative.as_posix())}\n{status.st_size}\n{status.st_mtime_ns}"
         clip_id = str(uuid.uuid5(_ASSIGNED_IDS, seen))
-    chapter = parse_chapter(path.name)
+    # The camera counts its files anew on every card, so a name means nothing without its folder.
+    placed = relative if len(relative.parts) > 1 else Path(path.parent.name, relative)
+    chapter = parse_chapter(_printable(placed.as_posix()))
     recording_id, chapter_number = "", 0
     if chapter is not None:
-        folder = _printable(relative.parent.as_posix())
-        recording_id = chapter.recording if folder == "." else f"{folder}/{chapter.recording}"
-        chapter_number = chapter.number
+        recording_id, chapter_number = chapter.recording, chapter.number
         fields.update(recording_id=recording_id, chapter=chapter_number)
     return UploadDescription(
         path=path,
@@ -353,7 +374,7 @@ def _from_folders(folders: tuple[str, ...]) -> tuple[str | None, dt.date | None]
 
 
 def _relative_path(root: Path, path: Path) -> Path:
-    if ".." in path.parts or any(unicodedata.category(c) == "Cc" for c in str(path)):
+    if ".." in path.parts or _has_control_characters(str(path)):
         raise UploadRejected(
             "name",
             f"{_printable(str(path))!r} has '..' or control characters in its name. "
@@ -396,14 +417,21 @@ def _sidecar_object(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise _sidecar_error(path, f"it is not JSON in UTF-8 ({error}).") from error
     if not isinstance(values, dict):
-        raise _sidecar_error(path, f"expected a JSON object such as {{\"collector_id\": \"c01\"}}, got {_shown(values)}.")
+        raise _sidecar_error(
+            path, f'expected a JSON object such as {{"collector_id": "c01"}}, got {_shown(values)}.'
+        )
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _sidecar_error(path: Path, problem: str) -> UploadRejected:
     return UploadRejected(
-        "sidecar", f"Sidecar {_printable(path.name)!r}: {problem} Correct it and upload video and sidecar again."
+        "sidecar",
+        f"Sidecar {_printable(path.name)!r}: {problem} Correct it and upload video and sidecar again.",
     )
+
+
+def _has_control_characters(text: str) -> bool:
+    return any(unicodedata.category(character) == "Cc" for character in text)
 
 
 def _shown(value: object) -> str:

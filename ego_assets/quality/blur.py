@@ -57,4 +57,6 @@ def reduce_to_short_side(luma: npt.NDArray[np.uint8], short_side_px: int) -> npt
 def require_luma(luma: npt.NDArray[np.uint8]) -> None:
     """Raise ``ValueError`` unless ``luma`` is a non-empty ``uint8 [height, width]``."""
     if luma.ndim != 2 or luma.dtype != np.uint8 or luma.size == 0:
-        raise ValueError(f"luma: expected a non-empty uint8 [height, width], got {luma.dtype} {list(luma.shape)}")
+        raise ValueError(
+            f"luma: expected a non-empty uint8 [height, width], got {luma.dtype} {list(luma.shape)}"
+        )

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ego_assets.schema.media import MediaProbe
 from ego_assets.schema.timeline import NANOSECONDS, Timeline
 
-#: An interval lies on a grid when it is within this share of a step of a whole number of steps.
-_GRID_TOLERANCE = 0.2
+#: An interval lies on a grid when it is this near to a whole number of steps, as millisecond stamps are.
+_GRID_TOLERANCE = 0.25
 #: Share of intervals that have to lie on a grid for the camera to count as one of constant rate.
 _GRID_SHARE = 0.95
 #: This many equal long intervals in a row are a lower rate (dim light on some cameras), not lost frames.
@@ -79,7 +79,11 @@ def expect_frames(timeline: Timeline, probe: MediaProbe) -> FrameExpectation:
     allowance_s = _ROUNDING_FRAMES / rate_hz
     if probe.other_streams:
         allowance_s = max(allowance_s, _OTHER_STREAMS_TAIL_S)
-    differs = declared_s is not None and abs(declared_s - spanned_s) > allowance_s
+    # Some containers count the duration from zero rather than from the first frame.
+    end_s = float(timeline.timestamps_ns[0]) / NANOSECONDS + spanned_s
+    differs = (
+        declared_s is not None and min(abs(declared_s - spanned_s), abs(declared_s - end_s)) > allowance_s
+    )
     duration_s = declared_s if differs and declared_s is not None else spanned_s
     return FrameExpectation(
         expected_frame_count=round(duration_s * rate_hz) if differs else spanned,
@@ -118,7 +122,7 @@ def count_gap_frames(timestamps_ns: npt.NDArray[np.int64]) -> int:
     usual = intervals[np.abs(intervals / shortest_usual - 1) < 0.5]
     steps = intervals / float(usual.mean())
     nearest = np.maximum(np.rint(steps), 1)
-    if float(np.mean(np.abs(steps - nearest) <= _GRID_TOLERANCE * nearest)) < _GRID_SHARE:
+    if float(np.mean(np.abs(steps - nearest) <= _GRID_TOLERANCE)) < _GRID_SHARE:
         relative = intervals / float(np.median(intervals))
         gaps = relative > _VARIABLE_GAP
         return int(np.sum(np.rint(relative[gaps]) - 1))

@@ -8,8 +8,8 @@ Definition, on luma of the full range 0-255 (video of the limited range 16-235 i
 
 The lowest tenth of sRGB is about 1 % of white, more than four stops below a grey card: detail there is lost
 in noise. Black is common in good pictures (dark clothes, the corners of a fisheye image, which cover up to
-41 % of a 4:3 picture), clipped white is not, hence the different shares. The collection guide (step 2) asks for
-exposure histograms and sets the share of bad frames per clip; what makes a frame bad is defined here.
+41 % of a 4:3 picture), clipped white is not, hence the different shares. The collection guide (step 2) asks
+for exposure histograms and sets the share of bad frames per clip; what makes a frame bad is defined here.
 """
 
 from __future__ import annotations

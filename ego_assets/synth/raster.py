@@ -40,7 +40,10 @@ class Quad:
     group: str = ""
 
     def corners(self, rectangle: tuple[float, float, float, float] | None = None) -> FloatArray:
-        """World corners of ``rectangle`` (default: the window), clockwise from the upper left, ``float64 [4, 3]``."""
+        """World corners of ``rectangle`` (default: the window), ``float64 [4, 3]``.
+
+        They go clockwise from the upper left.
+        """
         left, top, right, bottom = self.window if rectangle is None else rectangle
         fractions = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
         return self.origin + fractions @ np.stack([self.edge_u, self.edge_v])
@@ -53,8 +56,8 @@ class Rendering:
     Attributes:
         image: ``uint8 [h, w, 3]``, BGR.
         inverse_depth: ``float32 [h, w]``, 1 / distance along the optical axis in 1/m; 0 where nothing is.
-        owner: ``int16 [h, w]``, index of the quad that is seen; -1 where nothing is, other negative values are
-            given by whoever draws on top.
+        owner: ``int16 [h, w]``, index of the quad that is seen; -1 where nothing is, other negative values
+            are given by whoever draws on top.
     """
 
     image: npt.NDArray[np.uint8]
@@ -82,7 +85,10 @@ class Rasterizer:
         self._frustum = np.array([[1, 0, -left], [-1, 0, right], [0, 1, -top], [0, -1, bottom]], np.float64)
 
     def render(self, pose: FloatArray, offsets: dict[str, FloatArray]) -> Rendering:
-        """Draw all quads as seen from ``pose`` (``T_world_camera``), moving groups shifted by ``offsets`` in metres."""
+        """Draw all quads as seen from ``pose`` (``T_world_camera``).
+
+        ``offsets`` shifts moving groups, in metres; groups that are not named stay.
+        """
         rendering = Rendering(
             np.zeros((self._height, self._width, 3), np.uint8),
             np.zeros((self._height, self._width), np.float32),
@@ -118,7 +124,9 @@ class Rasterizer:
         mask = polygon_mask(pixels - [left, top], right - left, bottom - top)
         # On a plane, 1 / depth is linear in the pixel coordinates.
         slope_x, slope_y, constant = (np.float32(value) for value in normal / distance)
-        inverse = (slope_x * self._columns[left:right])[None, :] + (slope_y * self._rows[top:bottom] + constant)[:, None]
+        inverse = (slope_x * self._columns[left:right])[None, :] + (
+            slope_y * self._rows[top:bottom] + constant
+        )[:, None]
         window = (slice(top, bottom), slice(left, right))
         mask &= cv2.compare(inverse, rendering.inverse_depth[window], cv2.CMP_GT).astype(np.uint8)
         box_x, box_y, box_width, box_height = cv2.boundingRect(mask)
@@ -159,7 +167,7 @@ class Rasterizer:
     def _level(texture: Texture, texture_from_image: FloatArray, pixels: FloatArray) -> int:
         """The resolution whose texels are about as large as the pixels in the middle of the polygon."""
         middle = pixels.mean(axis=0)
-        points = np.array([middle, middle + [1, 0], middle + [0, 1]])
+        points = middle + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
         mapped = np.concatenate([points, np.ones((3, 1))], axis=1) @ texture_from_image.T
         fractions = mapped[:, :2] / mapped[:, 2:]
         height, width = texture.levels[0].shape[:2]
@@ -202,7 +210,7 @@ def polygon_mask(pixels: FloatArray, width: int, height: int) -> npt.NDArray[np.
     """255 inside a convex polygon, ``uint8 [height, width]``."""
     mask = np.zeros((height, width), np.uint8)
     points = np.rint(pixels * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillConvexPoly(mask, points, 255, cv2.LINE_8, _SUBPIXEL_BITS)
+    cv2.fillConvexPoly(mask, points, (255,), cv2.LINE_8, _SUBPIXEL_BITS)
     return mask
 
 

@@ -35,8 +35,8 @@ class SceneSpec:
         hands: Whether the wearer's hands appear, each reaching for an object on the table and back.
         face_size_m: Height of a face from brow to chin, in metres.
         location: Which room.
-        camera_motion: ``walk`` sways and turns slowly with head bob, ``look_around`` turns widely on the spot,
-            ``still`` does not move at all, ``fast`` turns faster than any stability gate should accept.
+        camera_motion: ``walk`` sways and turns slowly with head bob, ``look_around`` turns widely on the
+            spot, ``still`` does not move at all, ``fast`` turns faster than any stability gate should accept.
         blur_sigma_px: Gaussian blur of the picture, as if out of focus; 0 for a sharp picture.
         brightness: Factor on the pixel values; below about 0.2 the clip counts as under-exposed.
         dropped_frames: Nominal frame numbers that are missing in the file; the time stamps keep the gap.
@@ -90,7 +90,9 @@ class SceneSpec:
                 f"dropped_frames: expected numbers from 0 to {self.nominal_frame_count - 1}, got {outside}"
             )
         if len(set(self.dropped_frames)) == self.nominal_frame_count:
-            raise ValueError(f"dropped_frames: expected at least one frame to be left of {self.nominal_frame_count}")
+            raise ValueError(
+                f"dropped_frames: expected at least one frame to be left of {self.nominal_frame_count}"
+            )
 
     @property
     def nominal_frame_count(self) -> int:

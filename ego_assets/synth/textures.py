@@ -5,10 +5,12 @@ Everything is read from the installed package; nothing is ever downloaded.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +28,12 @@ PORTRAIT_FACE_XYXY = (182.0, 61.0, 270.0, 178.0)
 _PORTRAIT_OUTLINE = (
     (22, 512), (24, 440), (32, 330), (45, 272), (95, 222), (112, 190), (118, 165), (178, 148), (172, 126),
     (157, 104), (152, 72), (165, 42), (190, 20), (225, 13), (262, 20), (290, 42), (301, 78), (296, 105),
-    (278, 130), (264, 150), (262, 172), (290, 195), (306, 232), (335, 248), (355, 296), (364, 348), (400, 343),
-    (440, 358), (478, 396), (497, 458), (504, 512),
+    (278, 130), (264, 150), (262, 172), (290, 195), (306, 232), (335, 248), (355, 296), (364, 348),
+    (400, 343), (440, 358), (478, 396), (497, 458), (504, 512),
 )  # fmt: skip
 
 #: Frontal, evenly lit faces among the first 100 of ``lfw_subset.npy``.
 _FACE_CROPS = (19, 46, 30, 18)
-
-_FACE_CROP_SIDE_PX = 25
 
 
 class SceneDataMissing(EgoAssetsError):
@@ -75,17 +75,14 @@ def _installed_bytes(name: str) -> bytes:
 
 
 def installed_picture(name: str, *, grey: bool = False) -> UInt8Array:
-    """A picture of scikit-image's data folder, BGR or grey.
+    """A PNG of scikit-image's data folder, ``uint8``, BGR or grey.
 
     Raises:
         SceneDataMissing: scikit-image or the file is not installed.
     """
-    flags = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
-    encoded = np.frombuffer(_installed_bytes(name), dtype=np.uint8)
-    picture = cv2.imdecode(encoded, flags)
-    if picture is None:
-        raise SceneDataMissing(f"{name!r} of scikit-image cannot be decoded: reinstall scikit-image.")
-    return picture.astype(np.uint8, copy=False)
+    with av.open(io.BytesIO(_installed_bytes(name)), mode="r", format="png_pipe") as container:
+        frame = next(container.decode(video=0))
+    return frame.to_ndarray(format="gray" if grey else "bgr24").astype(np.uint8, copy=False)
 
 
 def face_crop(index: int) -> UInt8Array:
@@ -94,10 +91,9 @@ def face_crop(index: int) -> UInt8Array:
     Raises:
         SceneDataMissing: scikit-image or the file is not installed.
     """
-    stored = np.frombuffer(_installed_bytes("lfw_subset.npy"), dtype=np.uint8)
-    header_bytes = stored.size - 200 * _FACE_CROP_SIDE_PX**2 * 8
-    faces = np.frombuffer(stored[header_bytes:].tobytes(), dtype="<f8").reshape(200, 25, 25)
-    return np.clip(faces[index] * 255, 0, 255).astype(np.uint8)
+    faces = np.load(io.BytesIO(_installed_bytes("lfw_subset.npy")), allow_pickle=False)
+    crop: UInt8Array = np.clip(faces[index] * 255, 0, 255).astype(np.uint8)
+    return crop
 
 
 def tinted(grey: npt.NDArray[np.generic], colour: Bgr, contrast: float = 1.0) -> UInt8Array:
@@ -113,7 +109,7 @@ def shaded(picture: UInt8Array, factor: float) -> UInt8Array:
 
 
 def tiled(name: str, width: int, height: int, tile_px: int) -> UInt8Array:
-    """A grey picture of scikit-image repeated over ``width`` x ``height`` pixels, mirrored so that seams match."""
+    """A grey picture of scikit-image repeated over ``width`` x ``height`` pixels, mirrored at the seams."""
     tile = cv2.resize(installed_picture(name, grey=True), (tile_px, tile_px), interpolation=cv2.INTER_AREA)
     block = np.vstack([np.hstack([tile, tile[:, ::-1]]), np.hstack([tile[::-1], tile[::-1, ::-1]])])
     repeats = (-(-height // block.shape[0]), -(-width // block.shape[1]))
@@ -121,13 +117,20 @@ def tiled(name: str, width: int, height: int, tile_px: int) -> UInt8Array:
 
 
 def wood(
-    width: int, height: int, generator: np.random.Generator, *, colour: Bgr, plank_px: int, plank_count_max: int = 64
+    width: int,
+    height: int,
+    generator: np.random.Generator,
+    *,
+    colour: Bgr,
+    plank_px: int,
+    plank_count_max: int = 64,
 ) -> UInt8Array:
     """Planks that run along the width, with grain and dark joints."""
     coarse = generator.random((max(2, height), max(2, width // 24)), dtype=np.float32)
-    grain = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    coarse_grain = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     fine = generator.random((height, max(2, width // 6)), dtype=np.float32)
-    grain = 0.86 + 0.2 * grain + 0.1 * cv2.resize(fine, (width, height), interpolation=cv2.INTER_LINEAR)
+    fine_grain = cv2.resize(fine, (width, height), interpolation=cv2.INTER_LINEAR)
+    grain = np.asarray(0.86 + 0.2 * coarse_grain + 0.1 * fine_grain, np.float32)
     planks = min(plank_count_max, max(1, height // max(plank_px, 1)))
     for plank in range(planks):
         top, bottom = plank * height // planks, (plank + 1) * height // planks
@@ -138,10 +141,14 @@ def wood(
     return np.clip(grain[:, :, None] * np.array(colour, np.float32), 0, 255).astype(np.uint8)
 
 
-def ceramic_tiles(width: int, height: int, generator: np.random.Generator, *, colour: Bgr, tile_px: int) -> UInt8Array:
+def ceramic_tiles(
+    width: int, height: int, generator: np.random.Generator, *, colour: Bgr, tile_px: int
+) -> UInt8Array:
     """Square wall tiles with speckles, small differences in tone and dark joints."""
     tile_px = max(tile_px, 4)
-    tones = generator.uniform(0.85, 1.08, size=(-(-height // tile_px), -(-width // tile_px))).astype(np.float32)
+    tones = generator.uniform(0.85, 1.08, size=(-(-height // tile_px), -(-width // tile_px))).astype(
+        np.float32
+    )
     surface = np.repeat(np.repeat(tones, tile_px, axis=0), tile_px, axis=1)[:height, :width]
     speckles = cv2.GaussianBlur(generator.standard_normal((height, width), dtype=np.float32), (0, 0), 1.0)
     surface = surface * (1.0 + 0.14 * speckles)
@@ -172,8 +179,12 @@ def package(width: int, height: int, generator: np.random.Generator) -> UInt8Arr
     ground = generator.integers(60, 220, size=3)
     picture = np.empty((height, width, 3), np.uint8)
     picture[:] = ground
-    texture = cv2.resize(installed_picture("gravel.png", grey=True), (width, height), interpolation=cv2.INTER_AREA)
-    picture = np.clip(picture * (0.75 + 0.5 * texture[:, :, None].astype(np.float32) / 255), 0, 255).astype(np.uint8)
+    texture = cv2.resize(
+        installed_picture("gravel.png", grey=True), (width, height), interpolation=cv2.INTER_AREA
+    )
+    picture = np.clip(picture * (0.75 + 0.5 * texture[:, :, None].astype(np.float32) / 255), 0, 255).astype(
+        np.uint8
+    )
     for _ in range(3):
         top = int(generator.uniform(0, 0.85) * height)
         picture[top : top + max(2, height // 10)] = generator.integers(30, 240, size=3)
@@ -184,7 +195,9 @@ def package(width: int, height: int, generator: np.random.Generator) -> UInt8Arr
     return picture
 
 
-def portrait(*, mirrored: bool, tint: tuple[float, float, float]) -> tuple[Texture, tuple[float, float, float, float]]:
+def portrait(
+    *, mirrored: bool, tint: tuple[float, float, float]
+) -> tuple[Texture, tuple[float, float, float, float]]:
     """The public-domain portrait in ``astronaut.png``, cut out.
 
     Args:
@@ -197,7 +210,7 @@ def portrait(*, mirrored: bool, tint: tuple[float, float, float]) -> tuple[Textu
     picture = installed_picture("astronaut.png")
     side = picture.shape[0]
     cutout = np.zeros((side, side), np.uint8)
-    cv2.fillPoly(cutout, [np.array(_PORTRAIT_OUTLINE, np.int32)], 255)
+    cv2.fillPoly(cutout, [np.array(_PORTRAIT_OUTLINE, np.int32)], (255,))
     left, top, right, bottom = (value / side for value in PORTRAIT_FACE_XYXY)
     picture = np.clip(picture * np.array(tint, np.float32), 0, 255).astype(np.uint8)
     if mirrored:
@@ -220,11 +233,13 @@ def small_person(
     cloth = cv2.resize(installed_picture("gravel.png", grey=True), (side, side))
     picture[:] = tinted(cloth, _random_colour(generator, 50, 170), 0.6)
     cutout = np.zeros((side, side), np.uint8)
-    outline = np.array([(40, 512), (60, 330), (110, 262), (215, 225), (297, 225), (402, 262), (452, 330), (472, 512)])
-    cv2.fillPoly(cutout, [outline.astype(np.int32)], 255)
-    for mask_value, target in ((255, cutout), (None, picture)):
-        hair: tuple[int, ...] = (mask_value,) if mask_value is not None else (28, 34, 44)
-        cv2.ellipse(target, (centre[0], centre[1] - 12), (66, 88), 0, 0, 360, hair, -1, cv2.LINE_8)
+    outline = np.array(
+        [(40, 512), (60, 330), (110, 262), (215, 225), (297, 225), (402, 262), (452, 330), (472, 512)]
+    )
+    cv2.fillPoly(cutout, [outline.astype(np.int32)], (255,))
+    crown = (centre[0], centre[1] - 12)
+    cv2.ellipse(cutout, crown, (66, 88), 0, 0, 360, (255,), -1)
+    cv2.ellipse(picture, crown, (66, 88), 0, 0, 360, (28, 34, 44), -1)
 
     # The crops are grey and square: colour them like skin and let them fade into the head at the rim.
     crop = face_crop(_FACE_CROPS[number % len(_FACE_CROPS)])
@@ -236,11 +251,13 @@ def small_person(
     cutout[centre[1] + 40 : centre[1] + 118, centre[0] - 30 : centre[0] + 30] = 255
     cv2.ellipse(picture, centre, (52, 68), 0, 0, 360, colour, -1, cv2.LINE_AA)
     rim = np.zeros((face_px, face_px), np.float32)
-    cv2.ellipse(rim, (face_px // 2, face_px // 2), (48, 58), 0, 0, 360, 1.0, -1)
-    rim = cv2.GaussianBlur(rim, (0, 0), 4.0)[:, :, None]
+    cv2.ellipse(rim, (face_px // 2, face_px // 2), (48, 58), 0, 0, 360, (1.0,), -1)
+    weight = cv2.GaussianBlur(rim, (0, 0), 4.0)[:, :, None]
     left, top = centre[0] - face_px // 2, centre[1] - face_px // 2
     under = picture[top : top + face_px, left : left + face_px]
-    picture[top : top + face_px, left : left + face_px] = np.clip(rim * skin + (1 - rim) * under, 0, 255)
+    picture[top : top + face_px, left : left + face_px] = np.clip(
+        weight * skin + (1 - weight) * under, 0, 255
+    )
     box = (centre[0] - 48, top, centre[0] + 48, top + face_px)
     fractions = (box[0] / side, box[1] / side, box[2] / side, box[3] / side)
     return Texture.of(picture, cutout), fractions
@@ -251,7 +268,12 @@ def _random_colour(generator: np.random.Generator, lowest: int, highest: int) ->
     return blue, green, red
 
 
-_FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
+_FONTS = (
+    cv2.FONT_HERSHEY_SIMPLEX,
+    cv2.FONT_HERSHEY_DUPLEX,
+    cv2.FONT_HERSHEY_COMPLEX,
+    cv2.FONT_HERSHEY_TRIPLEX,
+)
 
 #: Invented names, addresses and numbers: 555-01xx numbers and example.org are reserved for fiction.
 _NOTICES = (
@@ -305,5 +327,7 @@ def number_plate(number: int, generator: np.random.Generator, width: int, height
     scale = min(0.58 * height / unit_height, 0.84 * width / unit_width)
     (_, text_height), _ = cv2.getTextSize(registration, cv2.FONT_HERSHEY_DUPLEX, scale, thickness)
     origin = (int(width * 0.12), (height + text_height) // 2)
-    cv2.putText(picture, registration, origin, cv2.FONT_HERSHEY_DUPLEX, scale, (25, 25, 25), thickness, cv2.LINE_AA)
+    cv2.putText(
+        picture, registration, origin, cv2.FONT_HERSHEY_DUPLEX, scale, (25, 25, 25), thickness, cv2.LINE_AA
+    )
     return Texture.of(picture)

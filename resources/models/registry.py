@@ -50,7 +50,9 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
-            raise ValueError(f"{self.name}: expected a sha256 of 64 lower-case hex digits, got {self.sha256!r}")
+            raise ValueError(
+                f"{self.name}: expected a sha256 of 64 lower-case hex digits, got {self.sha256!r}"
+            )
 
 
 CENTERFACE = ModelCard(
@@ -78,11 +80,13 @@ PP_OCR_DETECTOR = ModelCard(
     file="models/PP-OCRv6_det_small.onnx",
     shipped_in="rapidocr",
     extra="local",
-    input_contract="float32 [batch, 3, height, width], BGR scaled to -1..1, sides multiples of 32",
+    input_contract="float32 [batch, 3, height, width], BGR, ImageNet mean and deviation, sides multiples of 32",
 )
 
 #: All known weights by name.
-MODELS: Mapping[str, ModelCard] = MappingProxyType({card.name: card for card in (CENTERFACE, PP_OCR_DETECTOR)})
+MODELS: Mapping[str, ModelCard] = MappingProxyType(
+    {card.name: card for card in (CENTERFACE, PP_OCR_DETECTOR)}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +130,15 @@ _BACKENDS = (
         backend="pp_ocr",
         module="resources.models.text",
         class_name="PPOCRTextDetector",
-        settings=("max_side", "score_threshold", "pixel_threshold", "unclip_ratio", "threads"),
+        settings=(
+            "max_side",
+            "score_threshold",
+            "pixel_threshold",
+            "unclip_ratio",
+            "large_line_share",
+            "large_line_score",
+            "threads",
+        ),
         requires=("onnxruntime", "rapidocr"),
         models=(PP_OCR_DETECTOR,),
         extra="local",

@@ -17,6 +17,10 @@ from resources.models.registry import PP_OCR_DETECTOR, locate
 _MIN_CORE_PX = 3
 _MIN_BOX_PX = 5
 
+#: Means and deviations per channel that PaddleOCR normalises with, in its order, on values of 0-255.
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
+_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * 255
+
 
 class PPOCRTextDetector:
     """The text detector of PP-OCRv6 (small) on ONNX Runtime.
@@ -31,6 +35,10 @@ class PPOCRTextDetector:
         pixel_threshold: Probability from which a pixel belongs to a core (PaddleOCR: 0.3).
         unclip_ratio: How far a core is grown: area times this, divided by perimeter, on each side
             (RapidOCR: 1.6).
+        large_line_share: A line is large when its height exceeds this share of the picture's shorter side.
+        large_line_score: Large lines need this score. Without text to look at, the network answers some
+            scenes with one broad uncertain blob (at most 0.72 on first-person clips), while it is sure of
+            large letters (0.75 and more, also out of focus).
         threads: Threads per call; 0 takes one per core, at most 4.
 
     Raises:
@@ -44,6 +52,8 @@ class PPOCRTextDetector:
         score_threshold: float = 0.4,
         pixel_threshold: float = 0.3,
         unclip_ratio: float = 1.6,
+        large_line_share: float = 0.25,
+        large_line_score: float = 0.75,
         threads: int = 0,
     ) -> None:
         if max_side < 32:
@@ -57,6 +67,8 @@ class PPOCRTextDetector:
         self._score_threshold = score_threshold
         self._pixel_threshold = pixel_threshold
         self._unclip_ratio = unclip_ratio
+        self._large_line_share = large_line_share
+        self._large_line_score = large_line_score
         self._session = cpu_session(locate(PP_OCR_DETECTOR), threads=threads)
         self._input = self._session.get_inputs()[0].name
 
@@ -79,14 +91,16 @@ class PPOCRTextDetector:
         check_image(image)
         height, width = image.shape[:2]
         fitted = fit(image, max_side=self._max_side)
-        normalised = cv2.multiply(fitted.astype(np.float32), np.full(4, 1 / 127.5)) - 1.0
-        blob = np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], dtype=np.float32)
+        normalised = (fitted.astype(np.float32) - _MEAN) / _DEVIATION
+        blob = np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
         (probability,) = self._session.run(None, {self._input: blob})
         boxes, scores = boxes_from_probability(
             probability[0, 0],
             pixel_threshold=self._pixel_threshold,
             score_threshold=self._score_threshold,
             unclip_ratio=self._unclip_ratio,
+            large_line_share=self._large_line_share,
+            large_line_score=self._large_line_score,
         )
         scale = np.array([width / fitted.shape[1], height / fitted.shape[0]] * 2, dtype=np.float32)
         limits = np.array([width, height] * 2, dtype=np.float32)
@@ -99,6 +113,8 @@ def boxes_from_probability(
     pixel_threshold: float,
     score_threshold: float,
     unclip_ratio: float,
+    large_line_share: float,
+    large_line_score: float,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Upright boxes around the text cores of a probability map.
 
@@ -107,6 +123,8 @@ def boxes_from_probability(
         pixel_threshold: Probability from which a pixel belongs to a core.
         score_threshold: Least mean probability of a core.
         unclip_ratio: How far a core is grown, see :class:`PPOCRTextDetector`.
+        large_line_share: Share of the map's shorter side from which a line is large.
+        large_line_score: Least mean probability of a large line.
 
     Returns:
         ``float32 [N, 4]`` xyxy in pixels of the map, not clipped, and ``float32 [N]``.
@@ -122,7 +140,9 @@ def boxes_from_probability(
         score = _mean_inside(probability, cv2.boxPoints((center, (side_a, side_b), angle_deg)))
         growth = side_a * side_b * unclip_ratio / (2 * (side_a + side_b))
         sides = (side_a + 2 * growth, side_b + 2 * growth)
-        if score < score_threshold or min(sides) < _MIN_BOX_PX:
+        is_large = min(sides) > large_line_share * min(probability.shape)
+        needed = max(score_threshold, large_line_score) if is_large else score_threshold
+        if score < needed or min(sides) < _MIN_BOX_PX:
             continue
         corners = cv2.boxPoints((center, sides, angle_deg))
         left, top = corners.min(axis=0)

@@ -1,0 +1,117 @@
+"""``blurred_video``: the first picture of a clip that may be shown."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ego_assets.execution import ClipWork, LayerDraft, ReviewRequest
+from ego_assets.gates.blurred_video import (
+    BLURRED_VIDEO_GATES,
+    LOW_CONFIDENCE,
+    PII_DENSITY,
+    judge_privacy,
+)
+from ego_assets.schema.clip import PRIVACY_LAYER, Clip
+from ego_assets.schema.gates import GateOutcome
+from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
+from ego_assets.schema.vocabulary import PrivacyStatus, ReviewKind, ReviewRisk, VaultPurpose
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ego_assets.schema.detections import RegionDetector
+    from resources.storage import StagedLayer
+
+#: Kinds of regions that every profile must be able to find; a profile without one fails, it never skips.
+REQUIRED_TASKS = ("faces", "text")
+
+
+def _estimate_bytes(clip: Clip) -> int:
+    """The rendering is rarely larger than the original; the proxy adds about 1 MB per second."""
+    return 2 * clip.raw_bytes + int(1_000_000 * (clip.duration_s or 0))
+
+
+SPEC = LayerSpec(
+    name=PRIVACY_LAYER,
+    group="privacy",
+    description=(
+        "Finds faces and text, tracks them and blurs them, at the original's size and time stamps; drops "
+        "audio, location and every other stream. Also writes the proxy that all later layers read. What "
+        "fails its gate is never published."
+    ),
+    stage=2,
+    inputs=("raw_clip", "clip_quality"),
+    gates=BLURRED_VIDEO_GATES,
+    essential=True,
+    reads_original=True,
+    runs_when_held=True,
+    publish_when_blocked=False,
+    retry=RetryPolicySpec(max_retries=2, delay_s=5.0),
+    pool="privacy",
+    estimate_bytes=_estimate_bytes,
+)
+
+
+def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
+    """Run the privacy pass with the detectors of the profile."""
+    detectors = {task: work.models.detector(task) for task in REQUIRED_TASKS}
+    return render(work, staged, detectors=detectors)
+
+
+def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, RegionDetector]) -> LayerDraft:
+    """Render the de-identified video with these detectors, and judge the result."""
+    import pyarrow.parquet
+
+    from ego_assets.media.probe import probe
+    from ego_assets.media.timeline import read_timeline
+    from ego_assets.privacy.config import PrivacyConfig
+    from ego_assets.privacy.deidentify import deidentify
+    from ego_assets.privacy.report import tracks_table
+
+    work.input("raw_clip")
+    work.input("clip_quality")
+    config = PrivacyConfig()
+    video, proxy = staged.path("video.mp4"), staged.path("proxy.mp4")
+    with work.open_original(VaultPurpose.DEIDENTIFY) as original:
+        found = probe(original, name=work.clip.source_name)
+        timeline = read_timeline(original)
+        result = deidentify(
+            original,
+            probe=found,
+            timeline=timeline,
+            video_path=video,
+            proxy_path=proxy,
+            detectors=detectors,
+            config=config,
+            progress=work.progress,
+        )
+    report = result.report
+    staged.path("pii_report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
+    pyarrow.parquet.write_table(tracks_table(result.tracks, timeline.timestamps_ns), staged.path("tracks.parquet"))
+    staged.path("contact_sheet.jpg").write_bytes(result.contact_sheet)
+    verdicts = judge_privacy(
+        expected=timeline,
+        video=(probe(video), read_timeline(video)),
+        proxy=(probe(proxy), read_timeline(proxy)),
+        report=report,
+    )
+    return LayerDraft(
+        gates=verdicts,
+        config=config.to_json(),
+        backends=tuple(detector.info for detector in detectors.values()),
+        counts={"frames": result.frame_count, **report.counts()},
+        resolution=result.proxy_size,
+        clip_updates={"privacy_status": PrivacyStatus.BLURRED},
+        reviews=[
+            ReviewRequest(kind=kind, risk=ReviewRisk.HIGH, reason=verdict.message, details=dict(verdict.details))
+            for verdict in verdicts
+            for gate, kind in (
+                (PII_DENSITY, ReviewKind.PII_DENSITY),
+                (LOW_CONFIDENCE, ReviewKind.PII_LOW_CONFIDENCE),
+            )
+            if verdict.spec is gate and verdict.outcome is GateOutcome.WARNED
+        ],
+        metadata=report.counts(),
+        pictures={"blurred frames": "contact_sheet.jpg"},
+    )

@@ -1,0 +1,109 @@
+"""``raw_clip``: the original goes into the vault, its container is probed and its time stamps are read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from ego_assets.execution import ClipWork, LayerDraft
+from ego_assets.schema.errors import MediaError
+from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
+from ego_assets.schema.vocabulary import VaultPurpose
+
+if TYPE_CHECKING:
+    from ego_assets.schema.media import MediaProbe
+    from ego_assets.schema.timeline import Timeline
+    from resources.storage import StagedLayer
+
+SPEC = LayerSpec(
+    name="raw_clip",
+    group="ingest",
+    description=(
+        "Takes the upload into the vault, digest verified, and records container, streams and time stamps. "
+        "A file that cannot be read is kept in the vault and fails `clip_quality`. Shows numbers only: no "
+        "picture of an original leaves the vault."
+    ),
+    stage=0,
+    essential=True,
+    reads_original=True,
+    runs_when_held=True,
+    retry=RetryPolicySpec(max_retries=3, delay_s=2.0),
+    pool="ingest",
+)
+
+
+def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
+    """Move an upload into the vault where that has not happened yet, then probe the original."""
+    from ego_assets.media.probe import probe
+    from ego_assets.media.timeline import read_timeline
+
+    if not work.clip.raw_key:
+        upload = Path(unquote(urlsplit(work.clip.upload_uri).path))
+        watched = upload.is_relative_to(work.settings.uploads)
+        work.intake.take(
+            work.clip.clip_id, upload, move=watched, actor=f"asset:{SPEC.name}", run_id=work.run_id
+        )
+    found: MediaProbe | None = None
+    timeline: Timeline | None = None
+    problem: MediaError | None = None
+    with work.open_original(VaultPurpose.INGEST) as original:
+        try:
+            found = probe(original, name=work.clip.source_name)
+            timeline = read_timeline(original)
+        except MediaError as error:
+            problem = error
+    document: dict[str, Any] = {
+        "probe": _probe_json(found),
+        "timeline": _timeline_json(timeline),
+        "error": {"code": problem.code, "message": str(problem)} if problem else None,
+    }
+    staged.path("probe.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    updates: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    if found is not None and timeline is not None:
+        updates = {
+            "duration_s": timeline.duration_s,
+            "width": found.width,
+            "height": found.height,
+            "fps": float(timeline.frame_rate),
+            "frame_count": timeline.frame_count,
+            "rotation_deg": found.rotation_deg,
+        }
+        metadata = {
+            "duration_s": round(timeline.duration_s, 3),
+            "frame_count": timeline.frame_count,
+            "frame_rate": str(timeline.frame_rate),
+            "variable_rate": timeline.is_variable,
+            "resolution": f"{found.width}x{found.height}",
+            "codec": found.codec,
+            "other_streams": [f"{stream.kind} {stream.codec}" for stream in found.other_streams],
+        }
+    if problem is not None:
+        metadata["problem"] = str(problem)
+    return LayerDraft(clip_updates=updates, metadata=metadata, config={"original_sha256": _digest(work)})
+
+
+def _digest(work: ClipWork) -> str:
+    return work.database.clip(work.clip.clip_id).raw_sha256
+
+
+def _probe_json(found: MediaProbe | None) -> dict[str, Any] | None:
+    return None if found is None else {**asdict(found), "frame_rate": str(found.frame_rate)}
+
+
+def _timeline_json(timeline: Timeline | None) -> dict[str, Any] | None:
+    if timeline is None:
+        return None
+    return {
+        "frame_count": timeline.frame_count,
+        "frame_rate": str(timeline.frame_rate),
+        "time_base": str(timeline.time_base),
+        "first_timestamp_ns": int(timeline.timestamps_ns[0]) if timeline.frame_count else None,
+        "duration_s": timeline.duration_s,
+        "is_variable": timeline.is_variable,
+        "missing_count": timeline.missing_count,
+        "duplicate_count": timeline.duplicate_count,
+    }

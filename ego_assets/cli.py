@@ -1,0 +1,456 @@
+"""The ``ego-assets`` command.
+
+Exit status: 0 all went well, 1 some clips were stopped or some files rejected, 2 the command was
+called wrongly, 3 something this machine lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ego_assets.schema.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    EgoAssetsError,
+    InsufficientDisk,
+    UploadRejected,
+)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from ego_assets.project import ClipStatus, Project
+
+STOPPED, USAGE, ENVIRONMENT = 1, 2, 3
+
+app = typer.Typer(
+    name="ego-assets",
+    help="First-person video in, de-identified and enriched training data out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+messages = Console(stderr=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else, for scripts.")]
+CollectorOption = Annotated[str, typer.Option(help="Only clips of this collector.")]
+ProfileOption = Annotated[str, typer.Option(help="Profile name or file; default: EGO_PROFILE or local.")]
+
+
+@app.command()
+def demo(
+    clips: Annotated[
+        Path | None, typer.Option(help="Folder with your own videos; they are copied, never changed.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller and shorter synthetic clips.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Render three synthetic clips (or take your own) and process them end to end."""
+    from ego_assets.media.uploads import find_uploads
+
+    project = _project()
+    if clips is not None:
+        if not clips.is_dir():
+            _stop(f"{clips} is not a folder. Give the folder that holds your videos.", USAGE)
+        paths = [path for path in find_uploads(clips.resolve()) if path.is_file()]
+        if not paths:
+            _stop(f"{clips} holds no .mp4, .mov or .mkv files.", USAGE)
+        rejected = _ingest(project, clips.resolve(), paths, {}, quiet=as_json)
+    else:
+        from ego_assets.synth import demo_clips
+
+        folder = project.settings.root / "demo_clips"
+        with _progress(as_json) as progress:
+            task = progress.add_task("rendering synthetic clips", total=None)
+            rendered = demo_clips(folder, quick=quick)
+            progress.update(task, total=1, completed=1)
+        rejected = 0
+        for clip in rendered:
+            rejected += _ingest(project, folder, [clip.path], clip.sidecar, quiet=as_json)
+    stopped = _process(project, quiet=as_json)
+    with _progress(as_json) as progress:
+        task = progress.add_task("building delivery and report", total=1)
+        project.run_collection()
+        progress.update(task, completed=1)
+    _show_status(project, project.status(), as_json=as_json, with_paths=True)
+    # A clip that a gate stops is what the demo shows; only a crash is a failure of the demo.
+    raise typer.Exit(0 if not rejected and not stopped.crashed else STOPPED)
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Videos, or folders of videos.")],
+    collector: Annotated[str, typer.Option(help="Who wore the camera.")] = "",
+    date: Annotated[str, typer.Option(help="Day of the recording, YYYY-MM-DD.")] = "",
+    camera: Annotated[
+        str, typer.Option(help="gopro_hero12, gopro_hero13, aria, realsense_d455 or other.")
+    ] = "",
+    location: Annotated[str, typer.Option(help="kitchen, office, workshop, outdoor or other.")] = "",
+    activity: Annotated[str, typer.Option(help="What was done, such as cooking.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Copy videos into the vault and register them as clips.
+
+    A JSON sidecar of the same name beside a video says more about it; options given here win over it.
+    """
+    from ego_assets.media.uploads import find_uploads
+
+    options = {
+        "collector_id": collector,
+        "recording_date": date,
+        "source_camera": camera,
+        "location_type": location,
+        "activity_category": activity,
+    }
+    given = {name: value for name, value in options.items() if value}
+    project = _project()
+    rejected = 0
+    for path in paths:
+        if not os.path.lexists(path):
+            messages.print(f"[red]{escape(str(path))} does not exist.[/red]")
+            rejected += 1
+            continue
+        root = path.absolute()
+        found = list(find_uploads(root)) if root.is_dir() and not root.is_symlink() else [root]
+        if not found:
+            messages.print(f"[yellow]{escape(str(path))} holds no videos.[/yellow]")
+        rejected += _ingest(project, root if root.is_dir() else root.parent, found, given, quiet=as_json)
+    if as_json:
+        _print_json([row.as_dict() for row in project.status()])
+    raise typer.Exit(STOPPED if rejected else 0)
+
+
+@app.command()
+def run(
+    clip: Annotated[
+        list[str] | None, typer.Option(help="Only this clip; may be given more than once.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Only this layer; may be given more than once.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try layers again that failed or were given up.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Run the layers although they are done.")] = False,
+    profile: ProfileOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Process what is pending, one clip after another. Interrupt it at any time; it resumes."""
+    project = _project(profile)
+    known = {spec.name for spec in project.specs}
+    unknown = [name for name in layer or [] if name not in known]
+    if unknown:
+        _stop(f"No layer {', '.join(unknown)}. There are: {', '.join(s.name for s in project.specs)}.", USAGE)
+    if again and not layer:
+        _stop("--again needs --layer, to say what to run again.", USAGE)
+    outcome = _process(
+        project, clip_ids=clip, layers=layer, retry_failed=retry_failed, again=again, quiet=as_json
+    )
+    if outcome.ran:
+        project.run_collection()
+    _show_status(project, project.status(clip_ids=clip), as_json=as_json)
+    raise typer.Exit(STOPPED if outcome.stopped else 0)
+
+
+@app.command()
+def status(
+    collector: CollectorOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show every clip: gates, score, layers, and what has to be done."""
+    project = _project()
+    _show_status(project, project.status(collector_id=collector or None), as_json=as_json)
+
+
+@app.command()
+def release(clip: Annotated[list[str], typer.Argument(help="Clips that hold_flagged stopped.")]) -> None:
+    """Let clips go on that were held because of quality flags."""
+    project = _project()
+    for clip_id in clip:
+        project.release(clip_id)
+        console.print(f"{clip_id} goes on with the next `ego-assets run`.")
+
+
+@app.command()
+def reindex(as_json: JsonOption = False) -> None:
+    """Rebuild the database's index of artifacts from the store."""
+    count = _project().reindex()
+    if as_json:
+        _print_json({"artifacts": count})
+    else:
+        console.print(f"{count} committed artifact(s) indexed.")
+
+
+@app.command("try")
+def try_(
+    layer: Annotated[str, typer.Argument(help="Name of the layer, such as blurred_video or frames.")],
+    file: Annotated[Path, typer.Argument(help="One video.")],
+    out: Annotated[Path, typer.Option(help="Folder for the artifact, artifact.json and a picture of it.")],
+    profile: ProfileOption = "",
+    already_deidentified: Annotated[
+        bool,
+        typer.Option(
+            "--already-deidentified", help="Skip the privacy pass; this is recorded in artifact.json."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one layer on one file outside any project, to judge it before adopting it."""
+    from ego_assets.trial import try_layer
+
+    with _progress(as_json) as progress:
+        task = progress.add_task(layer, total=1.0)
+
+        def on_progress(name: str, done: float) -> None:
+            progress.update(task, description=name, completed=done)
+
+        files = try_layer(
+            layer,
+            file,
+            out,
+            profile=profile,
+            already_deidentified=already_deidentified,
+            on_progress=on_progress,
+        )
+    if as_json:
+        _print_json({"files": [str(path) for path in files]})
+        return
+    for path in files:
+        console.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def doctor(profile: ProfileOption = "", as_json: JsonOption = False) -> None:
+    """Say what is installed, which backends can run, what is missing and how to get it."""
+    from ego_assets.doctor import examine
+
+    findings = examine(_settings(profile))
+    if as_json:
+        _print_json([finding.as_dict() for finding in findings])
+    else:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("", "what", "found", "what to do"):
+            table.add_column(heading, overflow="fold")
+        marks = {"ok": "[green]ok[/green]", "missing": "[red]missing[/red]", "note": "[yellow]note[/yellow]"}
+        for finding in findings:
+            table.add_row(
+                marks[finding.state], finding.subject, escape(finding.found), escape(finding.advice)
+            )
+        console.print(table)
+    raise typer.Exit(ENVIRONMENT if any(finding.state == "missing" for finding in findings) else 0)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
+) -> None:
+    """Open the Dagster UI (`dagster dev`) on this project's data."""
+    from ego_assets.project import prepare_dagster_home
+
+    prepare_dagster_home(_settings())
+    console.print(
+        f"The UI opens on http://127.0.0.1:{port}. It has no login of its own: do not expose the port."
+    )
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "ego_assets.definitions", "-h", "127.0.0.1"]
+    raise typer.Exit(subprocess.call([*command, "-p", str(port)]))
+
+
+def main() -> None:
+    """Entry point: expected errors become one clear line and an exit status."""
+    warnings.filterwarnings("ignore", module="dagster")
+    try:
+        app()
+    except (BackendUnavailable, InsufficientDisk) as error:
+        _report(error)
+        sys.exit(ENVIRONMENT)
+    except ConfigurationError as error:
+        _report(error)
+        sys.exit(USAGE)
+    except EgoAssetsError as error:
+        _report(error)
+        sys.exit(STOPPED)
+    except KeyboardInterrupt:
+        messages.print("Interrupted. What is finished is kept; the same command goes on from here.")
+        sys.exit(130)
+
+
+def _report(error: Exception) -> None:
+    messages.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
+
+
+def _stop(message: str, code: int) -> None:
+    messages.print(f"[red]{escape(message)}[/red]", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _settings(profile: str = "") -> Any:
+    from ego_assets.settings import load_settings
+
+    settings = load_settings()
+    return settings.model_copy(update={"profile": profile}) if profile else settings
+
+
+def _project(profile: str = "") -> Project:
+    from ego_assets.project import Project
+
+    return Project(_settings(profile))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", table_column=None),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=messages, disable=quiet) as progress:
+        yield progress
+
+
+def _ingest(project: Project, root: Path, paths: list[Path], given: dict[str, Any], *, quiet: bool) -> int:
+    """Copy files into the vault; returns how many were rejected."""
+    from ego_assets.schema.errors import DuplicateUpload
+
+    rejected = 0
+    with _progress(quiet) as progress:
+        task = progress.add_task("ingesting", total=len(paths))
+        for path in paths:
+            progress.update(task, description=f"ingesting {escape(path.name)}")
+            try:
+                clip = project.ingest(root, path, given)
+                progress.console.print(
+                    f"{escape(path.name)} is clip [bold]{clip.clip_id}[/bold]", soft_wrap=True
+                )
+            except DuplicateUpload as duplicate:
+                progress.console.print(f"[yellow]{escape(str(duplicate))}[/yellow]", soft_wrap=True)
+            except UploadRejected as rejection:
+                rejected += 1
+                progress.console.print(f"[red]{escape(str(rejection))}[/red]", soft_wrap=True)
+            progress.advance(task)
+    return rejected
+
+
+class _Outcome:
+    """What a processing pass did."""
+
+    def __init__(self) -> None:
+        self.ran = 0
+        self.stopped = 0
+        self.crashed = 0
+
+
+def _process(
+    project: Project,
+    *,
+    clip_ids: list[str] | None = None,
+    layers: list[str] | None = None,
+    retry_failed: bool = False,
+    again: bool = False,
+    quiet: bool,
+) -> _Outcome:
+    """Run what is pending, clip by clip."""
+    from ego_assets.partitions import require_clip_id
+
+    outcome = _Outcome()
+    clips = (
+        [project.database.clip(require_clip_id(clip_id)) for clip_id in clip_ids]
+        if clip_ids
+        else project.database.clips()
+    )
+    work = []
+    for plan in project.plans(clips, retry_failed=retry_failed):
+        pending = list(layers or []) if again else plan.pending
+        wanted = [name for name in pending if layers is None or name in layers]
+        if wanted:
+            work.append((plan.clip_id, wanted))
+        elif plan.reason:
+            outcome.stopped += 1
+    if not work:
+        if not quiet:
+            messages.print("Nothing is pending.")
+        return outcome
+    project.require_disk_space(work)
+    project.add_partitions([clip_id for clip_id, _ in work])
+    names = {clip.clip_id: clip.source_name for clip in clips}
+    with _progress(quiet) as progress:
+        overall = progress.add_task(f"{len(work)} clip(s)", total=len(work))
+        for clip_id, wanted in work:
+            name = escape(names[clip_id])
+            task = progress.add_task(name, total=1.0)
+
+            def on_progress(layer: str, done: float, task: Any = task, name: str = name) -> None:
+                progress.update(task, description=f"{name}: {layer}", completed=done)
+
+            result = project.run_clip(clip_id, wanted, on_progress=on_progress)
+            progress.update(task, description=name, completed=1.0)
+            progress.advance(overall)
+            outcome.ran += 1
+            if not result.success:
+                outcome.stopped += 1
+                if not project.database.clip(clip_id).failed:
+                    outcome.crashed += 1
+                progress.console.print(f"[yellow]{escape(result.error)}[/yellow]", soft_wrap=True)
+    return outcome
+
+
+def _show_status(
+    project: Project, rows: list[ClipStatus], *, as_json: bool, with_paths: bool = False
+) -> None:
+    """The table of clips, and where the results are."""
+    paths = project.result_paths()
+    if as_json:
+        _print_json({"clips": [row.as_dict() for row in rows], **({"paths": paths} if with_paths else {})})
+        return
+    if not rows:
+        console.print("No clips yet. Start with `ego-assets ingest PATH` or `ego-assets demo`.")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("clip", overflow="fold")
+    for heading in ("passed", "warned", "failed", "not eval.", "score"):
+        table.add_column(heading, justify="right")
+    table.add_column("layers", overflow="fold")
+    table.add_column("notes", overflow="fold", ratio=1)
+    for row in rows:
+        score = "-" if row.score is None else f"{row.score:.2f}"
+        table.add_row(
+            f"{escape(row.name)}\n[dim]{row.clip_id}[/dim]",
+            f"[green]{row.passed}[/green]",
+            f"[yellow]{row.warned}[/yellow]" if row.warned else "0",
+            f"[red]{row.failed}[/red]" if row.failed else "0",
+            str(row.not_evaluated),
+            score,
+            " ".join(row.layers) or "-",
+            escape(row.note),
+        )
+    console.print(table)
+    if with_paths:
+        console.print()
+        for name, path in paths.items():
+            console.print(f"{name}: {escape(path)}", soft_wrap=True)
+        console.print("Look at it all in the Dagster UI with `make ui` (or `ego-assets ui`).")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+if __name__ == "__main__":
+    main()

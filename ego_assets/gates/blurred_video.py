@@ -1,0 +1,173 @@
+"""Gates of ``blurred_video``: nothing of the original but blurred pictures may be left, frame for frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ego_assets.schema.arrays import read_only
+from ego_assets.schema.gates import GateResult, GateSpec
+
+DEIDENTIFIED = GateSpec(
+    name="deidentified",
+    description=(
+        "The blurred video and the proxy have the original's frames at the original's times, one video "
+        "stream and nothing else, and no metadata."
+    ),
+    blocking=True,
+    source="collection guide, step 3",
+)
+PII_DENSITY = GateSpec(
+    name="pii_density",
+    description="Clips that show many faces are watched by a person.",
+    threshold=50,
+    unit="face detections a minute, at one analysed frame a second",
+    source="collection guide, step 3",
+)
+LOW_CONFIDENCE = GateSpec(
+    name="low_confidence",
+    description="A person watches the frames in which a detector was unsure: misses are likeliest there.",
+    threshold=0,
+    unit="frames with a low-confidence detection",
+    source="collection guide, step 3",
+)
+
+#: All gates of the layer, in the order in which they are judged.
+GATES = (DEIDENTIFIED, PII_DENSITY, LOW_CONFIDENCE)
+
+#: Entries that a muxer writes by itself and that say nothing about the recording.
+NEUTRAL_METADATA_KEYS = frozenset(
+    {
+        "major_brand",
+        "minor_version",
+        "compatible_brands",
+        "encoder",
+        "language",
+        "handler_name",
+        "vendor_id",
+        "duration",
+    }
+)
+
+#: Time stamps count as equal within this many nanoseconds: containers round them to their own ticks, and the
+#: coarsest in use (1/15360 s) is off by up to 33 microseconds.
+TIMESTAMP_TOLERANCE_NS = 50_000
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VideoFacts:
+    """What is compared between the original and what was made of it.
+
+    Attributes:
+        timestamps_ns: ``int64 [N]``, presentation time of every frame, in nanoseconds.
+        stream_kinds: Kind of every stream in the file, such as ``("video", "audio")``.
+        metadata_keys: Names of the metadata entries of the container and its streams.
+    """
+
+    timestamps_ns: npt.NDArray[np.int64]
+    stream_kinds: tuple[str, ...] = ("video",)
+    metadata_keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        stamps = self.timestamps_ns
+        if stamps.ndim != 1 or stamps.dtype != np.int64:
+            raise ValueError(f"timestamps_ns: expected int64 [N], got {stamps.dtype} {list(stamps.shape)}")
+        object.__setattr__(self, "timestamps_ns", read_only(stamps))
+
+
+def judge_privacy(
+    *,
+    original: VideoFacts,
+    video: VideoFacts,
+    proxy: VideoFacts,
+    face_detections: int,
+    face_frames_analysed: int,
+    low_confidence_frames: int,
+) -> list[GateResult]:
+    """Judge the privacy pass; one verdict per gate, in the order of :data:`GATES`.
+
+    Args:
+        original: The original, as decoded.
+        video: The blurred video at full resolution.
+        proxy: The blurred proxy.
+        face_detections: Faces that the detector found, summed over the analysed frames.
+        face_frames_analysed: Frames on which the face detector ran.
+        low_confidence_frames: Frames with a detection of low confidence.
+    """
+    return [
+        _judge_deidentified(original, video, proxy),
+        _judge_density(face_detections, face_frames_analysed),
+        _judge_low_confidence(low_confidence_frames),
+    ]
+
+
+def _judge_deidentified(original: VideoFacts, video: VideoFacts, proxy: VideoFacts) -> GateResult:
+    problems = [
+        f"{name}: {problem}"
+        for name, made in (("video", video), ("proxy", proxy))
+        for problem in _problems(original, made)
+    ]
+    frames = int(original.timestamps_ns.size)
+    details: dict[str, object] = {
+        "original_frames": frames,
+        "video_frames": int(video.timestamps_ns.size),
+        "proxy_frames": int(proxy.timestamps_ns.size),
+        "problems": problems,
+    }
+    if problems:
+        return DEIDENTIFIED.failed(
+            f"The blurred clip may not be used: {'; '.join(problems)}. Materialize blurred_video again.",
+            value=None,
+            **details,
+        )
+    message = f"All {frames} frames kept their time stamps; sound, other streams and metadata are gone."
+    return DEIDENTIFIED.passed(message, value=None, **details)
+
+
+def _problems(original: VideoFacts, made: VideoFacts) -> list[str]:
+    found = []
+    expected, got = original.timestamps_ns, made.timestamps_ns
+    if expected.size == 0:
+        found.append("the original has no frames")
+    if got.size != expected.size:
+        found.append(f"{got.size} frames instead of {expected.size}")
+    elif got.size:
+        worst_ns = int(np.max(np.abs(got - expected)))
+        if worst_ns > TIMESTAMP_TOLERANCE_NS:
+            found.append(f"time stamps are off by up to {worst_ns / 1e6:.3g} ms")
+    if made.stream_kinds != ("video",):
+        found.append(f"streams {', '.join(made.stream_kinds) or 'none'} instead of one video stream")
+    left = sorted(set(made.metadata_keys) - NEUTRAL_METADATA_KEYS)
+    if left:
+        found.append(f"metadata left: {', '.join(left)}")
+    return found
+
+
+def _judge_density(face_detections: int, face_frames_analysed: int) -> GateResult:
+    if face_frames_analysed <= 0:
+        return PII_DENSITY.not_evaluated("No frame was searched for faces.")
+    # The guide counts at one analysed frame a second; the density must not grow with the detector's schedule.
+    per_minute = 60 * face_detections / face_frames_analysed
+    details: dict[str, object] = {
+        "face_detections": face_detections,
+        "face_frames_analysed": face_frames_analysed,
+    }
+    seen = f"{per_minute:.0f} face detections a minute"
+    if per_minute > (PII_DENSITY.threshold or 0):
+        return PII_DENSITY.warned(
+            f"{seen}: watch the blurred clip at double speed and flag every face or text that is left.",
+            value=per_minute,
+            **details,
+        )
+    return PII_DENSITY.passed(f"{seen}.", value=per_minute, **details)
+
+
+def _judge_low_confidence(frames: int) -> GateResult:
+    if frames > (LOW_CONFIDENCE.threshold or 0):
+        return LOW_CONFIDENCE.warned(
+            f"A detector was unsure in {frames} frame(s): watch these first, pii_report.json lists them.",
+            value=frames,
+        )
+    return LOW_CONFIDENCE.passed("No detection of low confidence.", value=frames)

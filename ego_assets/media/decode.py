@@ -1,0 +1,351 @@
+"""Threaded decoding with prefetch: the only way the platform reads pictures out of a video."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Semaphore, Thread
+from types import TracebackType
+from typing import Self, cast
+
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.codec.context import ThreadType
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
+
+from ego_assets.media.orientation import rotate_upright
+from ego_assets.media.source import MediaSource, display_name, open_video, time_base_of
+from ego_assets.media.timeline import PacketIndex, packet_stamp, read_packet_index, ticks_to_ns
+from ego_assets.schema.arrays import ScalarT, read_only
+from ego_assets.schema.detections import BgrImage
+from ego_assets.schema.errors import MediaError
+
+#: Fewest frames that seeking must save. A seek throws away the frames that decoder threads have begun,
+#: one per thread, so below this it costs more than it saves.
+MIN_FRAMES_SAVED_BY_SEEK = 16
+
+#: Damaged reads in a row after which the rest of a file is given up.
+_MAX_READ_ERRORS = 16
+
+
+def frame_rotation_deg(frame: VideoFrame) -> int:
+    """Clockwise turn (0, 90, 180, 270) that makes a decoded frame upright, from its display matrix.
+
+    FFmpeg states the counter-clockwise angle; other angles are rounded to a quarter turn.
+    """
+    return round(-frame.rotation / 90) * 90 % 360
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedFrame:
+    """One frame of a video.
+
+    Attributes:
+        index: Position in the video's time line, from 0.
+        timestamp_ns: Presentation time in nanoseconds.
+        frame: The picture in coded orientation. The decoder may still refer to it: call
+            ``frame.make_writable()`` before changing it.
+        rotation_deg: Clockwise turn (0, 90, 180, 270) that makes it upright.
+    """
+
+    index: int
+    timestamp_ns: int
+    frame: VideoFrame
+    rotation_deg: int
+
+    def luma(self) -> npt.NDArray[np.uint8]:
+        """Brightness as coded, ``uint8 [height, width]``, in coded orientation and range.
+
+        A read-only view without a copy for 8-bit planar YUV; deeper formats lose their lowest bits;
+        others (RGB, packed) are converted. Valid as long as the frame is.
+        """
+        pixel_format = self.frame.format
+        bits = pixel_format.components[0].bits
+        if pixel_format.is_rgb or not (pixel_format.is_planar or pixel_format.name.startswith("gray")):
+            picture = np.asarray(self.frame.reformat(format="gray", threads=1).to_ndarray(), dtype=np.uint8)
+        elif bits == 8:
+            picture = self._first_plane(np.dtype(np.uint8))
+        else:
+            picture = (self._first_plane(np.dtype(np.uint16)) >> (bits - 8)).astype(np.uint8)
+        return read_only(picture)
+
+    def _first_plane(self, dtype: np.dtype[ScalarT]) -> npt.NDArray[ScalarT]:
+        plane = self.frame.planes[0]
+        rows = np.frombuffer(cast("bytes", plane), dtype).reshape(-1, plane.line_size // dtype.itemsize)
+        return rows[: self.frame.height, : self.frame.width]
+
+    def bgr(self, *, max_side: int | None = None, upright: bool = True) -> BgrImage:
+        """The picture as ``uint8 [height, width, 3]``, BGR.
+
+        Args:
+            max_side: Longest allowed side in pixels; larger pictures are reduced, none is enlarged.
+            upright: Turn by :attr:`rotation_deg`; otherwise coded orientation.
+        """
+        width, height = self.frame.width, self.frame.height
+        interpolation = Interpolation.BILINEAR
+        if max_side is not None and max(width, height) > max_side:
+            if max_side < 1:
+                raise ValueError(f"max_side: expected 1 or more pixels, got {max_side}")
+            scale = max_side / max(width, height)
+            width, height = max(1, round(width * scale)), max(1, round(height * scale))
+            interpolation = Interpolation.AREA
+        converted = self.frame.reformat(
+            width=width, height=height, format="bgr24", interpolation=interpolation, threads=1
+        )
+        image = np.asarray(converted.to_ndarray(), dtype=np.uint8)
+        return rotate_upright(image, self.rotation_deg) if upright else image
+
+
+class VideoReader:
+    """Decodes a video in presentation order, in a background thread that keeps a few frames ahead.
+
+    A damaged file yields what can be decoded; :attr:`decode_errors` and :attr:`frames_lost` tell what
+    could not. Frame indices are positions in :func:`ego_assets.media.timeline.read_timeline`, so that a
+    lost frame leaves a gap and never shifts the frames behind it. Memory is bounded by ``prefetch`` plus
+    one frame per decoder thread.
+
+    Args:
+        source: Local path, or seekable binary file object that nobody else moves meanwhile.
+        indices: Frames to yield; all by default. Stretches without any are skipped by seeking where that
+            is worth it.
+        threads: Decoder threads; 0 for as many as the machine has cores.
+        prefetch: Frames decoded ahead; 0 decodes in the calling thread.
+        strict: Raise ``MediaError`` (``damaged``) at the first damage instead of going on.
+        name: What messages call the source.
+
+    Raises:
+        MediaError: As :func:`ego_assets.media.source.open_video`.
+        ValueError: ``indices`` outside the video (when iteration begins).
+    """
+
+    def __init__(
+        self,
+        source: MediaSource,
+        *,
+        indices: Collection[int] | None = None,
+        threads: int = 0,
+        prefetch: int = 8,
+        strict: bool = False,
+        name: str = "",
+    ) -> None:
+        if threads < 0 or prefetch < 0:
+            raise ValueError(f"threads, prefetch: expected 0 or more, got {threads}, {prefetch}")
+        self._label = display_name(source, name)
+        self._indices = None if indices is None else sorted(set(indices))
+        self._prefetch = prefetch
+        self._strict = strict
+        self._started = False
+        self._rotation_deg: int | None = None
+        self._prefetcher: _Prefetcher | None = None
+        #: Times that reading or decoding reported damage, known when iteration has ended.
+        self.decode_errors = 0
+        #: Frames that the container holds (or ``indices`` asked for) and that could not be decoded.
+        self.frames_lost = 0
+        self._container, self._stream = open_video(source, name=name)
+        self._time_base = time_base_of(self._stream)
+        self._stream.codec_context.thread_count = threads
+        self._stream.codec_context.thread_type = ThreadType.AUTO
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop decoding, end the background thread and close the container."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        self._container.close()
+
+    def frames(self) -> Iterator[DecodedFrame]:
+        """The frames, once; a second call raises ``RuntimeError``."""
+        if self._started:
+            raise RuntimeError("frames: expected one iteration for each VideoReader, got a second one")
+        self._started = True
+        frames = self._all_frames() if self._indices is None else self._chosen_frames(self._indices)
+        if not self._prefetch:
+            return frames
+        self._prefetcher = _Prefetcher(frames, self._prefetch)
+        return iter(self._prefetcher)
+
+    def _all_frames(self) -> Iterator[DecodedFrame]:
+        waiting: list[int] = []  # Time stamps of the frames that were read and not shown yet, as a heap.
+        index = yielded = 0
+        latest: int | None = None
+        for stamp, frame in self._decoded(waiting):
+            if latest is not None and stamp < latest:
+                self._damage(None)
+                continue
+            latest = stamp
+            while waiting and waiting[0] < stamp:
+                heapq.heappop(waiting)
+                index += 1
+            if waiting and waiting[0] == stamp:
+                heapq.heappop(waiting)
+            yield self._frame(index, stamp, frame)
+            index += 1
+            yielded += 1
+        self.frames_lost = index + len(waiting) - yielded
+
+    def _chosen_frames(self, indices: list[int]) -> Iterator[DecodedFrame]:
+        packets = read_packet_index(self._container, self._stream)
+        if indices and not 0 <= indices[0] <= indices[-1] < packets.ticks.size:
+            raise ValueError(
+                f"indices: expected 0 to {packets.ticks.size - 1}, got {indices[0]} to {indices[-1]}"
+            )
+        wanted = deque(indices)
+        position = packets.ticks.size  # Demuxing has reached the end: the first frame needs a seek.
+        while wanted:
+            position = self._seek(packets, wanted[0])
+            for index, stamp, frame in self._indexed(packets, position):
+                position = index + 1
+                while wanted and wanted[0] < index:
+                    wanted.popleft()
+                    self.frames_lost += 1
+                if wanted and wanted[0] == index:
+                    wanted.popleft()
+                    yield self._frame(index, stamp, frame)
+                if not wanted or _start_for(packets, wanted[0])[0] - position >= MIN_FRAMES_SAVED_BY_SEEK:
+                    break
+            else:
+                self.frames_lost += len(wanted)
+                return
+
+    def _seek(self, packets: PacketIndex, index: int) -> int:
+        """Continue at the keyframe from which frame ``index`` decodes; its index is returned."""
+        start, start_dts = _start_for(packets, index)
+        self._container.seek(start_dts, stream=self._stream, backward=True)
+        return start
+
+    def _indexed(self, packets: PacketIndex, start: int) -> Iterator[tuple[int, int, VideoFrame]]:
+        """Frames from index ``start`` on; what a seek decodes before it may lack its references."""
+        latest = -1
+        for stamp, frame in self._decoded(None):
+            index = int(np.searchsorted(packets.ticks, stamp))
+            if index == latest:
+                index += 1
+            if index >= start and index < packets.ticks.size:
+                latest = index
+                yield index, stamp, frame
+
+    def _decoded(self, waiting: list[int] | None) -> Iterator[tuple[int, VideoFrame]]:
+        """Decode from the present position on; time stamps of packets are pushed on ``waiting``."""
+        for packet in self._packets():
+            if packet.is_corrupt:
+                self._damage(None)
+            stamp = packet_stamp(packet)
+            if waiting is not None and stamp is not None:
+                heapq.heappush(waiting, stamp)
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                if isinstance(error, MemoryError):
+                    raise
+                self._damage(error)
+                continue
+            for frame in frames:
+                stamp = frame.pts if frame.pts is not None else frame.dts
+                if frame.is_corrupt or stamp is None:
+                    self._damage(None)
+                if stamp is not None:
+                    yield stamp, frame
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        """Packets up to the end, the flushing one included, across damaged stretches."""
+        for _ in range(_MAX_READ_ERRORS):
+            try:
+                yield from self._container.demux(self._stream)
+            except av.error.InvalidDataError as error:
+                self._damage(error)
+            else:
+                return
+
+    def _damage(self, error: Exception | None) -> None:
+        self.decode_errors += 1
+        if self._strict:
+            raise MediaError(
+                "damaged", f"{self._label} is damaged: copy it from the camera again."
+            ) from error
+
+    def _frame(self, index: int, stamp: int, frame: VideoFrame) -> DecodedFrame:
+        if self._rotation_deg is None:
+            self._rotation_deg = frame_rotation_deg(frame)
+        return DecodedFrame(index, ticks_to_ns(stamp, self._time_base), frame, self._rotation_deg)
+
+
+def decode_frames(
+    source: MediaSource,
+    *,
+    indices: Collection[int] | None = None,
+    threads: int = 0,
+    prefetch: int = 8,
+    strict: bool = False,
+    name: str = "",
+) -> Iterator[DecodedFrame]:
+    """The frames of a video in presentation order; see :class:`VideoReader` for the options.
+
+    The video is opened when iteration begins, and closed when it ends or is abandoned.
+    """
+    with VideoReader(
+        source, indices=indices, threads=threads, prefetch=prefetch, strict=strict, name=name
+    ) as reader:
+        yield from reader.frames()
+
+
+def _start_for(packets: PacketIndex, index: int) -> tuple[int, int]:
+    """Index and decoding time of the keyframe from which frame ``index`` can be decoded."""
+    key = int(np.searchsorted(packets.keyframes, index, side="right")) - 1
+    if key < 0:
+        return 0, int(packets.ticks[0])
+    return int(packets.keyframes[key]), int(packets.keyframe_dts[key])
+
+
+class _Prefetcher:
+    """Runs an iterator in a thread, a bounded number of items ahead."""
+
+    def __init__(self, frames: Iterator[DecodedFrame], depth: int) -> None:
+        self._items: SimpleQueue[DecodedFrame | BaseException | None] = SimpleQueue()
+        self._free = Semaphore(depth)
+        self._stopped = False
+        self._thread = Thread(target=self._run, args=(frames,), name="video-decode", daemon=True)
+        self._thread.start()
+
+    def _run(self, frames: Iterator[DecodedFrame]) -> None:
+        try:
+            while True:
+                self._free.acquire()
+                frame = None if self._stopped else next(frames, None)
+                self._items.put(frame)
+                if frame is None:
+                    return
+        except BaseException as error:  # Raised again in the thread that iterates.
+            self._items.put(error)
+
+    def __iter__(self) -> Iterator[DecodedFrame]:
+        while (item := self._items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            self._free.release()
+            yield item
+
+    def close(self) -> None:
+        """Let the thread finish the frame it is at, wait for it, and end the iteration."""
+        self._stopped = True
+        self._free.release()
+        self._thread.join()
+        while not self._items.empty():
+            self._items.get()
+        self._items.put(None)

@@ -1,0 +1,108 @@
+"""Plots of a quality report. They show measurements, never picture content."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ego_assets.quality.assessment import QualityReport
+from ego_assets.quality.exposure import CLIPPED_SHARE_LIMIT, DARK_SHARE_LIMIT
+from ego_assets.schema.timeline import NANOSECONDS
+
+#: More points than this are invisible at the plot's width.
+_MAX_POINTS = 400
+
+_GOOD, _BAD, _ACCENT, _MUTED = "#2f7d6d", "#c2410c", "#3b5bdb", "#8a8f98"
+
+
+def quality_plot(report: QualityReport) -> bytes:
+    """Sharpness and exposure of a clip over time, with the limits at which a frame counts as bad.
+
+    Args:
+        report: What to plot.
+
+    Returns:
+        A PNG of 800x480 pixels, below 50 KB.
+    """
+    figure = Figure(figsize=(8, 4.8), dpi=100, layout="constrained")
+    sharpness, exposure = figure.subplots(2, 1, sharex=True)
+    _plot_sharpness(sharpness, report)
+    _plot_exposure(exposure, report)
+    return render_png(figure)
+
+
+def render_png(figure: Figure) -> bytes:
+    """A figure as a PNG with a palette, a third of the size of one in full colour."""
+    canvas = FigureCanvasAgg(figure)
+    drawn, buffer = io.BytesIO(), io.BytesIO()
+    canvas.print_png(drawn)
+    image = Image.open(drawn).convert("RGB")
+    image.quantize(64, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def _plot_sharpness(axes: Axes, report: QualityReport) -> None:
+    blur = report.blur
+    times_s = _seconds(blur.timestamps_ns, report)
+    # A log scale has no zero; a frame of one colour is drawn at the bottom.
+    for values, colour, label in (
+        (blur.native, _ACCENT, "native scale"),
+        (blur.working_scale, _GOOD, f"at {report.config.working_short_side_px} px"),
+    ):
+        axes.plot(*_thinned(times_s, np.maximum(values, 0.1)), "o-", ms=3, lw=1, color=colour, label=label)
+    axes.axhline(report.config.blurred_below, color=_BAD, lw=1, ls="--", label="blurred below")
+    axes.set_yscale("log")
+    highest = max([report.config.blurred_below, *blur.native, *blur.working_scale])
+    axes.set_ylim(top=5 * highest)
+    axes.set_ylabel("Laplacian variance")
+    _finish(axes, f"Sharpness: {_percent(report.blurred_share)} of sampled frames blurred")
+
+
+def _plot_exposure(axes: Axes, report: QualityReport) -> None:
+    exposure = report.exposure
+    times_s = _seconds(exposure.timestamps_ns, report)
+    for values, colour, label in (
+        (exposure.dark_share, _MUTED, "dark pixels"),
+        (exposure.clipped_share, _ACCENT, "clipped pixels"),
+    ):
+        axes.plot(*_thinned(times_s, 100 * values), "-", lw=1.2, color=colour, label=label)
+    axes.axhline(100 * DARK_SHARE_LIMIT, color=_MUTED, lw=1, ls="--", label="under-exposed above")
+    axes.axhline(100 * CLIPPED_SHARE_LIMIT, color=_BAD, lw=1, ls="--", label="over-exposed above")
+    axes.set_ylim(-2, 118)
+    axes.set_ylabel("share of pixels (%)")
+    axes.set_xlabel("time (s)")
+    _finish(
+        axes,
+        f"Exposure: {_percent(report.over_exposed_share)} of sampled frames over-exposed, "
+        f"{_percent(report.under_exposed_share)} under-exposed",
+    )
+
+
+def _finish(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.legend(fontsize=7, loc="upper right", framealpha=0.8, ncols=4)
+
+
+def _seconds(timestamps_ns: npt.NDArray[np.int64], report: QualityReport) -> npt.NDArray[np.float64]:
+    start_ns = int(report.exposure.timestamps_ns[0]) if report.exposure.timestamps_ns.size else 0
+    return (timestamps_ns - start_ns) / NANOSECONDS
+
+
+def _thinned(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    step = max(1, -(-x.size // _MAX_POINTS))
+    return x[::step], y[::step]
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{share:.0%}"

@@ -1,0 +1,92 @@
+"""Sensors: what starts work without anybody asking."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster import (
+    DefaultSensorStatus,
+    RunRequest,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from ego_assets.jobs import PROCESS_CLIP_JOB
+from ego_assets.partitions import clip_partitions
+from ego_assets.schema.errors import UploadRejected
+
+
+def build_sensors(jobs: Mapping[str, UnresolvedAssetJobDefinition]) -> list[SensorDefinition]:
+    """All sensors."""
+
+    @sensor(
+        name="uploads_sensor",
+        job=jobs[PROCESS_CLIP_JOB],
+        minimum_interval_seconds=10,
+        default_status=DefaultSensorStatus.RUNNING,
+        required_resource_keys={"settings", "database", "vault"},
+        description=(
+            "Registers finished uploads below raw/{collector_id}/{date}/ as clips, adds their partitions and "
+            "launches the chain. Files that still grow are left alone; files that cannot be accepted are "
+            "moved to the vault's rejected/ folder with the reason."
+        ),
+    )
+    def uploads_sensor(context: SensorEvaluationContext) -> SensorResult:
+        return _tick(context, context.resources)
+
+    return [uploads_sensor]
+
+
+def _tick(context: SensorEvaluationContext, resources: Any) -> SensorResult:
+    """One tick of the uploads sensor."""
+    from ego_assets.watching import observations_from_cursor, observations_to_cursor, scan_uploads
+
+    settings, database, vault = resources.settings, resources.database.get(), resources.vault
+    settings.uploads.mkdir(parents=True, exist_ok=True)
+
+    def is_known(uri: str) -> bool:
+        clip = database.clip_with_upload(uri)
+        return clip is not None and context.instance.has_dynamic_partition(
+            clip_partitions.name or "", clip.clip_id
+        )
+
+    scan = scan_uploads(
+        settings.uploads,
+        observations_from_cursor(context.cursor),
+        quiet_s=settings.upload_quiet_s,
+        at_most=settings.uploads_per_tick,
+        is_known=is_known,
+    )
+    intake = vault.intake()
+    rejected = list(scan.rejected)
+    requests = []
+    for description in scan.accepted:
+        try:
+            clip = intake.register(description, upload_uri=description.path.as_uri())
+        except UploadRejected as rejection:
+            rejected.append((description.path, rejection))
+            continue
+        requests.append(
+            RunRequest(
+                run_key=clip.clip_id,
+                partition_key=clip.clip_id,
+                tags={"ego_assets/clip": clip.clip_id, "ego_assets/collector": clip.collector_id},
+            )
+        )
+    for path, rejection in rejected:
+        intake.reject(path, rejection, move=True, actor="sensor:uploads")
+        context.log.warning("rejected %s (%s): %s", path.name, rejection.code, rejection)
+    cursor = observations_to_cursor(scan.observations)
+    if not requests:
+        reason = f"{scan.waiting} upload(s) still growing or waiting, {len(rejected)} rejected."
+        return SensorResult(skip_reason=SkipReason(reason), cursor=cursor)
+    return SensorResult(
+        run_requests=requests,
+        dynamic_partitions_requests=[
+            clip_partitions.build_add_request([r.partition_key for r in requests if r.partition_key])
+        ],
+        cursor=cursor,
+    )

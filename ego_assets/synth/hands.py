@@ -1,0 +1,274 @@
+"""The wearer's hands: articulated shapes that reach for an object, hold it and let go.
+
+A hand is a palm and five fingers of camera-facing discs and bands, each with the depth of its joints, so that
+the depth of every drawn pixel is known exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ego_assets.synth.raster import NEAR_M, FloatArray, Rendering
+
+HandSide = Literal["left", "right"]
+
+#: States of the collection guide's hand-object layer.
+HandState = Literal["free", "pre-grasp", "grasp", "post-release"]
+
+#: What :attr:`Rendering.owner` says where a hand or a forearm is seen.
+OWNER_LEFT_HAND, OWNER_RIGHT_HAND, OWNER_FOREARM = -2, -3, -4
+
+_SKIN_TONES_BGR = ((134, 172, 224), (108, 146, 198), (78, 112, 164), (52, 78, 122))
+_SLEEVES_BGR = ((120, 84, 52), (70, 96, 62), (66, 62, 120), (96, 96, 92))
+
+# In the hand's own axes, metres: u towards the fingertips, v towards the little finger.
+_KNUCKLES_UV = ((0.092, -0.034), (0.096, -0.011), (0.090, 0.011), (0.080, 0.031))
+_FINGER_BONES = ((0.042, 0.026, 0.020), (0.047, 0.030, 0.021), (0.043, 0.028, 0.020), (0.034, 0.021, 0.018))
+_FINGER_SPREAD_RAD = (-0.12, -0.02, 0.08, 0.20)
+_FINGER_RADIUS_M = 0.0085
+_THUMB_BASE_UV = (0.028, -0.030)
+_THUMB_BONES = (0.042, 0.032, 0.026)
+_THUMB_SPREAD_RAD = -0.85
+_THUMB_RADIUS_M = 0.0105
+
+
+@dataclass(frozen=True)
+class GraspSchedule:
+    """When a hand reaches, holds and lets go, as fractions of the clip."""
+
+    reach: float
+    hold: float
+    release: float
+    rest: float
+
+    def state(self, progress: float) -> HandState:
+        """The state at ``progress`` (0-1) through the clip."""
+        if self.reach <= progress < self.hold:
+            return "pre-grasp"
+        if self.hold <= progress < self.release:
+            return "grasp"
+        if self.release <= progress < self.rest:
+            return "post-release"
+        return "free"
+
+    def reach_fraction(self, progress: float) -> float:
+        """0 with the hand at rest, 1 at the object."""
+        there = _smooth_step((progress - self.reach) / (self.hold - self.reach))
+        back = _smooth_step((progress - self.release) / (self.rest - self.release))
+        return there - back
+
+    def hold_fraction(self, progress: float) -> float:
+        """How far through the hold, clipped to 0-1."""
+        return min(max((progress - self.hold) / (self.release - self.hold), 0.0), 1.0)
+
+
+#: The two hands take turns.
+SCHEDULES: dict[HandSide, GraspSchedule] = {
+    "right": GraspSchedule(0.10, 0.22, 0.42, 0.52),
+    "left": GraspSchedule(0.52, 0.64, 0.82, 0.92),
+}
+
+
+def _smooth_step(value: float) -> float:
+    value = min(max(value, 0.0), 1.0)
+    return value * value * (3 - 2 * value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A band between two joints with round ends; equal joints make a disc."""
+
+    start: FloatArray
+    end: FloatArray
+    radius_start_m: float
+    radius_end_m: float
+    forearm: bool
+
+    @property
+    def depth_m(self) -> float:
+        return float(self.start[2] + self.end[2]) / 2
+
+
+@dataclass(frozen=True)
+class HandDrawn:
+    """Where a hand was drawn: box in pixels clipped to the picture, and the share of it that is in view."""
+
+    box_xyxy: tuple[float, float, float, float]
+    visible_fraction: float
+
+
+def wrist_at_rest(side: HandSide, time_s: float, phase_rad: float) -> FloatArray:
+    """Where the wrist of an idle hand hangs, in camera axes, metres."""
+    sign = 1.0 if side == "right" else -1.0
+    sway = math.sin(2 * math.pi * 0.35 * time_s + phase_rad)
+    return np.array([sign * (0.20 + 0.015 * sway), 0.215 + 0.025 * math.sin(1.3 * time_s + phase_rad), 0.40])
+
+
+def _hand_pieces(side: HandSide, wrist: FloatArray, curl: float) -> list[_Piece]:
+    sign = 1.0 if side == "right" else -1.0
+    elbow = np.array([sign * 0.34, 0.46, max(0.18, float(wrist[2]) - 0.2)])
+    axis_u = wrist - elbow
+    axis_u = axis_u / np.linalg.norm(axis_u)
+    back = np.array([0.0, -0.75, -0.66])
+    back = back - (back @ axis_u) * axis_u
+    back = back / np.linalg.norm(back)
+    # Seen from its back, the right hand has the little finger on the right; the left hand mirrors it.
+    axis_v = sign * np.cross(axis_u, back)
+
+    def at(u: float, v: float) -> FloatArray:
+        return np.asarray(wrist + u * axis_u + v * axis_v)
+
+    pieces = [_Piece(elbow, wrist, 0.042, 0.029, True)]
+    for u, v in _KNUCKLES_UV:
+        pieces.append(_Piece(at(0.012, v * 0.62), at(u - 0.006, v), 0.019, 0.0135, False))
+    fingers = [
+        (at(*base), bones, spread, _FINGER_RADIUS_M, curl)
+        for base, bones, spread in zip(_KNUCKLES_UV, _FINGER_BONES, _FINGER_SPREAD_RAD, strict=True)
+    ]
+    fingers.append(
+        (at(*_THUMB_BASE_UV), _THUMB_BONES, _THUMB_SPREAD_RAD * (1 - 0.45 * curl), _THUMB_RADIUS_M, curl / 2)
+    )
+    for joint, bones, spread, radius, bend_share in fingers:
+        direction = math.cos(spread) * axis_u + math.sin(spread) * axis_v
+        bend = 0.0
+        for number, bone in enumerate(bones):
+            bend += bend_share * 0.95
+            end = joint + bone * (math.cos(bend) * direction - math.sin(bend) * back)
+            pieces.append(
+                _Piece(joint, end, radius * (1 - 0.08 * number), radius * (0.92 - 0.08 * number), False)
+            )
+            joint = end
+    return pieces
+
+
+def draw_hand(
+    rendering: Rendering,
+    *,
+    side: HandSide,
+    wrist: FloatArray,
+    curl: float,
+    intrinsics: FloatArray,
+    tone: int,
+) -> HandDrawn | None:
+    """Draw one hand with its forearm over a rendering, in place.
+
+    Args:
+        rendering: What is behind it.
+        side: Which hand.
+        wrist: Position in camera axes, metres.
+        curl: 0 for straight fingers, 1 for a fist.
+        intrinsics: Camera matrix, 3x3.
+        tone: Number of the skin tone and sleeve.
+
+    Returns:
+        Where the hand (without the forearm) is, or ``None`` where nothing of it is in view.
+    """
+    height, width = rendering.owner.shape
+    pieces = [
+        piece for piece in _hand_pieces(side, wrist, curl) if min(piece.start[2], piece.end[2]) > 2 * NEAR_M
+    ]
+    hand = [piece for piece in pieces if not piece.forearm]
+    if not hand:
+        return None
+    spans = np.concatenate([_span(piece, intrinsics) for piece in hand])
+    left, top = np.floor(spans.min(axis=0)).astype(int) - 2
+    right, bottom = np.ceil(spans.max(axis=0)).astype(int) + 3
+    left, top = max(left, -width), max(top, -height)
+    right, bottom = min(max(right, width), 2 * width), min(max(bottom, height), 2 * height)
+    if left >= width or top >= height or right <= left or bottom <= top:
+        return None
+    canvas = _Canvas.blank(left, top, right - left, bottom - top)
+    skin, sleeve = _SKIN_TONES_BGR[tone % 4], _SLEEVES_BGR[tone % 4]
+    for piece in sorted(pieces, key=lambda each: -each.depth_m):
+        canvas.paint(piece, intrinsics, sleeve if piece.forearm else skin)
+
+    inner = (slice(max(0, -top), height - top), slice(max(0, -left), width - left))
+    window = (slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right)))
+    nearer = canvas.inverse_depth[inner] > rendering.inverse_depth[window]
+    rendering.image[window][nearer] = canvas.colour[inner][nearer]
+    rendering.inverse_depth[window][nearer] = canvas.inverse_depth[inner][nearer]
+    is_hand = canvas.is_hand[inner] & nearer
+    rendering.owner[window][nearer] = OWNER_FOREARM
+    rendering.owner[window][is_hand] = OWNER_RIGHT_HAND if side == "right" else OWNER_LEFT_HAND
+    total, seen = int(canvas.is_hand.sum()), int(is_hand.sum())
+    if seen == 0:
+        return None
+    x, y, box_width, box_height = cv2.boundingRect(canvas.is_hand[inner].astype(np.uint8))
+    x, y = x + max(0, left), y + max(0, top)
+    return HandDrawn((float(x), float(y), float(x + box_width), float(y + box_height)), seen / total)
+
+
+def _span(piece: _Piece, intrinsics: FloatArray) -> FloatArray:
+    ends: list[FloatArray] = []
+    for point, radius in ((piece.start, piece.radius_start_m), (piece.end, piece.radius_end_m)):
+        pixel = (intrinsics @ point)[:2] / point[2]
+        reach = intrinsics[0, 0] * radius / point[2]
+        ends.extend((pixel - reach, pixel + reach))
+    return np.array(ends)
+
+
+@dataclass(frozen=True, eq=False)
+class _Canvas:
+    left: int
+    top: int
+    colour: npt.NDArray[np.uint8]
+    inverse_depth: npt.NDArray[np.float32]
+    is_hand: npt.NDArray[np.bool_]
+
+    @classmethod
+    def blank(cls, left: int, top: int, width: int, height: int) -> _Canvas:
+        return cls(
+            left,
+            top,
+            np.zeros((height, width, 3), np.uint8),
+            np.zeros((height, width), np.float32),
+            np.zeros((height, width), np.bool_),
+        )
+
+    def paint(self, piece: _Piece, intrinsics: FloatArray, colour: tuple[int, int, int]) -> None:
+        """Paint a piece over what is there, rounded by lighter bands towards its upper side."""
+        mask = np.zeros(self.inverse_depth.shape, np.uint8)
+        self._fill(mask, piece, intrinsics, scale=1.0, lift=0.0, value=1)
+        self._fill(mask, piece, intrinsics, scale=0.72, lift=0.14, value=2)
+        self._fill(mask, piece, intrinsics, scale=0.40, lift=0.26, value=3)
+        x, y, width, height = cv2.boundingRect(mask)
+        window = (slice(y, y + height), slice(x, x + width))
+        inside = mask[window]
+        for value, shade in ((1, 0.70), (2, 0.92), (3, 1.06)):
+            painted = np.clip(np.array(colour) * shade, 0, 255).astype(np.uint8)
+            self.colour[window][inside == value] = painted
+        self.inverse_depth[window][inside > 0] = 1.0 / piece.depth_m
+        self.is_hand[window][inside > 0] = not piece.forearm
+
+    def _fill(
+        self,
+        mask: npt.NDArray[np.uint8],
+        piece: _Piece,
+        intrinsics: FloatArray,
+        *,
+        scale: float,
+        lift: float,
+        value: int,
+    ) -> None:
+        discs = []
+        for point, radius_m in ((piece.start, piece.radius_start_m), (piece.end, piece.radius_end_m)):
+            pixel = (intrinsics @ point)[:2] / point[2] - [self.left, self.top]
+            radius = float(intrinsics[0, 0] * radius_m / point[2])
+            discs.append((pixel - [0.0, lift * radius], max(radius * scale, 0.5)))
+        outline = np.concatenate([_circle(centre, radius) for centre, radius in discs])
+        hull = cv2.convexHull(np.rint(outline * 16).astype(np.int32))
+        cv2.fillConvexPoly(mask, hull, (value,), cv2.LINE_8, 4)
+
+
+_ANGLES = np.linspace(0, 2 * math.pi, 24, endpoint=False)
+_UNIT_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+
+
+def _circle(centre: FloatArray, radius: float) -> FloatArray:
+    return np.asarray(centre + radius * _UNIT_CIRCLE)

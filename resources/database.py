@@ -1,0 +1,1436 @@
+"""The metadata database: clip state, gates, layers, reviews, audit and deliveries.
+
+SQLite in WAL mode by default; Postgres needs only its URL. Callers get frozen dataclasses, never ORM objects,
+so nothing they hold is tied to a connection. Every method is one transaction; :meth:`Database.transaction`
+joins several into one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import math
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Engine,
+    Enum,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    delete,
+    event,
+    func,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from ego_assets.media.uploads import is_clip_id
+from ego_assets.schema.artifact import ArtifactDocument
+from ego_assets.schema.clip import Clip
+from ego_assets.schema.errors import ConfigurationError, EgoAssetsError, TransientError, UnknownClip
+from ego_assets.schema.gates import GateOutcome, GateResult
+from ego_assets.schema.layers import derive_processing_status
+from ego_assets.schema.vocabulary import (
+    ConsentScope,
+    LocationType,
+    PrivacyStatus,
+    ProcessingStatus,
+    ReviewKind,
+    ReviewRisk,
+    SourceCamera,
+)
+
+#: The newest migration; :meth:`Database.upgrade` does nothing when the database has it.
+SCHEMA_REVISION = "0001"
+
+#: How long a writer waits for another one on SQLite before it gives up.
+BUSY_TIMEOUT_S = 30.0
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+#: Names the lock that one upgrade at a time holds on Postgres; any fixed number will do.
+_UPGRADE_LOCK = 0x65676F617373
+#: Execution option that marks connections of writing transactions.
+_WRITES = "ego_assets_writes"
+
+RecordT = TypeVar("RecordT")
+
+
+class ClipExists(EgoAssetsError):
+    """A clip with this id is registered already."""
+
+    def __init__(self, clip_id: str) -> None:
+        super().__init__(
+            f"Clip {clip_id} is registered already, and a clip_id is never reused. "
+            "Give the new recording another name, or continue with the registered clip."
+        )
+        self.clip_id = clip_id
+
+
+class ReviewItemError(EgoAssetsError):
+    """A review item does not exist or is resolved already."""
+
+
+class DeliveryExists(EgoAssetsError):
+    """A delivery of this name and version exists with other content."""
+
+
+class ReviewStatus(StrEnum):
+    """Whether somebody still has to look."""
+
+    OPEN = "open"
+    RESOLVED = "resolved"
+
+
+# --- what callers get ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRecord:
+    """The latest verdict of one gate of one layer on one clip.
+
+    Attributes:
+        clip_id: The clip.
+        layer: The layer the gate belongs to.
+        gate: Name of the gate.
+        outcome: The verdict.
+        blocking: Whether a failure stops the clip.
+        value: The measured value in ``unit``; ``None`` where there is none.
+        threshold: The limit in ``unit``; ``None`` for a yes/no fact.
+        unit: Unit of value and threshold.
+        message: What was found, worded for the person who has to act on it.
+        details: Numbers behind the verdict.
+        data_version: Data version of the judged artifact; empty when none was made.
+        run_id: Dagster run.
+        evaluated_at: When (UTC).
+    """
+
+    clip_id: str
+    layer: str
+    gate: str
+    outcome: GateOutcome
+    blocking: bool
+    value: float | None
+    threshold: float | None
+    unit: str
+    message: str
+    details: Mapping[str, Any]
+    data_version: str
+    run_id: str
+    evaluated_at: dt.datetime
+
+    @property
+    def blocks(self) -> bool:
+        """Whether this verdict stops the clip."""
+        return self.blocking and self.outcome is GateOutcome.FAILED
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStateRecord:
+    """How a layer last ended on a clip.
+
+    Attributes:
+        clip_id: The clip.
+        layer: The layer.
+        state: Such as ``committed``, ``blocked``, ``given_up`` or ``failed``.
+        reason: Why; empty for a committed layer.
+        attempts: Attempts that were made.
+        run_id: Dagster run.
+        duration_s: Wall time of all attempts; ``None`` when not measured.
+        updated_at: When (UTC).
+    """
+
+    clip_id: str
+    layer: str
+    state: str
+    reason: str
+    attempts: int
+    run_id: str
+    duration_s: float | None
+    updated_at: dt.datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactRecord:
+    """One version of one layer as the index of the store knows it.
+
+    Attributes:
+        clip_id: The clip.
+        layer: The layer.
+        version_id: Name of the version folder.
+        data_version: Hash of content, configuration and inputs.
+        uri: Where the version lies.
+        bytes: Size of all its files.
+        backends: Models that took part, as :class:`~ego_assets.schema.detections.BackendInfo` fields.
+        current: Whether the layer's pointer names this version.
+        committed_at: When (UTC).
+    """
+
+    clip_id: str
+    layer: str
+    version_id: str
+    data_version: str
+    uri: str
+    bytes: int
+    backends: Sequence[Mapping[str, Any]]
+    current: bool
+    committed_at: dt.datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewItem:
+    """A reason for a person to look at a clip.
+
+    Attributes:
+        id: Number of the item.
+        clip_id: The clip.
+        layer: The layer that asked.
+        kind: What kind of reason.
+        risk: High-risk items keep the clip out of deliveries while they are open.
+        reason: What to look for.
+        details: Numbers behind it.
+        status: Open or resolved.
+        resolution: What was decided; empty while open.
+        created_at: When it was added (UTC).
+        resolved_at: When it was resolved (UTC); ``None`` while open.
+        resolved_by: Who resolved it; empty while open.
+    """
+
+    id: int
+    clip_id: str
+    layer: str
+    kind: ReviewKind
+    risk: ReviewRisk
+    reason: str
+    details: Mapping[str, Any]
+    status: ReviewStatus
+    resolution: str
+    created_at: dt.datetime
+    resolved_at: dt.datetime | None
+    resolved_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """One row of the audit log, which is only ever appended to.
+
+    Attributes:
+        id: Number of the row.
+        at: When (UTC).
+        actor: Who: an asset, a command or a person.
+        action: What, such as ``vault.open``.
+        purpose: Why an original was opened; empty for other actions.
+        clip_id: The clip; empty when the action concerns none.
+        detail: Further particulars.
+        run_id: Dagster run; empty outside one.
+    """
+
+    id: int
+    at: dt.datetime
+    actor: str
+    action: str
+    purpose: str
+    clip_id: str
+    detail: str
+    run_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """One version of one delivery.
+
+    Attributes:
+        id: Number of the delivery.
+        name: Name of the delivery.
+        version: Its version; unique within the name.
+        uri: Where it lies.
+        definition: What was asked for: filter, layers, format.
+        clip_count: Number of clips in it.
+        bytes: Its size.
+        created_at: When (UTC).
+    """
+
+    id: int
+    name: str
+    version: str
+    uri: str
+    definition: Mapping[str, Any]
+    clip_count: int
+    bytes: int
+    created_at: dt.datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryClip:
+    """A clip inside a delivery.
+
+    Attributes:
+        delivery_id: The delivery.
+        clip_id: The clip.
+        data_versions: Data version of every delivered layer, by layer name.
+    """
+
+    delivery_id: int
+    clip_id: str
+    data_versions: Mapping[str, str]
+
+
+# --- tables -------------------------------------------------------------------------------------------
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """A moment in UTC, aware of its zone on both sides whatever the database keeps."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[dt.datetime]:
+        """What callers give and get."""
+        return dt.datetime
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        """Convert to UTC; ``ValueError`` for a moment without a zone."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"expected a moment with a time zone, got {value!r}")
+        return value.astimezone(dt.UTC)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        """Give the zone back that SQLite does not keep."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+def _words(vocabulary: type[StrEnum]) -> Enum:
+    """A text column that holds the words of a closed vocabulary."""
+    return Enum(
+        vocabulary,
+        native_enum=False,
+        create_constraint=False,
+        length=32,
+        validate_strings=True,
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; the migrations in ``migrations/`` create them."""
+
+    type_annotation_map = {  # noqa: RUF012 (read by SQLAlchemy)
+        dt.datetime: UtcDateTime(),
+        str: Text(),
+        dict[str, Any]: JSON(none_as_null=True),
+        list[dict[str, Any]]: JSON(none_as_null=True),
+        SourceCamera: _words(SourceCamera),
+        LocationType: _words(LocationType),
+        ConsentScope: _words(ConsentScope),
+        PrivacyStatus: _words(PrivacyStatus),
+        ProcessingStatus: _words(ProcessingStatus),
+        GateOutcome: _words(GateOutcome),
+        ReviewKind: _words(ReviewKind),
+        ReviewRisk: _words(ReviewRisk),
+        ReviewStatus: _words(ReviewStatus),
+    }
+
+
+_ID = String(36)
+_SIZE = BigInteger().with_variant(Integer(), "sqlite")
+_NAME = String(200)
+
+
+class ClipRow(Base):
+    """``clips``: one column per field of :class:`~ego_assets.schema.clip.Clip`."""
+
+    __tablename__ = "clips"
+    __table_args__ = (
+        Index("ix_clips_collector_id", "collector_id"),
+        Index("ix_clips_raw_sha256", "raw_sha256"),
+        Index("ix_clips_upload_uri", "upload_uri"),
+        Index("ix_clips_created_at", "created_at"),
+    )
+
+    clip_id: Mapped[str] = mapped_column(_ID, primary_key=True)
+    source_name: Mapped[str]
+    source_camera: Mapped[SourceCamera]
+    collector_id: Mapped[str]
+    recording_date: Mapped[dt.date | None]
+    location_type: Mapped[LocationType]
+    activity_category: Mapped[str]
+    consent_scope: Mapped[ConsentScope]
+    licence: Mapped[str]
+    camera_intrinsics: Mapped[dict[str, Any] | None]
+    recording_id: Mapped[str]
+    chapter: Mapped[int]
+    upload_uri: Mapped[str]
+    raw_key: Mapped[str]
+    raw_sha256: Mapped[str] = mapped_column(String(64))
+    raw_bytes: Mapped[int] = mapped_column(_SIZE)
+    duration_s: Mapped[float | None]
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    fps: Mapped[float | None]
+    frame_count: Mapped[int | None]
+    rotation_deg: Mapped[int]
+    privacy_status: Mapped[PrivacyStatus]
+    processing_status: Mapped[ProcessingStatus | None]
+    failed: Mapped[bool]
+    failed_reason: Mapped[str]
+    needs_review: Mapped[bool]
+    needs_review_reason: Mapped[str]
+    withdrawn: Mapped[bool]
+    withdrawn_reason: Mapped[str]
+    held: Mapped[bool]
+    held_reason: Mapped[str]
+    duplicate_of: Mapped[str] = mapped_column(_ID)
+    quality_score: Mapped[float | None]
+    quality_confidence: Mapped[float | None]
+    score_version: Mapped[str]
+    completeness: Mapped[int]
+    created_at: Mapped[dt.datetime]
+    updated_at: Mapped[dt.datetime]
+
+
+class ArtifactRow(Base):
+    """``artifacts``: an index of the store that can be rebuilt from it, so it may name unknown clips."""
+
+    __tablename__ = "artifacts"
+
+    clip_id: Mapped[str] = mapped_column(_ID, primary_key=True)
+    layer: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    version_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    data_version: Mapped[str] = mapped_column(String(64))
+    uri: Mapped[str]
+    bytes: Mapped[int] = mapped_column(_SIZE)
+    backends: Mapped[list[dict[str, Any]]]
+    current: Mapped[bool]
+    committed_at: Mapped[dt.datetime]
+
+
+class GateRow(Base):
+    """``gate_results``: the latest verdict of every gate."""
+
+    __tablename__ = "gate_results"
+
+    clip_id: Mapped[str] = mapped_column(_ID, ForeignKey("clips.clip_id"), primary_key=True)
+    layer: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    gate: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    outcome: Mapped[GateOutcome]
+    blocking: Mapped[bool]
+    value: Mapped[float | None]
+    threshold: Mapped[float | None]
+    unit: Mapped[str]
+    message: Mapped[str]
+    details: Mapped[dict[str, Any]]
+    data_version: Mapped[str] = mapped_column(String(64))
+    run_id: Mapped[str]
+    evaluated_at: Mapped[dt.datetime]
+
+
+class LayerStateRow(Base):
+    """``layer_states``: how every layer last ended on every clip."""
+
+    __tablename__ = "layer_states"
+
+    clip_id: Mapped[str] = mapped_column(_ID, ForeignKey("clips.clip_id"), primary_key=True)
+    layer: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    state: Mapped[str] = mapped_column(String(32))
+    reason: Mapped[str]
+    attempts: Mapped[int]
+    run_id: Mapped[str]
+    duration_s: Mapped[float | None]
+    updated_at: Mapped[dt.datetime]
+
+
+class ReviewRow(Base):
+    """``review_items``: at most one open item per clip, layer and kind."""
+
+    __tablename__ = "review_items"
+    __table_args__ = (
+        Index("ix_review_items_clip_id", "clip_id"),
+        Index("ix_review_items_status", "status"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    clip_id: Mapped[str] = mapped_column(_ID, ForeignKey("clips.clip_id"))
+    layer: Mapped[str] = mapped_column(_NAME)
+    kind: Mapped[ReviewKind]
+    risk: Mapped[ReviewRisk]
+    reason: Mapped[str]
+    details: Mapped[dict[str, Any]]
+    status: Mapped[ReviewStatus]
+    resolution: Mapped[str]
+    created_at: Mapped[dt.datetime]
+    resolved_at: Mapped[dt.datetime | None]
+    resolved_by: Mapped[str]
+
+
+class AuditRow(Base):
+    """``audit_log``: triggers refuse changes and removals."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (Index("ix_audit_log_clip_id", "clip_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[dt.datetime]
+    actor: Mapped[str]
+    action: Mapped[str]
+    purpose: Mapped[str]
+    clip_id: Mapped[str] = mapped_column(_ID)
+    detail: Mapped[str]
+    run_id: Mapped[str]
+
+
+class DeliveryRow(Base):
+    """``deliveries``: one row per version of a delivery."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (UniqueConstraint("name", "version", name="uq_deliveries_name_version"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(_NAME)
+    version: Mapped[str] = mapped_column(_NAME)
+    uri: Mapped[str]
+    definition: Mapped[dict[str, Any]]
+    clip_count: Mapped[int]
+    bytes: Mapped[int] = mapped_column(_SIZE)
+    created_at: Mapped[dt.datetime]
+
+
+class DeliveryClipRow(Base):
+    """``delivery_clips``: what a delivery contains."""
+
+    __tablename__ = "delivery_clips"
+    __table_args__ = (Index("ix_delivery_clips_clip_id", "clip_id"),)
+
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), primary_key=True)
+    clip_id: Mapped[str] = mapped_column(_ID, ForeignKey("clips.clip_id"), primary_key=True)
+    data_versions: Mapped[dict[str, Any]]
+
+
+_CLIP_FIELDS = tuple(field.name for field in fields(Clip))
+_FIXED_CLIP_FIELDS = ("clip_id", "created_at", "updated_at")
+
+# --- the database -------------------------------------------------------------------------------------
+
+
+class Database:
+    """All access to the metadata database.
+
+    An instance may be shared by threads. Connections are opened at first use and kept until :meth:`close`.
+
+    Args:
+        url: SQLAlchemy URL, such as ``sqlite:///ego_data/metadata.db`` (relative to the working directory at
+            this moment) or ``postgresql://user:password@host/name``.
+
+    Raises:
+        ConfigurationError: The URL cannot be read, or names a database in memory, which no other process
+            of a run could see.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = _normalised_url(url)
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+        self._joined = threading.local()
+
+    @property
+    def url(self) -> str:
+        """The URL with its password hidden, for messages."""
+        return self._url.render_as_string(hide_password=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite rather than a database server."""
+        return self._url.get_backend_name() == "sqlite"
+
+    @property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine, made at first use; for diagnosis, not for queries of other modules."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._make_engine()
+            return self._engine
+
+    def close(self) -> None:
+        """Close all connections; the next call opens new ones."""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.dispose()
+                self._engine = None
+
+    # --- schema ---------------------------------------------------------------------------------------
+
+    def upgrade(self) -> None:
+        """Bring the tables to the newest revision; several processes may do so at once.
+
+        Raises:
+            ConfigurationError: A newer version of this package made the database.
+            TransientError: The database cannot be reached.
+        """
+        with self._errors():
+            if self.is_sqlite:
+                self._enable_wal()
+            if self._revision() == SCHEMA_REVISION:
+                return
+            self._migrate("upgrade", "head")
+
+    def downgrade(self, revision: str) -> None:
+        """Take the tables back to ``revision`` (``base`` removes all); what newer tables hold is lost."""
+        with self._errors():
+            self._migrate("downgrade", revision)
+
+    def _revision(self) -> str | None:
+        with self.engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.scalar(text("SELECT version_num FROM alembic_version"))
+
+    def _migrate(self, direction: str, revision: str) -> None:
+        # Importing Alembic takes longer than everything else here, and a database is rarely out of date.
+        from alembic import command
+        from alembic.config import Config
+        from alembic.util.exc import CommandError
+
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        with self.engine.execution_options(**{_WRITES: True}).begin() as connection:
+            # On SQLite the transaction itself keeps the others out.
+            if not self.is_sqlite:
+                connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+            config.attributes["connection"] = connection
+            try:
+                if direction == "upgrade":
+                    command.upgrade(config, revision)
+                else:
+                    command.downgrade(config, revision)
+            except CommandError as error:
+                raise ConfigurationError(
+                    f"The metadata database {self.url} cannot be brought to revision {revision}: {error}. "
+                    "A newer version of ego_assets probably made it: upgrade ego_assets."
+                ) from error
+
+    def _enable_wal(self) -> None:
+        """Switch to write-ahead logging, which the file remembers; needs the file for itself for a moment."""
+        with contextlib.closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            if cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                return
+            # The switch does not wait for other connections as statements do; inside an exclusive lock of
+            # another process it fails at once, so that waiting is done by taking the write lock first.
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute("COMMIT")
+            cursor.execute("PRAGMA journal_mode=WAL")
+
+    # --- connections and transactions -----------------------------------------------------------------
+
+    def _make_engine(self) -> Engine:
+        if not self.is_sqlite:
+            return create_engine(self._url, json_serializer=_to_json, pool_pre_ping=True)
+        path = Path(self._url.database or "")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"The folder {path.parent} of the metadata database cannot be made ({error.strerror}). "
+                "Check EGO_DATA_DIR or EGO_DATABASE_URL."
+            ) from error
+        engine = create_engine(self._url, json_serializer=_to_json, connect_args={"timeout": BUSY_TIMEOUT_S})
+        event.listen(engine, "connect", _prepare_sqlite_connection)
+        event.listen(engine, "begin", _begin_sqlite_transaction)
+        return engine
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Join everything this thread does inside the ``with`` into one transaction; nesting is allowed."""
+        with self._write():
+            yield
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[Session]:
+        """A session whose changes become visible together at the end, or not at all."""
+        joined: Session | None = getattr(self._joined, "session", None)
+        if joined is not None:
+            yield joined
+            return
+        with self._errors(), Session(self.engine.execution_options(**{_WRITES: True})) as session:
+            self._joined.session = session
+            try:
+                with session.begin():
+                    # Taking the write lock now rather than at the first change: a reader that turns into a
+                    # writer is refused at once when somebody else wrote in between.
+                    session.connection()
+                    yield session
+            finally:
+                self._joined.session = None
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[Session]:
+        """A session on one consistent state; inside a transaction it sees that transaction's changes."""
+        joined: Session | None = getattr(self._joined, "session", None)
+        if joined is not None:
+            yield joined
+            return
+        with self._errors(), Session(self.engine) as session:
+            yield session
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Translate failures of the database into errors that say what to do."""
+        try:
+            yield
+        except (OperationalError, ProgrammingError) as error:
+            if _is_missing_table(error):
+                raise ConfigurationError(
+                    f"The metadata database {self.url} has no tables yet. Every `ego-assets` command makes "
+                    "them; from code call Database.upgrade() first."
+                ) from error
+            if isinstance(error, ProgrammingError):
+                raise
+            raise TransientError(
+                f"The metadata database {self.url} cannot be used at the moment ({error.orig}). "
+                "Check that it is reachable and that its disk has space, then try again."
+            ) from error
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            raise TransientError(
+                f"The connection to the metadata database {self.url} was lost ({error.orig}). Try again."
+            ) from error
+
+    # --- clips ----------------------------------------------------------------------------------------
+
+    def add_clip(self, clip: Clip) -> None:
+        """Register a clip.
+
+        Raises:
+            ClipExists: The id is taken.
+        """
+        if not is_clip_id(clip.clip_id):
+            raise ValueError(f"clip_id: expected a lower-case UUID, got {clip.clip_id!r}")
+        values = {name: _column_value(name, getattr(clip, name)) for name in _CLIP_FIELDS}
+        with self._write() as session:
+            if session.get(ClipRow, clip.clip_id) is not None:
+                raise ClipExists(clip.clip_id)
+            session.add(ClipRow(**values))
+            try:
+                session.flush()
+            except IntegrityError as error:
+                raise ClipExists(clip.clip_id) from error
+
+    def clip(self, clip_id: str) -> Clip:
+        """The clip; :class:`UnknownClip` when it is not registered."""
+        found = self.find_clip(clip_id)
+        if found is None:
+            raise UnknownClip(clip_id)
+        return found
+
+    def find_clip(self, clip_id: str) -> Clip | None:
+        """The clip, or ``None`` when it is not registered."""
+        with self._read() as session:
+            return _maybe(Clip, session.get(ClipRow, clip_id, populate_existing=True))
+
+    def clips(self, *, collector_id: str | None = None) -> list[Clip]:
+        """All clips, or those of one collector, in the order of their registration."""
+        query = select(ClipRow).order_by(ClipRow.created_at, ClipRow.clip_id)
+        if collector_id is not None:
+            query = query.where(ClipRow.collector_id == collector_id)
+        with self._read() as session:
+            return [_record(Clip, row) for row in session.scalars(query)]
+
+    def update_clip(self, clip_id: str, **changes: Any) -> Clip:
+        """Set fields of a clip and its ``updated_at``, and return it as it is then.
+
+        Raises:
+            UnknownClip: It is not registered.
+            ValueError: A field does not exist, is fixed, or has a value of the wrong type.
+        """
+        allowed = [name for name in _CLIP_FIELDS if name not in _FIXED_CLIP_FIELDS]
+        unknown = sorted(set(changes) - set(allowed))
+        if unknown:
+            raise ValueError(
+                f"clip {clip_id}: cannot set {', '.join(unknown)}; fields are {', '.join(allowed)}"
+            )
+        values = {name: _column_value(name, value) for name, value in changes.items()}
+        with self._write() as session:
+            row = self._clip_row(session, clip_id)
+            for name, value in values.items():
+                setattr(row, name, value)
+            row.updated_at = _now()
+            session.flush()
+            return _record(Clip, row)
+
+    def clip_with_digest(self, sha256: str) -> Clip | None:
+        """The earliest clip with this original that is not itself a duplicate, or ``None``."""
+        with self._read() as session:
+            return _maybe(Clip, _holder(session, sha256))
+
+    def clip_with_upload(self, upload_uri: str) -> Clip | None:
+        """The clip that was last registered from this upload, or ``None``."""
+        query = (
+            select(ClipRow)
+            .where(ClipRow.upload_uri == upload_uri)
+            .order_by(ClipRow.created_at.desc(), ClipRow.clip_id)
+            .limit(1)
+        )
+        with self._read() as session:
+            return _maybe(Clip, session.scalars(query).first())
+
+    def record_original(self, clip_id: str, *, raw_key: str, raw_sha256: str, raw_bytes: int) -> Clip:
+        """Note that the original of a clip is in the vault, unless another clip has the same content.
+
+        Of several clips with the same content that are ingested at once exactly one gets it; for the others
+        ``duplicate_of`` is set and the ``raw_*`` fields stay as they were.
+
+        Returns:
+            The clip as it is then; ``duplicate_of`` tells which case it was.
+        """
+        with self._write() as session:
+            if not self.is_sqlite:
+                session.execute(select(func.pg_advisory_xact_lock(int(raw_sha256[:15], 16))))
+            row = self._clip_row(session, clip_id)
+            holder = _holder(session, raw_sha256, other_than=clip_id)
+            if holder is not None:
+                row.duplicate_of = holder.clip_id
+            else:
+                row.duplicate_of = ""
+                row.raw_key, row.raw_sha256, row.raw_bytes = raw_key, raw_sha256, raw_bytes
+            row.updated_at = _now()
+            session.flush()
+            return _record(Clip, row)
+
+    def _clip_row(self, session: Session, clip_id: str) -> ClipRow:
+        """The row, locked until the end of the transaction."""
+        row = session.get(ClipRow, clip_id, populate_existing=True, with_for_update=True)
+        if row is None:
+            raise UnknownClip(clip_id)
+        return row
+
+    # --- gates, layers, artifacts ---------------------------------------------------------------------
+
+    def record_gates(
+        self, clip_id: str, layer: str, results: Sequence[GateResult], *, data_version: str, run_id: str
+    ) -> None:
+        """Replace the latest verdicts of these gates.
+
+        Raises:
+            UnknownClip: The clip is not registered.
+        """
+        now = _now()
+        rows = [
+            {
+                "clip_id": clip_id,
+                "layer": layer,
+                "gate": result.spec.name,
+                "outcome": result.outcome,
+                "blocking": result.spec.blocking,
+                "value": _finite(result.value),
+                "threshold": _finite(result.spec.threshold),
+                "unit": result.spec.unit,
+                "message": result.message,
+                "details": dict(result.details),
+                "data_version": data_version,
+                "run_id": run_id,
+                "evaluated_at": now,
+            }
+            for result in results
+        ]
+        with self._write() as session:
+            self._clip_row(session, clip_id)
+            self._upsert(session, GateRow, rows)
+
+    def gates(self, clip_id: str | None = None, layer: str | None = None) -> list[GateRecord]:
+        """The latest verdicts, of all clips and layers or of the given ones."""
+        query = select(GateRow).order_by(GateRow.clip_id, GateRow.layer, GateRow.gate)
+        if clip_id is not None:
+            query = query.where(GateRow.clip_id == clip_id)
+        if layer is not None:
+            query = query.where(GateRow.layer == layer)
+        with self._read() as session:
+            return [_record(GateRecord, row) for row in session.scalars(_fresh(query))]
+
+    def record_layer_state(
+        self,
+        clip_id: str,
+        layer: str,
+        state: str,
+        *,
+        reason: str = "",
+        attempts: int = 1,
+        run_id: str = "",
+        duration_s: float | None = None,
+    ) -> None:
+        """Record how a layer ended on a clip; it replaces what was recorded before.
+
+        Raises:
+            UnknownClip: The clip is not registered.
+        """
+        row = {
+            "clip_id": clip_id,
+            "layer": layer,
+            "state": str(state),
+            "reason": reason,
+            "attempts": attempts,
+            "run_id": run_id,
+            "duration_s": _finite(duration_s),
+            "updated_at": _now(),
+        }
+        with self._write() as session:
+            self._clip_row(session, clip_id)
+            self._upsert(session, LayerStateRow, [row])
+
+    def layer_states(self, clip_id: str | None = None) -> list[LayerStateRecord]:
+        """How the layers last ended, on all clips or on one."""
+        query = select(LayerStateRow).order_by(LayerStateRow.clip_id, LayerStateRow.layer)
+        if clip_id is not None:
+            query = query.where(LayerStateRow.clip_id == clip_id)
+        with self._read() as session:
+            return [_record(LayerStateRecord, row) for row in session.scalars(_fresh(query))]
+
+    def record_artifact(self, document: ArtifactDocument, *, uri: str) -> None:
+        """Index a committed version as the current one of its layer."""
+        with self._write() as session:
+            session.execute(
+                update(ArtifactRow)
+                .where(ArtifactRow.clip_id == document.clip_id, ArtifactRow.layer == document.layer)
+                .values(current=False)
+            )
+            self._upsert(session, ArtifactRow, [_artifact_values(document, uri)])
+
+    def artifacts(self, clip_id: str | None = None, current_only: bool = True) -> list[ArtifactRecord]:
+        """The indexed versions, current ones only or all, by clip, layer and time of commit."""
+        query = select(ArtifactRow).order_by(
+            ArtifactRow.clip_id, ArtifactRow.layer, ArtifactRow.committed_at, ArtifactRow.version_id
+        )
+        if clip_id is not None:
+            query = query.where(ArtifactRow.clip_id == clip_id)
+        if current_only:
+            query = query.where(ArtifactRow.current)
+        with self._read() as session:
+            return [_record(ArtifactRecord, row) for row in session.scalars(_fresh(query))]
+
+    def replace_artifact_index(self, documents: Iterable[tuple[ArtifactDocument, str]]) -> int:
+        """Rebuild the index from the current documents of the store and their URIs; returns their number."""
+        rows = [_artifact_values(document, uri) for document, uri in documents]
+        with self._write() as session:
+            session.execute(delete(ArtifactRow))
+            self._upsert(session, ArtifactRow, rows)
+        return len(rows)
+
+    def refresh_progress(self, clip_id: str, *, layer: str, bit: int | None, present: bool) -> Clip:
+        """Derive a clip's completeness bit of ``layer`` and its display status from what is recorded.
+
+        The bit is set when the layer is present and each of its blocking gates was evaluated and did not
+        fail.
+
+        Args:
+            clip_id: The clip.
+            layer: The layer that just ended.
+            bit: Position of the layer in the bitfield; ``None`` for a layer that has none.
+            present: Whether the layer is committed.
+        """
+        with self._write() as session:
+            row = self._clip_row(session, clip_id)
+            if bit is not None:
+                unproven = session.scalar(
+                    select(func.count()).where(
+                        GateRow.clip_id == clip_id,
+                        GateRow.layer == layer,
+                        GateRow.blocking,
+                        GateRow.outcome.in_([GateOutcome.FAILED, GateOutcome.NOT_EVALUATED]),
+                    )
+                )
+                mask = 1 << bit
+                row.completeness = (
+                    row.completeness | mask if present and not unproven else row.completeness & ~mask
+                )
+            committed = session.scalars(
+                select(ArtifactRow.layer).where(ArtifactRow.clip_id == clip_id, ArtifactRow.current)
+            ).all()
+            row.processing_status = derive_processing_status(
+                committed, delivered=_is_delivered(session, clip_id)
+            )
+            row.updated_at = _now()
+            session.flush()
+            return _record(Clip, row)
+
+    def refusal(self, clip_id: str, *, inputs: Sequence[str], held_stops: bool = True) -> str | None:
+        """Why a clip may not go on, as a sentence that says what to do, or ``None`` when it may.
+
+        Args:
+            clip_id: The clip.
+            inputs: Layers whose failed blocking gates stop it.
+            held_stops: Whether a clip that is held is refused.
+
+        Raises:
+            UnknownClip: It is not registered.
+        """
+        with self._read():
+            clip = self.clip(clip_id)
+            failed = [gate for gate in self.gates(clip_id) if gate.layer in inputs and gate.blocks]
+        if clip.withdrawn:
+            return f"Clip {clip_id} was withdrawn{_because(clip.withdrawn_reason)}. It is not processed any further."
+        if clip.duplicate_of:
+            return (
+                f"Clip {clip_id} has the same content as clip {clip.duplicate_of}. "
+                "Use that clip; nothing else needs to be done."
+            )
+        if clip.held and held_stops:
+            return (
+                f"Clip {clip_id} is held{_because(clip.held_reason)}. Look at it and release it, "
+                "or record it again."
+            )
+        if failed:
+            found = " ".join(
+                f"{gate.gate} of {gate.layer} failed: {_sentence(gate.message)}" for gate in failed
+            )
+            layers = ", ".join(dict.fromkeys(gate.layer for gate in failed))
+            return (
+                f"Clip {clip_id} stopped at a blocking gate: {found} Correct the cause and materialize "
+                f"{layers} again, or upload a better recording under a new name."
+            )
+        return None
+
+    # --- reviews --------------------------------------------------------------------------------------
+
+    def add_review_item(
+        self,
+        clip_id: str,
+        *,
+        layer: str,
+        kind: ReviewKind,
+        risk: ReviewRisk,
+        reason: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Ask for a person to look at a clip, and mark the clip.
+
+        An open item of the same clip, layer and kind is updated instead; its risk is never lowered that way.
+
+        Returns:
+            The number of the item.
+
+        Raises:
+            UnknownClip: The clip is not registered.
+        """
+        with self._write() as session:
+            clip = self._clip_row(session, clip_id)
+            item = session.scalars(
+                select(ReviewRow).where(
+                    ReviewRow.clip_id == clip_id,
+                    ReviewRow.layer == layer,
+                    ReviewRow.kind == kind,
+                    ReviewRow.status == ReviewStatus.OPEN,
+                )
+            ).first()
+            if item is None:
+                item = ReviewRow(
+                    clip_id=clip_id,
+                    layer=layer,
+                    kind=kind,
+                    risk=risk,
+                    status=ReviewStatus.OPEN,
+                    resolution="",
+                    created_at=_now(),
+                    resolved_by="",
+                )
+                session.add(item)
+            elif risk is ReviewRisk.HIGH:
+                item.risk = risk
+            item.reason, item.details = reason, dict(details or {})
+            clip.needs_review, clip.needs_review_reason, clip.updated_at = True, reason, _now()
+            session.flush()
+            return item.id
+
+    def review_items(
+        self, status: ReviewStatus | str | None = None, clip_id: str | None = None
+    ) -> list[ReviewItem]:
+        """Review items in the order of their numbers, all or those of one status and clip."""
+        query = select(ReviewRow).order_by(ReviewRow.id)
+        if status is not None:
+            query = query.where(ReviewRow.status == ReviewStatus(status))
+        if clip_id is not None:
+            query = query.where(ReviewRow.clip_id == clip_id)
+        with self._read() as session:
+            return [_record(ReviewItem, row) for row in session.scalars(_fresh(query))]
+
+    def resolve_review_item(self, item_id: int, *, resolution: str, actor: str) -> ReviewItem:
+        """Close an item; the clip's ``needs_review`` is cleared when no other one is open.
+
+        Raises:
+            ReviewItemError: There is no such item, or it is resolved already.
+        """
+        with self._write() as session:
+            item = session.get(ReviewRow, item_id, populate_existing=True)
+            if item is None:
+                raise ReviewItemError(
+                    f"There is no review item {item_id}. List them with `ego-assets status`."
+                )
+            self._clip_row(session, item.clip_id)
+            session.refresh(item)
+            if item.status is ReviewStatus.RESOLVED:
+                raise ReviewItemError(
+                    f"Review item {item_id} was resolved by {item.resolved_by} already: {item.resolution!r}. "
+                    "A resolution is not changed afterwards."
+                )
+            self._resolve(session, [item], resolution=resolution, actor=actor)
+            return _record(ReviewItem, item)
+
+    def close_layer_reviews(self, clip_id: str, layer: str) -> int:
+        """Resolve the open items that said the layer or its gates had failed, because now it passed.
+
+        Items about personal data stay open: only a person resolves those. Returns the number resolved.
+        """
+        with self._write() as session:
+            self._clip_row(session, clip_id)
+            items = session.scalars(
+                select(ReviewRow).where(
+                    ReviewRow.clip_id == clip_id,
+                    ReviewRow.layer == layer,
+                    ReviewRow.kind.in_([ReviewKind.LAYER_FAILED, ReviewKind.GATE_FAILED]),
+                    ReviewRow.status == ReviewStatus.OPEN,
+                )
+            ).all()
+            self._resolve(session, items, resolution="The layer passed later.", actor="ego-assets")
+            return len(items)
+
+    def _resolve(self, session: Session, items: Sequence[ReviewRow], *, resolution: str, actor: str) -> None:
+        now = _now()
+        for item in items:
+            item.status, item.resolution = ReviewStatus.RESOLVED, resolution
+            item.resolved_at, item.resolved_by = now, actor
+        session.flush()
+        for clip_id in {item.clip_id for item in items}:
+            newest_open = session.scalars(
+                select(ReviewRow)
+                .where(ReviewRow.clip_id == clip_id, ReviewRow.status == ReviewStatus.OPEN)
+                .order_by(ReviewRow.id.desc())
+                .limit(1)
+            ).first()
+            clip = self._clip_row(session, clip_id)
+            clip.needs_review = newest_open is not None
+            clip.needs_review_reason = newest_open.reason if newest_open is not None else ""
+            clip.updated_at = now
+        session.flush()
+
+    # --- audit ----------------------------------------------------------------------------------------
+
+    def write_audit(
+        self,
+        *,
+        actor: str,
+        action: str,
+        purpose: str = "",
+        clip_id: str = "",
+        detail: str = "",
+        run_id: str = "",
+    ) -> None:
+        """Append a row to the audit log.
+
+        Raises:
+            ValueError: Actor or action is empty.
+        """
+        if not actor or not action:
+            raise ValueError(f"audit: expected an actor and an action, got {actor!r} and {action!r}")
+        with self._write() as session:
+            session.add(
+                AuditRow(
+                    at=_now(),
+                    actor=actor,
+                    action=action,
+                    purpose=str(purpose),
+                    clip_id=clip_id,
+                    detail=detail,
+                    run_id=run_id,
+                )
+            )
+            session.flush()
+
+    def audit_log(self, clip_id: str | None = None) -> list[AuditEntry]:
+        """The audit log, oldest first, of everything or of one clip."""
+        query = select(AuditRow).order_by(AuditRow.id)
+        if clip_id is not None:
+            query = query.where(AuditRow.clip_id == clip_id)
+        with self._read() as session:
+            return [_record(AuditEntry, row) for row in session.scalars(query)]
+
+    # --- deliveries -----------------------------------------------------------------------------------
+
+    def add_delivery(
+        self,
+        *,
+        name: str,
+        version: str,
+        uri: str,
+        definition: Mapping[str, Any],
+        bytes: int,  # noqa: A002 (the column's name)
+        clips: Mapping[str, Mapping[str, str]],
+    ) -> int:
+        """Record a finished delivery and give its clips the status *delivered*.
+
+        Recording the same content again returns the same number.
+
+        Args:
+            name: Name of the delivery.
+            version: Version, unique within the name.
+            uri: Where it lies.
+            definition: What was asked for, JSON-serialisable.
+            bytes: Size.
+            clips: Data version of every delivered layer, by clip and layer.
+
+        Raises:
+            DeliveryExists: The version exists with other content.
+            UnknownClip: A clip is not registered.
+        """
+        with self._write() as session:
+            if not self.is_sqlite:
+                session.execute(select(func.pg_advisory_xact_lock(_lock_number(name))))
+            row = session.scalars(
+                select(DeliveryRow).where(DeliveryRow.name == name, DeliveryRow.version == version)
+            ).first()
+            if row is not None:
+                known = {clip.clip_id: dict(clip.data_versions) for clip in self.delivery_clips(row.id)}
+                if known != {clip_id: dict(versions) for clip_id, versions in clips.items()}:
+                    raise DeliveryExists(
+                        f"Delivery {name!r} has a version {version!r} with other clips or other data "
+                        "versions, and a delivery never changes. Choose a new version."
+                    )
+                return row.id
+            row = DeliveryRow(
+                name=name,
+                version=version,
+                uri=uri,
+                definition=dict(definition),
+                clip_count=len(clips),
+                bytes=int(bytes),
+                created_at=_now(),
+            )
+            session.add(row)
+            session.flush()
+            for clip_id, versions in sorted(clips.items()):
+                clip = self._clip_row(session, clip_id)
+                clip.processing_status, clip.updated_at = ProcessingStatus.DELIVERED, _now()
+                session.add(
+                    DeliveryClipRow(delivery_id=row.id, clip_id=clip_id, data_versions=dict(versions))
+                )
+            session.flush()
+            return row.id
+
+    def deliveries(self) -> list[Delivery]:
+        """All deliveries, oldest first."""
+        with self._read() as session:
+            return [
+                _record(Delivery, row)
+                for row in session.scalars(select(DeliveryRow).order_by(DeliveryRow.id))
+            ]
+
+    def delivery_clips(self, delivery_id: int) -> list[DeliveryClip]:
+        """The clips of a delivery, by id; empty for an unknown delivery."""
+        query = (
+            select(DeliveryClipRow)
+            .where(DeliveryClipRow.delivery_id == delivery_id)
+            .order_by(DeliveryClipRow.clip_id)
+        )
+        with self._read() as session:
+            return [_record(DeliveryClip, row) for row in session.scalars(query)]
+
+    def _upsert(self, session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows, replacing those with the same primary key."""
+        insert: Callable[..., Any] = sqlite.insert if self.is_sqlite else postgresql.insert
+        keys = [column.name for column in inspect(table).primary_key]
+        # In one order everywhere, so that two writers never wait for each other; in slices, because the
+        # number of bound values of one statement is limited.
+        ordered = sorted(rows, key=lambda row: tuple(str(row[key]) for key in keys))
+        for start in range(0, len(ordered), 500):
+            statement = insert(table).values(ordered[start : start + 500])
+            changed = {name: statement.excluded[name] for name in ordered[start] if name not in keys}
+            session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
+
+
+# --- helpers ------------------------------------------------------------------------------------------
+
+
+def _normalised_url(url: str) -> URL:
+    """The URL with its driver named, and the path of a SQLite file made absolute."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            f"EGO_DATABASE_URL is no database URL ({error}): expected something like "
+            "sqlite:///ego_data/metadata.db or postgresql://user:password@host/name."
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend in ("postgres", "postgresql"):
+        plain = parsed.drivername in ("postgres", "postgresql")
+        return parsed.set(drivername="postgresql+psycopg2") if plain else parsed
+    if backend != "sqlite":
+        raise ConfigurationError(
+            f"EGO_DATABASE_URL names {backend!r}: expected sqlite:///path or postgresql://user:password@host/name."
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise ConfigurationError(
+            "EGO_DATABASE_URL names a SQLite database in memory, which other processes of a run cannot see: "
+            "give a path, such as sqlite:///ego_data/metadata.db."
+        )
+    return parsed.set(database=str(Path(parsed.database).expanduser().absolute()))
+
+
+def _prepare_sqlite_connection(connection: Any, _record: Any) -> None:
+    # The driver would otherwise begin transactions on its own, and only before some statements.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite_transaction(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _is_missing_table(error: DBAPIError) -> bool:
+    if "no such table" in str(error.orig):
+        return True
+    return getattr(error.orig, "pgcode", None) == "42P01"
+
+
+def _record(kind: type[RecordT], row: Base) -> RecordT:
+    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def _maybe(kind: type[RecordT], row: Base | None) -> RecordT | None:
+    return None if row is None else _record(kind, row)
+
+
+def _fresh(query: Any) -> Any:
+    """The query, reading rows anew that the session of a transaction has seen before an upsert."""
+    return query.execution_options(populate_existing=True)
+
+
+def _holder(session: Session, sha256: str, other_than: str = "") -> ClipRow | None:
+    """The earliest clip whose original has this digest."""
+    query = (
+        select(ClipRow)
+        .where(ClipRow.raw_sha256 == sha256, ClipRow.duplicate_of == "", ClipRow.clip_id != other_than)
+        .order_by(ClipRow.created_at, ClipRow.clip_id)
+        .limit(1)
+    )
+    return session.scalars(query).first() if sha256 else None
+
+
+def _is_delivered(session: Session, clip_id: str) -> bool:
+    query = select(func.count()).where(DeliveryClipRow.clip_id == clip_id)
+    return bool(session.scalar(query))
+
+
+def _artifact_values(document: ArtifactDocument, uri: str) -> dict[str, Any]:
+    return {
+        "clip_id": document.clip_id,
+        "layer": document.layer,
+        "version_id": document.version_id,
+        "data_version": document.data_version,
+        "uri": uri,
+        "bytes": sum(entry.bytes for entry in document.files),
+        "backends": [asdict(backend) for backend in document.backends],
+        "current": True,
+        "committed_at": dt.datetime.fromisoformat(document.committed_at),
+    }
+
+
+def _column_value(name: str, value: Any) -> Any:
+    """``value`` in the plain Python type of a column of ``clips``, which drivers need.
+
+    Raises:
+        ValueError: The value is of another kind.
+    """
+    column = inspect(ClipRow).columns[name]
+    try:
+        if value is None:
+            if not column.nullable:
+                raise ValueError("may not be empty")
+            return None
+        kind = column.type
+        if isinstance(kind, Enum):
+            return kind.enum_class(value)  # type: ignore[misc]
+        if isinstance(kind, Float):
+            return _finite(value)
+        if isinstance(kind, JSON):
+            return dict(value)
+        expected = kind.python_type
+        if expected is int and not isinstance(value, bool | str | float):
+            return int(value)
+        if expected is bool and hasattr(value, "dtype"):
+            return bool(value)
+        if type(value) is not expected and not (expected is str and isinstance(value, str)):
+            raise TypeError(f"expected {expected.__name__}")
+        return str(value) if expected is str else value
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"clip field {name}: {error}, got {value!r}") from None
+
+
+def _finite(value: float | None) -> float | None:
+    """A plain float; ``None`` for what is no number, which SQLite cannot tell from an absent value."""
+    if value is None:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _to_json(value: Any) -> str:
+    """JSON that every database accepts: NumPy scalars become numbers, and what is not finite ``null``."""
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return _finite(value)
+    if value is None or isinstance(value, str | int):
+        return value
+    return str(value)
+
+
+def _lock_number(name: str) -> int:
+    return uuid.uuid5(uuid.NAMESPACE_OID, name).int >> 66
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _sentence(message: str) -> str:
+    return message if message.endswith((".", "!", "?")) else f"{message}."

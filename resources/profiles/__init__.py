@@ -1,0 +1,233 @@
+"""Profiles: which backend does which task, with which settings.
+
+A profile is a YAML file; the ones beside this module are known by name. Models are loaded when the first
+detector of a task is asked for, once per process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import yaml
+
+from ego_assets.schema.detections import RegionDetector
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
+from resources.models.registry import BACKENDS, BackendSpec, installation_hint, is_installed, locate
+
+_FOLDER = Path(__file__).parent
+_PROFILE_KEYS = frozenset({"commercial_use", "backends"})
+_BACKEND_KEYS = frozenset({"backend", "settings"})
+
+_built: dict[tuple[str, str, tuple[tuple[str, Any], ...]], RegionDetector] = {}
+_build_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendConfig:
+    """The backend of one task.
+
+    Attributes:
+        backend: Name in :data:`resources.models.registry.BACKENDS`.
+        settings: Keyword arguments of the backend's class.
+    """
+
+    backend: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One profile, checked against the backends that exist.
+
+    Attributes:
+        name: Name, or path of the file it was read from.
+        backends: Task -> backend.
+        commercial_use: Refuse weights whose licence forbids commercial use.
+
+    Raises:
+        ConfigurationError: A task, backend or setting does not exist, or a licence is refused.
+    """
+
+    name: str
+    backends: Mapping[str, BackendConfig]
+    commercial_use: bool = False
+
+    def __post_init__(self) -> None:
+        for task, config in self.backends.items():
+            spec = _spec(self.name, task, config.backend)
+            _expect_keys(
+                f"profile {self.name!r}, settings of {task} backend {config.backend!r}",
+                config.settings,
+                frozenset(spec.settings),
+            )
+            for key, value in config.settings.items():
+                if not isinstance(value, str | int | float | bool):
+                    raise ConfigurationError(
+                        f"profile {self.name!r}: {task}.{key} expects a number or a word, got {value!r}."
+                    )
+            refused = [card for card in spec.models if self.commercial_use and not card.commercial_use]
+            if refused:
+                raise ConfigurationError(
+                    f"profile {self.name!r} demands commercial_use, but {task} backend {config.backend!r} loads "
+                    f"{refused[0].name}, whose licence {refused[0].licence} forbids it. Choose another backend: "
+                    f"{_names(BACKENDS[task])}."
+                )
+        object.__setattr__(self, "backends", MappingProxyType(dict(self.backends)))
+
+
+class BackendStatus(NamedTuple):
+    """Whether one backend can run here.
+
+    Attributes:
+        task: Task of the profile.
+        backend: Name used in profiles.
+        available: Whether its packages and weights are there and intact.
+        detail: The models it loads, or what is missing and how to get it.
+    """
+
+    task: str
+    backend: str
+    available: bool
+    detail: str
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that come with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """Read a profile by name, such as ``local``, or from a YAML file.
+
+    Raises:
+        ConfigurationError: There is no such profile, or it is wrong; the message lists what exists.
+    """
+    text = str(name_or_path)
+    path = Path(text) if Path(text).suffix in (".yaml", ".yml") else _FOLDER / f"{text}.yaml"
+    if not path.is_file():
+        raise ConfigurationError(
+            f"There is no profile {text!r}. Give the path of a .yaml file or one of: {', '.join(profile_names())}."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"profile {text!r} is not valid YAML: {error}") from error
+    return _parse(text, content)
+
+
+def build_detector(profile: Profile, task: str) -> RegionDetector:
+    """The detector that a profile names for a task, loaded once per process and settings.
+
+    Raises:
+        ConfigurationError: The profile names no backend for the task, or a setting has a wrong value.
+        BackendUnavailable: The backend cannot run here; the message says what to install.
+    """
+    if task not in profile.backends:
+        raise ConfigurationError(
+            f"profile {profile.name!r} names no backend for {task!r}, only for {_names(profile.backends)}."
+        )
+    config = profile.backends[task]
+    key = (task, config.backend, tuple(sorted(config.settings.items())))
+    with _build_lock:
+        if key not in _built:
+            _built[key] = _build(profile.name, _spec(profile.name, task, config.backend), config.settings)
+        return _built[key]
+
+
+def backend_report() -> list[BackendStatus]:
+    """Whether each known backend can run here; nothing is imported or loaded."""
+    return [_status(spec) for backends in BACKENDS.values() for spec in backends.values()]
+
+
+def _status(spec: BackendSpec) -> BackendStatus:
+    def status(available: bool, detail: str) -> BackendStatus:
+        return BackendStatus(task=spec.task, backend=spec.backend, available=available, detail=detail)
+
+    missing = _missing_packages(spec)
+    if missing:
+        return status(False, f"not installed: {', '.join(missing)}; {installation_hint(spec.extra)}")
+    try:
+        for card in spec.models:
+            locate(card)
+    except BackendUnavailable as error:
+        return status(False, str(error))
+    return status(True, ", ".join(f"{card.name} ({card.licence})" for card in spec.models))
+
+
+def _build(profile_name: str, spec: BackendSpec, settings: Mapping[str, Any]) -> RegionDetector:
+    missing = _missing_packages(spec)
+    if missing:
+        raise BackendUnavailable(
+            f"{spec.task} backend {spec.backend!r} needs {', '.join(missing)}: {installation_hint(spec.extra)}."
+        )
+    backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
+    try:
+        detector = backend_class(**settings)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"profile {profile_name!r}, settings of {spec.task} backend {spec.backend!r}: {error}"
+        ) from error
+    if not isinstance(detector, RegionDetector):
+        raise TypeError(f"{spec.module}.{spec.class_name} does not implement RegionDetector")
+    return detector
+
+
+def _missing_packages(spec: BackendSpec) -> list[str]:
+    return [package for package in spec.requires if not is_installed(package)]
+
+
+def _spec(profile_name: str, task: str, backend: str) -> BackendSpec:
+    if task not in BACKENDS:
+        raise ConfigurationError(
+            f"profile {profile_name!r}: unknown task {task!r}; known: {_names(BACKENDS)}."
+        )
+    if backend not in BACKENDS[task]:
+        raise ConfigurationError(
+            f"profile {profile_name!r}: {task} has no backend {backend!r}; known: {_names(BACKENDS[task])}."
+        )
+    return BACKENDS[task][backend]
+
+
+def _parse(name: str, content: object) -> Profile:
+    top = _mapping(f"profile {name!r}", content)
+    _expect_keys(f"profile {name!r}", top, _PROFILE_KEYS)
+    commercial_use = top.get("commercial_use", False)
+    if not isinstance(commercial_use, bool):
+        raise ConfigurationError(
+            f"profile {name!r}: commercial_use expects true or false, got {commercial_use!r}."
+        )
+    backends = {}
+    for task, entry in _mapping(f"profile {name!r}, backends", top.get("backends")).items():
+        where = f"profile {name!r}, backends.{task}"
+        entry = _mapping(where, entry)
+        _expect_keys(where, entry, _BACKEND_KEYS)
+        if not isinstance(entry.get("backend"), str):
+            raise ConfigurationError(f"{where}: expected `backend: NAME`, got {entry.get('backend')!r}.")
+        settings = entry.get("settings")
+        backends[task] = BackendConfig(
+            backend=entry["backend"],
+            settings={} if settings is None else _mapping(f"{where}.settings", settings),
+        )
+    return Profile(name=name, backends=backends, commercial_use=commercial_use)
+
+
+def _mapping(where: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigurationError(f"{where}: expected a mapping of names, got {value!r}.")
+    return value
+
+
+def _expect_keys(where: str, value: Mapping[str, Any], known: frozenset[str]) -> None:
+    unknown = sorted(set(value) - known)
+    if unknown:
+        raise ConfigurationError(f"{where}: unknown {', '.join(unknown)}; known: {_names(known)}.")
+
+
+def _names(names: Mapping[str, Any] | frozenset[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -87,18 +87,22 @@ def _opencv() -> Finding:
 
 
 def _backends(settings: Settings) -> list[Finding]:
-    from resources.profiles import backend_report
+    """All known backends; only one that the active profile uses is missed when it cannot run."""
+    from resources.profiles import backend_report, load_profile
 
     try:
-        rows = backend_report(settings.profile)
+        used = {(task, config.backend) for task, config in load_profile(settings.profile).backends.items()}
     except EgoAssetsError as error:
         return [Finding(subject=f"profile {settings.profile}", state="missing", found="-", advice=str(error))]
-    return [
-        Finding(subject=f"{row.task}: {row.backend}", state="ok", found=row.detail)
-        if row.available
-        else Finding(subject=f"{row.task}: {row.backend}", state="missing", found="-", advice=row.detail)
-        for row in rows
-    ]
+    findings = []
+    for row in backend_report():
+        subject = f"{row.task}: {row.backend}"
+        if row.available:
+            findings.append(Finding(subject=subject, state="ok", found=row.detail))
+        else:
+            needed: Literal["note", "missing"] = "missing" if (row.task, row.backend) in used else "note"
+            findings.append(Finding(subject=subject, state=needed, found="-", advice=row.detail))
+    return findings
 
 
 def _database(settings: Settings) -> Finding:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -44,8 +44,8 @@ class Models(Protocol):
         """The detection backend for ``faces``, ``text`` or ``plates``."""
         ...
 
-    def has(self, task: str) -> bool:
-        """Whether the profile names a backend for the task."""
+    def settings(self, tasks: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
+        """The settings of the tasks' backends, for the records."""
         ...
 
 

@@ -135,7 +135,7 @@ class Project:
             settings=self.settings,
             database=self.database,
             store=self.store,
-            models=open_models(self.settings.profile, self.settings.detector_threads),
+            models=open_models(self.settings.profile),
         )
 
     def services_with_vault(self) -> Services:

@@ -69,10 +69,6 @@ class Settings(BaseSettings):
     free_disk_reserve_bytes: int = Field(
         default=1_000_000_000, ge=0, description="Space that a run leaves free on the disk of the store."
     )
-    detector_threads: int = Field(
-        default=0, ge=0, description="Threads of a model on the CPU; 0 lets the library decide."
-    )
-
     @field_validator("vault_dir", "uploads_dir", "deliveries_dir", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:

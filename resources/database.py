@@ -609,7 +609,8 @@ class Database:
         with self.engine.connect() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None
-            return connection.scalar(text("SELECT version_num FROM alembic_version"))
+            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return found
 
     def _migrate(self, direction: str, revision: str) -> None:
         # Importing Alembic takes longer than everything else here, and a database is rarely out of date.
@@ -994,7 +995,8 @@ class Database:
             clip = self.clip(clip_id)
             failed = [gate for gate in self.gates(clip_id) if gate.layer in inputs and gate.blocks]
         if clip.withdrawn:
-            return f"Clip {clip_id} was withdrawn{_because(clip.withdrawn_reason)}. It is not processed any further."
+            reason = _because(clip.withdrawn_reason)
+            return f"Clip {clip_id} was withdrawn{reason}. It is not processed any further."
         if clip.duplicate_of:
             return (
                 f"Clip {clip_id} has the same content as clip {clip.duplicate_of}. "
@@ -1188,7 +1190,7 @@ class Database:
         version: str,
         uri: str,
         definition: Mapping[str, Any],
-        bytes: int,  # noqa: A002 (the column's name)
+        bytes: int,
         clips: Mapping[str, Mapping[str, str]],
     ) -> int:
         """Record a finished delivery and give its clips the status *delivered*.

@@ -6,6 +6,7 @@ per URL, one loaded model per backend, however many runs come by.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,14 +37,8 @@ def open_database(url: str) -> Database:
 class ProfileModels:
     """Hands out the backends of one profile; a model is loaded at its first use."""
 
-    def __init__(self, profile: Profile, *, threads: int) -> None:
+    def __init__(self, profile: Profile) -> None:
         self.profile = profile
-        self.threads = threads
-        self._detectors: dict[str, RegionDetector] = {}
-
-    def has(self, task: str) -> bool:
-        """Whether the profile names a backend for the task."""
-        return task in self.profile.backends
 
     def detector(self, task: str) -> RegionDetector:
         """The detection backend of the task.
@@ -52,19 +47,21 @@ class ProfileModels:
             ConfigurationError: The profile names none.
             BackendUnavailable: It cannot run here.
         """
-        if task not in self._detectors:
-            from resources.profiles import build_detector
+        from resources.profiles import build_detector
 
-            self._detectors[task] = build_detector(self.profile, task)
-        return self._detectors[task]
+        return build_detector(self.profile, task)
+
+    def settings(self, tasks: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """The profile's settings of the tasks, for the records."""
+        return {task: dict(self.profile.backends[task].settings) for task in tasks}
 
 
 @lru_cache(maxsize=8)
-def open_models(profile: str, threads: int) -> ProfileModels:
+def open_models(profile: str) -> ProfileModels:
     """The backends of a profile."""
     from resources.profiles import load_profile
 
-    return ProfileModels(load_profile(profile), threads=threads)
+    return ProfileModels(load_profile(profile))
 
 
 class DatabaseResource(ConfigurableResource):  # type: ignore[type-arg]
@@ -112,11 +109,10 @@ class ModelsResource(ConfigurableResource):  # type: ignore[type-arg]
     """The backends of the active profile."""
 
     profile: str = Field(description="Profile name or path of a profile file.")
-    threads: int = Field(default=0, description="Threads of a model on the CPU; 0 lets the library decide.")
 
     def get(self) -> ProfileModels:
         """The backends, loaded at first use."""
-        return open_models(self.profile, self.threads)
+        return open_models(self.profile)
 
 
 def build_resources(settings: Settings) -> dict[str, Any]:
@@ -127,5 +123,5 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         "database": database,
         "store": StoreResource(root=settings.store),
         "vault": VaultResource(root=str(settings.vault), database=database),
-        "models": ModelsResource(profile=settings.profile, threads=settings.detector_threads),
+        "models": ModelsResource(profile=settings.profile),
     }

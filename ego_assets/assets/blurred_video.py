@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from ego_assets.execution import ClipWork, LayerDraft, ReviewRequest
-from ego_assets.gates.blurred_video import (
-    BLURRED_VIDEO_GATES,
-    LOW_CONFIDENCE,
-    PII_DENSITY,
-    judge_privacy,
-)
+from ego_assets.gates.blurred_video import GATES, LOW_CONFIDENCE, PII_DENSITY, VideoFacts, judge_privacy
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
@@ -19,12 +13,19 @@ from ego_assets.schema.vocabulary import PrivacyStatus, ReviewKind, ReviewRisk, 
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from ego_assets.schema.detections import RegionDetector
     from resources.storage import StagedLayer
 
 #: Kinds of regions that every profile must be able to find; a profile without one fails, it never skips.
 REQUIRED_TASKS = ("faces", "text")
+
+#: Gates whose warning puts the clip in the review queue, out of deliveries until somebody has looked.
+REVIEWED_GATES = {
+    PII_DENSITY.name: ReviewKind.PII_DENSITY,
+    LOW_CONFIDENCE.name: ReviewKind.PII_LOW_CONFIDENCE,
+}
 
 
 def _estimate_bytes(clip: Clip) -> int:
@@ -42,7 +43,7 @@ SPEC = LayerSpec(
     ),
     stage=2,
     inputs=("raw_clip", "clip_quality"),
-    gates=BLURRED_VIDEO_GATES,
+    gates=GATES,
     essential=True,
     reads_original=True,
     runs_when_held=True,
@@ -84,34 +85,58 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
             proxy_path=proxy,
             detectors=detectors,
             config=config,
+            detector_settings=work.models.settings(detectors),
             progress=work.progress,
         )
     report = result.report
-    staged.path("pii_report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
-    pyarrow.parquet.write_table(tracks_table(result.tracks, timeline.timestamps_ns), staged.path("tracks.parquet"))
+    staged.path("pii_report.json").write_text(report.to_json())
+    tracks = tracks_table(result.tracks, timeline.timestamps_ns)
+    pyarrow.parquet.write_table(tracks, staged.path("tracks.parquet"))
     staged.path("contact_sheet.jpg").write_bytes(result.contact_sheet)
+    faces = report.kinds.get("faces")
     verdicts = judge_privacy(
-        expected=timeline,
-        video=(probe(video), read_timeline(video)),
-        proxy=(probe(proxy), read_timeline(proxy)),
-        report=report,
+        original=VideoFacts(timestamps_ns=timeline.timestamps_ns),
+        video=_facts(video),
+        proxy=_facts(proxy),
+        face_detections=faces.detections if faces else 0,
+        face_frames_analysed=faces.examined_frames if faces else 0,
+        low_confidence_frames=len(report.low_confidence_frames),
     )
+    counts = {
+        f"{kind}_{what}": getattr(findings, what)
+        for kind, findings in report.kinds.items()
+        for what in ("detections", "tracks")
+    }
     return LayerDraft(
         gates=verdicts,
-        config=config.to_json(),
+        config=config.to_dict(),
         backends=tuple(detector.info for detector in detectors.values()),
-        counts={"frames": result.frame_count, **report.counts()},
+        counts={"frames": result.frame_count, **counts},
         resolution=result.proxy_size,
         clip_updates={"privacy_status": PrivacyStatus.BLURRED},
         reviews=[
-            ReviewRequest(kind=kind, risk=ReviewRisk.HIGH, reason=verdict.message, details=dict(verdict.details))
+            ReviewRequest(kind=REVIEWED_GATES[verdict.spec.name], risk=ReviewRisk.HIGH, reason=verdict.message)
             for verdict in verdicts
-            for gate, kind in (
-                (PII_DENSITY, ReviewKind.PII_DENSITY),
-                (LOW_CONFIDENCE, ReviewKind.PII_LOW_CONFIDENCE),
-            )
-            if verdict.spec is gate and verdict.outcome is GateOutcome.WARNED
+            if verdict.spec.name in REVIEWED_GATES and verdict.outcome is GateOutcome.WARNED
         ],
-        metadata=report.counts(),
+        metadata={
+            **counts,
+            "redacted_share": report.redacted_share,
+            "removed_streams": [f"{stream.kind} {stream.codec}" for stream in report.removed_streams],
+            "removed_metadata": list(report.removed_metadata_keys),
+        },
         pictures={"blurred frames": "contact_sheet.jpg"},
+    )
+
+
+def _facts(rendered: Path) -> VideoFacts:
+    """What the gate compares with the original."""
+    from ego_assets.media.probe import probe
+    from ego_assets.media.timeline import read_timeline
+
+    found = probe(rendered)
+    return VideoFacts(
+        timestamps_ns=read_timeline(rendered).timestamps_ns,
+        stream_kinds=("video", *(stream.kind for stream in found.other_streams)),
+        metadata_keys=found.metadata_keys,
     )

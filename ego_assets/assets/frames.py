@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ego_assets.execution import ClipWork, LayerDraft
-from ego_assets.gates.frames import FRAMES_GATES, judge_frames
+from ego_assets.gates.frames import GATES, judge_frames
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
@@ -38,7 +38,7 @@ SPEC = LayerSpec(
     ),
     stage=3,
     inputs=(PRIVACY_LAYER,),
-    gates=FRAMES_GATES,
+    gates=GATES,
     retry=RetryPolicySpec(max_retries=2, delay_s=2.0),
     pool="enrich",
     estimate_bytes=_estimate_bytes,
@@ -71,7 +71,12 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         )
     staged.path("contact_sheet.jpg").write_bytes(extracted.contact_sheet)
     return LayerDraft(
-        gates=judge_frames(expected=extracted.expected_count, extracted=extracted.frame_count),
+        gates=judge_frames(
+            expected_count=extracted.expected_count,
+            extracted_count=extracted.frame_count,
+            checked_count=extracted.checked_count,
+            undecodable_frames=extracted.undecodable_frames,
+        ),
         config={
             "frames_per_second": settings.frames_per_second,
             "input": settings.frames_input,

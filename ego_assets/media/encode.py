@@ -130,7 +130,7 @@ class VideoWriter:
             self._stream.set_display_rotation(-rotation_deg)
 
     def write(self, frame: VideoFrame, *, timestamp_ns: int | None = None, pts: int | None = None) -> None:
-        """Append a frame, whose picture is not changed.
+        """Append a frame; its own time stamp and coding type are overwritten, its picture is not.
 
         Args:
             frame: Picture of the stated size, in any pixel format.
@@ -155,13 +155,9 @@ class VideoWriter:
             self._take_colours(frame)
         if frame.format.name != self._stream.codec_context.pix_fmt:
             frame = frame.reformat(format=self._stream.codec_context.pix_fmt, threads=1)
-        before = frame.pts, frame.time_base, frame.pict_type
-        try:
-            frame.pts, frame.time_base = ticks, self._time_base
-            frame.pict_type = 0  # A decoded frame carries its old coding type, which x264 would obey.
-            self._container.mux(self._stream.encode(frame))
-        finally:
-            frame.pts, frame.time_base, frame.pict_type = before
+        frame.pts, frame.time_base = ticks, self._time_base
+        frame.pict_type = 0  # A decoded frame carries its old coding type, which x264 would obey.
+        self._container.mux(self._stream.encode(frame))
         self.frame_count += 1
 
     def _next_ticks(self, ticks: int) -> int:

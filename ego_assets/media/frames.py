@@ -46,6 +46,8 @@ class ExtractedFrames:
         expected_count: Frames that the grid asks for.
         frame_count: Frames in the JPEG archive.
         lossless_count: Frames in the PNG archive.
+        checked_count: Stored JPEG files that were decoded again.
+        undecodable_frames: Those of them that could not be decoded or came back in another size.
         size: Width and height in pixels.
         contact_sheet: JPEG below 50 KB of frames spread over the clip.
     """
@@ -53,6 +55,8 @@ class ExtractedFrames:
     expected_count: int
     frame_count: int
     lossless_count: int
+    checked_count: int
+    undecodable_frames: tuple[int, ...]
     size: tuple[int, int]
     contact_sheet: bytes
 
@@ -85,6 +89,7 @@ def extract_frames(
     jpeg_wanted, lossless_wanted = set(grid.tolist()), set(lossless_grid.tolist())
     tile_wanted = {int(grid[i]) for i in np.linspace(0, len(grid) - 1, _SHEET_TILES)} if len(grid) else set()
     tiles: list[BgrImage] = []
+    undecodable: list[int] = []
     jpeg_count = lossless_count = 0
     size = (0, 0)
     with ExitStack() as stack:
@@ -95,12 +100,13 @@ def extract_frames(
             if frame.index in jpeg_wanted:
                 image = frame.bgr()
                 size = (image.shape[1], image.shape[0])
-                jpegs.add(
-                    frame.index, frame.timestamp_ns, encode_jpeg(image, quality=JPEG_QUALITY), extension="jpg"
-                )
+                encoded = encode_jpeg(image, quality=JPEG_QUALITY)
+                jpegs.add(frame.index, frame.timestamp_ns, encoded, extension="jpg")
                 jpeg_count += 1
                 if frame.index in tile_wanted:
                     tiles.append(image)
+                    if not _decodes(encoded, size):
+                        undecodable.append(frame.index)
             if pngs is not None and frame.index in lossless_wanted:
                 pngs.add(frame.index, frame.timestamp_ns, _encode_png16(frame), extension="png")
                 lossless_count += 1
@@ -109,9 +115,16 @@ def extract_frames(
         expected_count=len(grid),
         frame_count=jpeg_count,
         lossless_count=lossless_count,
+        checked_count=len(tiles),
+        undecodable_frames=tuple(undecodable),
         size=size,
         contact_sheet=contact_sheet(tiles) if tiles else b"",
     )
+
+
+def _decodes(encoded: bytes, size: tuple[int, int]) -> bool:
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    return image is not None and (image.shape[1], image.shape[0]) == size
 
 
 def _encode_png16(frame: DecodedFrame) -> bytes:

@@ -1,8 +1,8 @@
 """Uploads: which files are clips, what their path and sidecar say about them, and when they are complete.
 
-Layout of the upload folder (collection guide, "Upload"): ``raw/{collector_id}/{YYYY-MM-DD}/{clip_id}.mp4`` with
-an optional ``{clip_id}.json`` beside it. Everything here looks at names, file status and sidecars; nothing
-opens a video.
+Layout of the upload folder (collection guide, "Upload"): ``raw/{collector_id}/{YYYY-MM-DD}/{clip_id}.mp4``
+with an optional ``{clip_id}.json`` beside it. Everything here looks at names, file status and sidecars;
+nothing opens a video.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class UploadDescription:
         path: The file.
         clip_id: The UUID in its name, or one derived from relative path, size and time of last change, so
             that looking at the same file again gives the same id.
-        source_name: File name as uploaded; bytes that are no UTF-8 are written as ``\\xNN``.
+        source_name: File name as uploaded; bytes that are no UTF-8 are written in hexadecimal.
         size_bytes: Size of the file.
         collector_id: From sidecar or folder; ``None`` when neither says.
         recording_date: From sidecar or folder; ``None`` when neither says.
@@ -249,35 +249,53 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         UploadRejected: code ``sidecar`` (not JSON, unknown key, wrong type or value) or ``symlink``. The
             message names the field, what it holds and what is expected.
     """
-    values = _sidecar_object(path)
-    if "clip_id" in values:
-        named = values.pop("clip_id")
-        if not isinstance(named, str) or named.lower() != path.stem.lower():
-            raise _sidecar_error(
-                path,
-                f"clip_id is {_shown(named)}, but the id of a clip is the name of its file. "
-                "Name video and sidecar after the clip_id, or remove the key.",
-            )
+    source = f"Sidecar {_printable(path.name)!r}"
+    values = _sidecar_object(path, source)
+    named = values.pop("clip_id", None)
+    if named is not None and (not isinstance(named, str) or named.lower() != path.stem.lower()):
+        raise UploadRejected(
+            "sidecar",
+            f"{source}: clip_id is {_shown(named)}, but the id of a clip is the name of its file. "
+            "Name video and sidecar after the clip_id, or remove the key.",
+        )
+    return parse_fields(values, source=source)
+
+
+def parse_fields(values: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """Check values given under the names of a sidecar and convert them to fields of a clip.
+
+    Args:
+        values: Keys as in :class:`SidecarModel` or :data:`SIDECAR_ALIASES`; ``None`` counts as absent.
+        source: Where they come from, for messages.
+
+    Raises:
+        UploadRejected: code ``sidecar``: an unknown key, a wrong type or value, or a field given twice.
+    """
     canonical: dict[str, Any] = {}
     for key, value in values.items():
         name = SIDECAR_ALIASES.get(key, key)
+        if value is None:
+            continue
         if name in canonical:
-            raise _sidecar_error(
-                path, f"{name} is given twice, the second time as {key!r}. Keep one of them."
+            raise UploadRejected(
+                "sidecar", f"{source}: {name} is given twice, the second time as {key!r}. Keep one of them."
             )
         canonical[name] = value
     unknown = sorted(set(canonical) - set(SidecarModel.model_fields))
     if unknown:
         known = ", ".join([*SidecarModel.model_fields, *SIDECAR_ALIASES])
-        raise _sidecar_error(path, f"unknown key {', '.join(map(_shown, unknown))}. Known keys: {known}.")
+        raise UploadRejected(
+            "sidecar", f"{source}: unknown key {', '.join(map(_shown, unknown))}. Known keys: {known}."
+        )
     try:
         model = SidecarModel(**canonical)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         value = canonical[name]
         kind = _JSON_TYPES.get(type(value), type(value).__name__)
-        raise _sidecar_error(
-            path, f"{name} is {_shown(value)} ({kind}), expected {_EXPECTED[name]}."
+        raise UploadRejected(
+            "sidecar",
+            f"{source}: {name} is {_shown(value)} ({kind}), expected {_EXPECTED[name]}. Correct it.",
         ) from error
     return model.model_dump(exclude_none=True)
 
@@ -304,7 +322,7 @@ def describe_upload(root: Path, path: Path) -> UploadDescription:
     if is_ignored(path):
         raise UploadRejected(
             "unfinished",
-            f"{shown!r} has the name of a hidden, unfinished or metadata file. Rename it to a video file name.",
+            f"{shown!r} has the name of a hidden, unfinished or metadata file. Give it the name of a video.",
         )
     if path.suffix.lower() not in SUPPORTED_EXTENSIONS:
         raise UploadRejected(
@@ -395,39 +413,34 @@ def _refuse_links(root: Path, relative: Path, shown: str) -> None:
         if step.is_symlink():
             raise UploadRejected(
                 "symlink",
-                f"{shown!r} is a link or lies behind one, and links are not followed. Upload the file itself.",
+                f"{shown!r} is a link or lies behind one; links are not followed. Upload the file itself.",
             )
 
 
-def _sidecar_object(path: Path) -> dict[str, Any]:
+def _sidecar_object(path: Path, source: str) -> dict[str, Any]:
     if path.is_symlink():
         raise UploadRejected(
-            "symlink",
-            f"The sidecar {_printable(path.name)!r} is a link, and links are not followed. Upload the file itself.",
+            "symlink", f"{source} is a link; links are not followed. Upload the file itself."
         )
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SIDECAR_BYTES + 1)
     except OSError as error:
-        raise _sidecar_error(path, f"it cannot be read ({error.strerror}).") from error
+        raise UploadRejected("sidecar", f"{source} cannot be read ({error.strerror}).") from error
     if len(content) > MAX_SIDECAR_BYTES:
-        raise _sidecar_error(path, f"it is larger than {MAX_SIDECAR_BYTES} bytes, which is no metadata.")
+        raise UploadRejected(
+            "sidecar", f"{source} has more than {MAX_SIDECAR_BYTES} bytes, which is no metadata. Remove it."
+        )
     try:
         values = json.loads(content.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise _sidecar_error(path, f"it is not JSON in UTF-8 ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UploadRejected("sidecar", f"{source} is not JSON in UTF-8 ({error}). Correct it.") from error
     if not isinstance(values, dict):
-        raise _sidecar_error(
-            path, f'expected a JSON object such as {{"collector_id": "c01"}}, got {_shown(values)}.'
+        raise UploadRejected(
+            "sidecar",
+            f'{source}: expected a JSON object such as {{"collector_id": "c01"}}, got {_shown(values)}.',
         )
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _sidecar_error(path: Path, problem: str) -> UploadRejected:
-    return UploadRejected(
-        "sidecar",
-        f"Sidecar {_printable(path.name)!r}: {problem} Correct it and upload video and sidecar again.",
-    )
+    return values
 
 
 def _has_control_characters(text: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ego_assets.media.encode import Preset
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
@@ -62,9 +64,12 @@ class PrivacyConfig:
     #: Frames between key frames of the proxy, so that reading one frame in six decodes few others.
     proxy_gop: int = 15
     #: x264 preset of both: `veryfast` costs a third of the default.
-    preset: str = "veryfast"
-    #: Threads per encoder and decoder; 0 lets FFmpeg choose.
-    threads: int = 0
+    preset: Preset = "veryfast"
+    #: Threads per encoder. Fixed, because x264 writes other bytes with another number of threads, and equal
+    #: clips are to give equal digests on every machine.
+    encoder_threads: int = 4
+    #: Threads of the decoder; 0 lets FFmpeg choose. No influence on the result.
+    decoder_threads: int = 0
     #: Blurred frames on the contact sheet.
     contact_sheet_frames: int = 12
 
@@ -88,7 +93,8 @@ class PrivacyConfig:
             expect(0 <= getattr(self, name) <= 51, name, "0 to 51")
         expect(self.proxy_short_side >= 16, "proxy_short_side", "16 or more")
         expect(self.proxy_gop >= 1, "proxy_gop", "1 or more")
-        expect(self.threads >= 0, "threads", "0 or more")
+        expect(self.encoder_threads >= 1, "encoder_threads", "1 or more")
+        expect(self.decoder_threads >= 0, "decoder_threads", "0 or more")
         expect(self.contact_sheet_frames >= 1, "contact_sheet_frames", "1 or more")
 
     def to_dict(self) -> dict[str, Any]:

@@ -93,7 +93,9 @@ def blur_frame(
     # The decoder may still need its copy to predict the frames that follow.
     frame.make_writable()
     for plane_index, plane in enumerate(frame.planes[:3]):
-        samples = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        samples = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[
+            : plane.height, : plane.width
+        ]
         step = 1 if plane_index == 0 else 2
         for left, top, right, bottom in regions:
             sigma = blur_sigma(right - left, bottom - top, min_sigma=min_sigma, sigma_per_size=sigma_per_size)
@@ -116,7 +118,11 @@ def blurred(area: npt.NDArray[np.uint8], *, sigma: float) -> npt.NDArray[np.uint
     rows, columns = (
         min(side, max(1, math.ceil(_CELLS_PER_SIGMA * side / sigma))) for side in (height, width)
     )
-    coarse = cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32).reshape(rows, columns)
+    coarse = (
+        cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA)
+        .astype(np.float32)
+        .reshape(rows, columns)
+    )
     vertical = _periodic_gaussian(rows, round(sigma * rows / height, 2))
     horizontal = _periodic_gaussian(columns, round(sigma * columns / width, 2))
     smooth = np.rint(vertical @ coarse @ horizontal)
@@ -134,9 +140,7 @@ def _periodic_gaussian(cells: int, sigma_cells: float) -> npt.NDArray[np.float32
     return np.asarray(weights[(distance[:, None] - distance[None]) % cells], dtype=np.float32)
 
 
-def _even_region(
-    box: npt.NDArray[np.float32], width: int, height: int
-) -> tuple[int, int, int, int] | None:
+def _even_region(box: npt.NDArray[np.float32], width: int, height: int) -> tuple[int, int, int, int] | None:
     """The box rounded outwards to even coordinates, where luma and chroma samples meet; ``None`` if empty."""
     left, top, right, bottom = (float(value) for value in box)
     if right <= left or bottom <= top:

@@ -165,7 +165,9 @@ def iou_matrix(a: FloatBoxes, b: FloatBoxes) -> npt.NDArray[np.float64]:
     left, right = a[:, None].astype(np.float64), b[None].astype(np.float64)
     overlap = np.minimum(left[..., 2:], right[..., 2:]) - np.maximum(left[..., :2], right[..., :2])
     intersection = np.clip(overlap, 0, None).prod(axis=-1)
-    union = (left[..., 2:] - left[..., :2]).prod(-1) + (right[..., 2:] - right[..., :2]).prod(-1) - intersection
+    union = (
+        (left[..., 2:] - left[..., :2]).prod(-1) + (right[..., 2:] - right[..., :2]).prod(-1) - intersection
+    )
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
@@ -264,8 +266,11 @@ def _fill(
         span_start = float(seen_times[1] - seen_times[0])
         span_end = float(seen_times[-1] - seen_times[-2])
         before, after = frames < seen_frames[0], frames > seen_frames[-1]
-        _extend(boxes, before, times - seen_times[0], _velocity(seen_boxes[0], seen_boxes[1], span_start))
-        _extend(boxes, after, times - seen_times[-1], _velocity(seen_boxes[-2], seen_boxes[-1], span_end))
+        velocity_start = _velocity(seen_boxes[0], seen_boxes[1], span_start)
+        velocity_end = _velocity(seen_boxes[-2], seen_boxes[-1], span_end)
+        reach = config.track_reach_sizes
+        _extend(boxes, before, (times - seen_times[0])[:, None] * velocity_start[None], reach)
+        _extend(boxes, after, (times - seen_times[-1])[:, None] * velocity_end[None], reach)
     boxes = np.clip(boxes, 0, np.array(size * 2))
     visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
     return Track(
@@ -311,7 +316,10 @@ def _cover_doubtful_links(
     Such a link may join two regions; then each was still where it was seen.
     """
     for index in range(seen_frames.size - 1):
-        if iou_matrix(seen_boxes[index : index + 1], seen_boxes[index + 1 : index + 2])[0, 0] >= config.track_iou:
+        if (
+            iou_matrix(seen_boxes[index : index + 1], seen_boxes[index + 1 : index + 2])[0, 0]
+            >= config.track_iou
+        ):
             continue
         between = (frames > seen_frames[index]) & (frames < seen_frames[index + 1])
         middle = (seen_times[index] + seen_times[index + 1]) / 2
@@ -322,12 +330,16 @@ def _cover_doubtful_links(
 def _extend(
     boxes: npt.NDArray[np.float64],
     where: npt.NDArray[np.bool_],
-    elapsed_ns: npt.NDArray[np.float64],
-    velocity: npt.NDArray[np.float64],
+    offsets: npt.NDArray[np.float64],
+    reach_sizes: float,
 ) -> None:
-    """Union of the resting and the moving box, in place, for the frames beyond one end of a track."""
+    """Union of the resting and the moving box, in place, for the frames beyond one end of a track.
+
+    The motion is followed for ``reach_sizes`` box sizes at most: a velocity is a guess that gets worse.
+    """
     resting = boxes[where]
-    boxes[where] = _union(resting, resting + _shift(elapsed_ns[where, None] * velocity[None]))
+    limit = reach_sizes * np.sqrt((resting[:, 2:] - resting[:, :2]).prod(axis=1, keepdims=True))
+    boxes[where] = _union(resting, resting + _shift(np.clip(offsets[where], -limit, limit)))
 
 
 def _velocity(earlier: FloatBoxes, later: FloatBoxes, elapsed_ns: float) -> npt.NDArray[np.float64]:

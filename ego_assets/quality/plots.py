@@ -7,7 +7,6 @@ import io
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -39,9 +38,8 @@ def quality_plot(report: QualityReport) -> bytes:
 
 def render_png(figure: Figure) -> bytes:
     """A figure as a PNG with a palette, a third of the size of one in full colour."""
-    canvas = FigureCanvasAgg(figure)
     drawn, buffer = io.BytesIO(), io.BytesIO()
-    canvas.print_png(drawn)
+    figure.savefig(drawn, format="png")
     image = Image.open(drawn).convert("RGB")
     image.quantize(64, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     return buffer.getvalue()

@@ -176,14 +176,15 @@ def draw_hand(
     hand = [piece for piece in pieces if not piece.forearm]
     if not hand:
         return None
-    spans = np.concatenate([_span(piece, intrinsics) for piece in hand])
-    left, top = np.floor(spans.min(axis=0)).astype(int) - 2
-    right, bottom = np.ceil(spans.max(axis=0)).astype(int) + 3
-    left, top = max(left, -width), max(top, -height)
-    right, bottom = min(max(right, width), 2 * width), min(max(bottom, height), 2 * height)
-    if left >= width or top >= height or right <= left or bottom <= top:
+    # The canvas holds all of the hand, to know the share in view, and the part of the forearm in view.
+    limits = np.array([width, height])
+    low, high = _bounds(hand, intrinsics, -limits, 2 * limits)
+    if np.any(low >= limits) or np.any(high <= 0) or np.any(high <= low):
         return None
-    canvas = _Canvas.blank(left, top, right - left, bottom - top)
+    arm_low, arm_high = _bounds(pieces, intrinsics, np.zeros(2), limits)
+    left, top = np.minimum(low, arm_low)
+    right, bottom = np.maximum(high, arm_high)
+    canvas = _Canvas.blank(int(left), int(top), int(right - left), int(bottom - top))
     skin, sleeve = _SKIN_TONES_BGR[tone % 4], _SLEEVES_BGR[tone % 4]
     for piece in sorted(pieces, key=lambda each: -each.depth_m):
         canvas.paint(piece, intrinsics, sleeve if piece.forearm else skin)
@@ -204,6 +205,18 @@ def draw_hand(
     return HandDrawn((float(x), float(y), float(x + box_width), float(y + box_height)), seen / total)
 
 
+def _bounds(
+    pieces: list[_Piece],
+    intrinsics: FloatArray,
+    lowest: npt.NDArray[np.generic],
+    highest: npt.NDArray[np.generic],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    spans = np.concatenate([_span(piece, intrinsics) for piece in pieces])
+    low = np.clip(np.floor(spans.min(axis=0)) - 2, lowest, highest)
+    high = np.clip(np.ceil(spans.max(axis=0)) + 3, lowest, highest)
+    return low.astype(np.int64), high.astype(np.int64)
+
+
 def _span(piece: _Piece, intrinsics: FloatArray) -> FloatArray:
     ends: list[FloatArray] = []
     for point, radius in ((piece.start, piece.radius_start_m), (piece.end, piece.radius_end_m)):
@@ -211,6 +224,13 @@ def _span(piece: _Piece, intrinsics: FloatArray) -> FloatArray:
         reach = intrinsics[0, 0] * radius / point[2]
         ends.extend((pixel - reach, pixel + reach))
     return np.array(ends)
+
+
+_ANGLES = np.linspace(0, 2 * math.pi, 24, endpoint=False)
+_UNIT_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+
+#: Width, upward shift (both in radii) and brightness of the bands that make a piece look round.
+_BANDS = ((1.0, 0.0, 0.70), (0.72, 0.14, 0.92), (0.40, 0.26, 1.06))
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,42 +253,23 @@ class _Canvas:
 
     def paint(self, piece: _Piece, intrinsics: FloatArray, colour: tuple[int, int, int]) -> None:
         """Paint a piece over what is there, rounded by lighter bands towards its upper side."""
-        mask = np.zeros(self.inverse_depth.shape, np.uint8)
-        self._fill(mask, piece, intrinsics, scale=1.0, lift=0.0, value=1)
-        self._fill(mask, piece, intrinsics, scale=0.72, lift=0.14, value=2)
-        self._fill(mask, piece, intrinsics, scale=0.40, lift=0.26, value=3)
-        x, y, width, height = cv2.boundingRect(mask)
-        window = (slice(y, y + height), slice(x, x + width))
-        inside = mask[window]
-        for value, shade in ((1, 0.70), (2, 0.92), (3, 1.06)):
-            painted = np.clip(np.array(colour) * shade, 0, 255).astype(np.uint8)
-            self.colour[window][inside == value] = painted
-        self.inverse_depth[window][inside > 0] = 1.0 / piece.depth_m
-        self.is_hand[window][inside > 0] = not piece.forearm
-
-    def _fill(
-        self,
-        mask: npt.NDArray[np.uint8],
-        piece: _Piece,
-        intrinsics: FloatArray,
-        *,
-        scale: float,
-        lift: float,
-        value: int,
-    ) -> None:
-        discs = []
-        for point, radius_m in ((piece.start, piece.radius_start_m), (piece.end, piece.radius_end_m)):
-            pixel = (intrinsics @ point)[:2] / point[2] - [self.left, self.top]
-            radius = float(intrinsics[0, 0] * radius_m / point[2])
-            discs.append((pixel - [0.0, lift * radius], max(radius * scale, 0.5)))
-        outline = np.concatenate([_circle(centre, radius) for centre, radius in discs])
-        hull = cv2.convexHull(np.rint(outline * 16).astype(np.int32))
-        cv2.fillConvexPoly(mask, hull, (value,), cv2.LINE_8, 4)
-
-
-_ANGLES = np.linspace(0, 2 * math.pi, 24, endpoint=False)
-_UNIT_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-
-
-def _circle(centre: FloatArray, radius: float) -> FloatArray:
-    return np.asarray(centre + radius * _UNIT_CIRCLE)
+        span = _span(piece, intrinsics) - [self.left, self.top]
+        height, width = self.inverse_depth.shape
+        left, top = np.maximum(np.floor(span.min(axis=0)).astype(int) - 1, 0)
+        right, bottom = np.minimum(np.ceil(span.max(axis=0)).astype(int) + 2, [width, height])
+        if right <= left or bottom <= top:
+            return
+        window = (slice(top, bottom), slice(left, right))
+        mask = np.zeros((bottom - top, right - left), np.uint8)
+        corner = np.array([self.left + left, self.top + top])
+        for value, (scale, lift, shade) in enumerate(_BANDS, start=1):
+            discs = []
+            for point, radius_m in ((piece.start, piece.radius_start_m), (piece.end, piece.radius_end_m)):
+                centre = (intrinsics @ point)[:2] / point[2] - corner
+                radius = float(intrinsics[0, 0] * radius_m / point[2])
+                discs.append(centre - [0.0, lift * radius] + max(radius * scale, 0.5) * _UNIT_CIRCLE)
+            hull = cv2.convexHull(np.rint(np.concatenate(discs) * 16).astype(np.int32))
+            cv2.fillConvexPoly(mask, hull, (value,), cv2.LINE_8, 4)
+            self.colour[window][mask == value] = [min(int(channel * shade), 255) for channel in colour]
+        self.inverse_depth[window][mask > 0] = 1.0 / piece.depth_m
+        self.is_hand[window][mask > 0] = not piece.forearm

@@ -21,7 +21,7 @@ _SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Quad:
-    """A window of a textured parallelogram in the world.
+    """A window of a textured parallelogram in the world, seen from its front only.
 
     Attributes:
         origin: Upper left corner of the whole texture, ``float64 [3]``, metres.
@@ -77,6 +77,7 @@ class Rasterizer:
         self._edges = np.stack([np.stack([quad.edge_u, quad.edge_v]) for quad in self._quads])
         focal_x, focal_y = intrinsics[0, 0], intrinsics[1, 1]
         centre_x, centre_y = intrinsics[0, 2], intrinsics[1, 2]
+        self._rays_from_pixels = np.linalg.inv(intrinsics)
         self._columns = ((np.arange(width) - centre_x) / focal_x).astype(np.float32)
         self._rows = ((np.arange(height) - centre_y) / focal_y).astype(np.float32)
         # Half-spaces n.x >= 0 through the camera that hold everything within one pixel of the picture.
@@ -99,17 +100,41 @@ class Rasterizer:
         corners = (self._corners + shift[:, None] - position) @ rotation
         origins = (self._origins + shift - position) @ rotation
         edges = self._edges @ rotation
+        texture_from_image, normals, determinants = self._plane_homographies(origins, edges)
         outside = np.any(np.all(corners @ self._frustum.T < 0, axis=1), axis=1)
         outside |= np.all(corners[:, :, 2] < NEAR_M, axis=1)
+        # The determinant is negative behind a quad and zero when it is seen edge-on.
+        outside |= determinants < 1e-9
         # Nearest first, so that what is hidden is found out before it is painted.
         for index in np.argsort(np.linalg.norm(corners.mean(axis=1), axis=1), kind="stable"):
             if not outside[index]:
-                self._draw(int(index), corners[index], origins[index], edges[index], rendering)
+                normal = normals[index] / determinants[index]
+                self._draw(int(index), corners[index], normal, texture_from_image[index], rendering)
         return rendering
 
+    def _plane_homographies(
+        self, origins: FloatArray, edges: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """For each quad the map from pixels to fractions of its edges, and its normal and determinant.
+
+        A pixel's ray meets the plane where ``[edge_u edge_v origin] (s, t, 1)`` is parallel to it. A
+        homography has no scale, so that the adjugate serves as the inverse.
+        """
+        edge_u, edge_v = edges[:, 0], edges[:, 1]
+        normals = np.cross(edge_u, edge_v)
+        adjugates = np.stack([np.cross(edge_v, origins), np.cross(origins, edge_u), normals], axis=1)
+        determinants = np.einsum("ni,ni->n", normals, origins)
+        return adjugates @ self._rays_from_pixels, normals, determinants
+
     def _draw(
-        self, index: int, corners: FloatArray, origin: FloatArray, edges: FloatArray, rendering: Rendering
+        self,
+        index: int,
+        corners: FloatArray,
+        normal: FloatArray,
+        texture_from_image: FloatArray,
+        rendering: Rendering,
     ) -> None:
+        """Draw one quad that lies on the plane ``normal . point = 1`` in camera axes."""
         polygon = clip_polygon(corners, self._frustum)
         if len(polygon) < 3:
             return
@@ -117,13 +142,11 @@ class Rasterizer:
         left, top = np.maximum(np.floor(pixels.min(axis=0)).astype(int), 0)
         right = min(int(np.ceil(pixels[:, 0].max())) + 1, self._width)
         bottom = min(int(np.ceil(pixels[:, 1].max())) + 1, self._height)
-        normal = np.cross(edges[0], edges[1])
-        distance = float(normal @ origin)
-        if right <= left or bottom <= top or abs(distance) < 1e-9:
+        if right <= left or bottom <= top:
             return
         mask = polygon_mask(pixels - [left, top], right - left, bottom - top)
         # On a plane, 1 / depth is linear in the pixel coordinates.
-        slope_x, slope_y, constant = (np.float32(value) for value in normal / distance)
+        slope_x, slope_y, constant = (np.float32(value) for value in normal)
         inverse = (slope_x * self._columns[left:right])[None, :] + (
             slope_y * self._rows[top:bottom] + constant
         )[:, None]
@@ -138,8 +161,7 @@ class Rasterizer:
         window = (slice(top, top + box_height), slice(left, left + box_width))
 
         texture = self._quads[index].texture
-        plane = np.stack([edges[0], edges[1], origin], axis=1)
-        texture_from_image = np.linalg.inv(self._intrinsics @ plane) @ _shift(left, top)
+        texture_from_image = texture_from_image @ _shift(left, top)
         level = self._level(texture, texture_from_image, pixels - [left, top])
         texels = texture.levels[level]
         size = (box_width, box_height)

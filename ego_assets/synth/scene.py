@@ -67,7 +67,8 @@ class FrameBox:
         frame_index: Frame in decoded order.
         kind: What it is. ``text`` is one line of text, ``object`` is what a hand reaches for.
         object_id: Number of the thing among its kind; stays the same through the clip.
-        box_xyxy: Left, top, right, bottom in upright pixels, clipped to the picture.
+        box_xyxy: Left, top, right, bottom in upright pixels, clipped to the picture; for hands around what is
+            in the picture and not hidden, for everything else around parts hidden by others too.
         visible_fraction: Share of it that is in the picture and not hidden, above 0 up to 1.
     """
 

@@ -79,6 +79,19 @@ def frame_of_grey() -> Callable[..., av.VideoFrame]:
 
 
 @pytest.fixture
+def cut_pictures() -> Callable[[Path], Path]:
+    """Cuts a file whose index comes first in the middle of its pictures."""
+
+    def cut(path: Path) -> Path:
+        content = path.read_bytes()
+        start = content.index(b"mdat") + 4
+        path.write_bytes(content[: (start + len(content)) // 2])
+        return path
+
+    return cut
+
+
+@pytest.fixture
 def patch_box() -> Callable[[Path, bytes, int, bytes], None]:
     """Overwrites bytes of an MP4 box, counted from behind its four-character code."""
 

@@ -10,7 +10,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 
 from ego_assets.media.decode import decode_frames
 from ego_assets.media.probe import probe
@@ -61,12 +61,15 @@ def test_rotation_of_the_track_header_as_clockwise_turn(
     assert (found.width, found.height) == ((48, 64) if rotation_deg in (90, 270) else (64, 48))
 
 
-def test_an_absurd_declared_duration_is_reported_as_is(make_clip, patch_box) -> None:
-    path = make_clip(frames=10)
-    patch_box(path, b"mdhd", 16, struct.pack(">I", 15360 * 86400))
-    patch_box(path, b"mvhd", 16, struct.pack(">I", 1000 * 86400))
-    assert probe(path).declared_duration_s is not None
-    assert probe(path).declared_duration_s > 3600 or read_timeline(path).duration_s < 1
+def test_an_absurd_declared_duration_is_reported_as_is(make_clip) -> None:
+    path = make_clip("clip.mkv", frames=10)
+    # Element 0x4489 of Matroska: the duration in milliseconds, a number of 8 bytes.
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\x44\x89\x88") + 3
+    content[start : start + 8] = struct.pack(">d", 86_400_000.0)
+    path.write_bytes(content)
+    assert probe(path).declared_duration_s == 86_400
+    assert read_timeline(path).duration_s < 1
 
 
 def _jpeg() -> bytes:
@@ -177,7 +180,7 @@ def test_codec_that_nobody_knows(make_clip) -> None:
     content = path.read_bytes()
     entry = content.index(b"avc1", content.index(b"stsd"))
     path.write_bytes(content[:entry] + b"zzzz" + content[entry + 4 :])
-    with pytest.raises(MediaError, match="H.264") as caught:
+    with pytest.raises(MediaError, match=r"as H\.264") as caught:
         probe(path)
     assert caught.value.code == "no_codec"
 
@@ -197,7 +200,8 @@ def test_names_with_spaces_and_unicode(make_clip, tmp_path: Path) -> None:
 def test_telemetry_and_sound_are_not_read_with_the_video(make_clip) -> None:
     container, stream = open_video(make_clip(audio=True))
     with container:
-        assert {packet.stream.index for packet in container.demux()} == {stream.index}
+        assert container.streams.audio[0].discard == Discard.all
+        assert stream.discard == Discard.default
 
 
 def test_rate_is_measured_where_the_declared_one_is_absurd(make_clip) -> None:

@@ -16,7 +16,7 @@ from ego_assets.schema.errors import MediaError
 TIME_BASES = st.builds(Fraction, st.integers(1, 1001), st.integers(1001, 1_000_000))
 
 
-@given(st.lists(st.integers(-(2**40), 2**40), max_size=20), TIME_BASES)
+@given(st.lists(st.integers(-(2**32), 2**32), max_size=20), TIME_BASES)
 def test_ticks_and_nanoseconds_convert_exactly(ticks: list[int], time_base: Fraction) -> None:
     expected = [round(tick * time_base * 1_000_000_000) for tick in ticks]
     assert [ticks_to_ns(tick, time_base) for tick in ticks] == expected
@@ -88,11 +88,10 @@ def test_time_lapse(make_clip, interval_s: int, rate: Fraction) -> None:
     assert read_timeline(make_clip(pts=pts, time_base=Fraction(1, 1000))).frame_rate == rate
 
 
-def test_a_cut_file_ends_early(make_clip) -> None:
+def test_a_cut_file_ends_early(make_clip, cut_pictures) -> None:
     path = make_clip(frames=40, options={"movflags": "+faststart"})
     whole = read_timeline(path)
-    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 4])
-    cut = read_timeline(path)
+    cut = read_timeline(cut_pictures(path))
     assert 0 < cut.frame_count < 40
     assert set(cut.timestamps_ns.tolist()) < set(whole.timestamps_ns.tolist())
 

@@ -1,0 +1,81 @@
+"""Ingest plus quality against a bare decode of the same clip, in CPU seconds."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+from _harness import Reporter, alternate, cpu_seconds, median_ratio, parse_arguments
+
+TARGET_RATIO = 1.5
+
+
+def main() -> None:
+    options = parse_arguments(__doc__)
+    reporter = Reporter("ingest")
+    with tempfile.TemporaryDirectory() as folder:
+        clip = options.clip or render(Path(folder), quick=options.quick)
+        counter = iter(range(1_000))
+        values = alternate(
+            {
+                "bare decode": lambda: cpu_seconds(lambda: bare_decode(clip)),
+                "ingest and quality": lambda: cpu_seconds(
+                    lambda: ingest_and_judge(clip, Path(folder) / f"project{next(counter)}")
+                ),
+            },
+            runs=3 if options.quick else 7,
+        )
+    for name, samples in values.items():
+        reporter.report(name, statistics.median(samples), "CPU seconds")
+    ratio = median_ratio(values["ingest and quality"], values["bare decode"])
+    reporter.report("ingest and quality / bare decode", ratio, "ratio", target=TARGET_RATIO)
+
+
+def render(folder: Path, *, quick: bool) -> Path:
+    """A 1080p synthetic clip."""
+    from ego_assets.synth import SceneSpec, render_clip
+
+    path = folder / "clip.mp4"
+    duration_s = 4.0 if quick else 10.0
+    render_clip(SceneSpec(width=1920, height=1080, frame_rate=Fraction(30), duration_s=duration_s), path)
+    return path
+
+
+def bare_decode(clip: Path) -> None:
+    """The least that reading every frame costs."""
+    import av
+
+    with av.open(str(clip)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for _ in container.decode(video=0):
+            pass
+
+
+def ingest_and_judge(clip: Path, folder: Path) -> None:
+    """Copy into the vault, probe, decode, measure, judge, commit, record."""
+    from ego_assets.assets import clip_quality, raw_clip
+    from ego_assets.execution import LayerState, run_layer
+    from ego_assets.project import Project
+    from ego_assets.settings import Settings
+
+    project = Project(Settings(data_dir=folder))
+    registered = project.register_and_take(clip.absolute().parent, clip.absolute(), {})
+    for module in (raw_clip, clip_quality):
+        outcome = run_layer(
+            module.SPEC,
+            module.make,
+            registered.clip_id,
+            services=project.services_with_vault(),
+            run_id="benchmark",
+            log=logging.getLogger("benchmark"),
+            ancestors=(),
+        )
+        if outcome.state is not LayerState.COMMITTED:
+            raise RuntimeError(f"{module.SPEC.name}: {outcome.reason}")
+
+
+if __name__ == "__main__":
+    main()

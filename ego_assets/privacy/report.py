@@ -1,0 +1,224 @@
+"""What was found in a clip and what was done about it, without showing any of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ego_assets.privacy.config import PrivacyConfig
+from ego_assets.privacy.tracking import FrameDetections, Track
+from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.media import MediaProbe, StreamInfo
+
+#: Raised whenever the meaning of a field changes.
+REPORT_FORMAT = 1
+
+#: Guide, step 3: clips with more face detections a minute are audited.
+HIGH_DENSITY_FACES_PER_MINUTE = 50.0
+
+_TRACKS_SCHEMA = pa.schema(
+    [
+        ("track_id", pa.int32()),
+        ("kind", pa.string()),
+        ("frame_index", pa.int64()),
+        ("timestamp_ns", pa.int64()),
+        ("left", pa.float32()),
+        ("top", pa.float32()),
+        ("right", pa.float32()),
+        ("bottom", pa.float32()),
+        ("score", pa.float32()),
+        ("observed", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindReport:
+    """What was found of one kind.
+
+    Attributes:
+        detector: Who looked.
+        settings: The detector's settings, as the profile states them.
+        examined_frames: Frames that were looked at.
+        examined_per_s: Rate of those looks.
+        detections: Detections over all examined frames.
+        detections_per_minute: Detections a minute *at one examined frame a second*: 60 times the mean number of
+            detections on an examined frame. The guide states its limit of 50 for that rate, so looking
+            more often does not inflate the figure.
+        tracks: Regions followed over time.
+        low_confidence_frames: Indices of examined frames with a detection below ``low_confidence_score``.
+    """
+
+    detector: BackendInfo
+    settings: Mapping[str, Any]
+    examined_frames: int
+    examined_per_s: float
+    detections: int
+    detections_per_minute: float
+    tracks: int
+    low_confidence_frames: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiiReport:
+    """``pii_report.json`` of one clip.
+
+    Attributes:
+        kinds: Findings by kind: ``faces``, ``text``, ``plates``. A kind that no detector looked for is absent.
+        frame_count: Frames of the clip.
+        duration_s: Duration of the clip.
+        resolution: Width and height in pixels of the upright picture, which all boxes refer to.
+        redacted_share: Mean share of the picture's area that was blurred, measured on the proxy's grid of cells.
+        redacted_frames: Frames with at least one blurred region.
+        removed_streams: Streams of the original that the output lacks, such as sound and telemetry.
+        removed_metadata_keys: Names of the container's metadata entries that were dropped, GPS among them.
+        config: Settings of the pass.
+        format: Version of this document's format.
+    """
+
+    kinds: Mapping[str, KindReport]
+    frame_count: int
+    duration_s: float
+    resolution: tuple[int, int]
+    redacted_share: float
+    redacted_frames: int
+    removed_streams: tuple[StreamInfo, ...] = ()
+    removed_metadata_keys: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    format: int = REPORT_FORMAT
+
+    @property
+    def face_detections_per_minute(self) -> float | None:
+        """Face density, comparable to :data:`HIGH_DENSITY_FACES_PER_MINUTE`; ``None`` if nobody looked."""
+        faces = self.kinds.get("faces")
+        return None if faces is None else faces.detections_per_minute
+
+    @property
+    def low_confidence_frames(self) -> tuple[int, ...]:
+        """Low-confidence frames of all kinds, ascending."""
+        return tuple(sorted({index for kind in self.kinds.values() for index in kind.low_confidence_frames}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-serialisable values."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """The report as stored, with sorted keys."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def build_report(
+    *,
+    examined: Mapping[str, Sequence[FrameDetections]],
+    tracks: Iterable[Track],
+    detectors: Mapping[str, BackendInfo],
+    detector_settings: Mapping[str, Mapping[str, Any]],
+    probe: MediaProbe,
+    resolution: tuple[int, int],
+    frame_count: int,
+    duration_s: float,
+    redacted_share: float,
+    redacted_frames: int,
+    config: PrivacyConfig,
+) -> PiiReport:
+    """Put a report together.
+
+    Args:
+        examined: Examined frames by kind, including those without detections.
+        tracks: Tracks of all kinds.
+        detectors: Who looked, by kind.
+        detector_settings: Settings by kind, for the record; kinds may be missing.
+        probe: Probe of the original.
+        resolution: Width and height in pixels of the upright picture.
+        frame_count: Frames of the clip.
+        duration_s: Duration of the clip.
+        redacted_share: Mean share of the area that was blurred.
+        redacted_frames: Frames with at least one blurred region.
+        config: Settings of the pass.
+    """
+    track_kinds = [track.kind for track in tracks]
+    return PiiReport(
+        kinds={
+            kind: _kind_report(
+                frames,
+                detector=detectors[kind],
+                settings=detector_settings.get(kind, {}),
+                tracks=track_kinds.count(kind),
+                duration_s=duration_s,
+                config=config,
+            )
+            for kind, frames in examined.items()
+        },
+        frame_count=frame_count,
+        duration_s=duration_s,
+        resolution=resolution,
+        redacted_share=redacted_share,
+        redacted_frames=redacted_frames,
+        removed_streams=probe.other_streams,
+        removed_metadata_keys=probe.metadata_keys,
+        config=config.to_dict(),
+    )
+
+
+def _kind_report(
+    frames: Sequence[FrameDetections],
+    *,
+    detector: BackendInfo,
+    settings: Mapping[str, Any],
+    tracks: int,
+    duration_s: float,
+    config: PrivacyConfig,
+) -> KindReport:
+    detections = sum(len(frame.detections) for frame in frames)
+    return KindReport(
+        detector=detector,
+        settings=dict(settings),
+        examined_frames=len(frames),
+        examined_per_s=len(frames) / duration_s if duration_s > 0 else 0.0,
+        detections=detections,
+        detections_per_minute=60 * detections / len(frames) if frames else 0.0,
+        tracks=tracks,
+        low_confidence_frames=tuple(
+            frame.frame_index
+            for frame in frames
+            if bool(np.any(frame.detections.scores < config.low_confidence_score))
+        ),
+    )
+
+
+def tracks_table(tracks: Iterable[Track], timestamps_ns: npt.NDArray[np.int64]) -> pa.Table:
+    """All regions on all covered frames, one row each, ordered by track and frame.
+
+    Args:
+        tracks: The tracks.
+        timestamps_ns: ``int64 [frames]``, presentation time of every frame of the clip.
+
+    Returns:
+        ``track_id``, ``kind``, ``frame_index``, ``timestamp_ns``, ``left``, ``top``, ``right``, ``bottom`` (pixels of
+        the upright full-size picture, without margin), ``score``, ``observed``.
+    """
+    tables = [
+        pa.table(
+            {
+                "track_id": np.full(track.frame_indices.size, track.track_id, np.int32),
+                "kind": [track.kind] * track.frame_indices.size,
+                "frame_index": track.frame_indices,
+                "timestamp_ns": timestamps_ns[track.frame_indices],
+                "left": track.boxes_xyxy[:, 0],
+                "top": track.boxes_xyxy[:, 1],
+                "right": track.boxes_xyxy[:, 2],
+                "bottom": track.boxes_xyxy[:, 3],
+                "score": track.scores,
+                "observed": track.observed,
+            },
+            schema=_TRACKS_SCHEMA,
+        )
+        for track in tracks
+    ]
+    return pa.concat_tables([_TRACKS_SCHEMA.empty_table(), *tables]).combine_chunks()

@@ -22,7 +22,7 @@ which Dagster recognises outputs whose events were already reported.
 import base64
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from dagster import (
     AssetCheckEvaluation,
@@ -34,8 +34,9 @@ from dagster import (
     AssetObservation,
     AssetRecordsFilter,
     AssetsDefinition,
-    Backoff,
     BackfillPolicy,
+    Backoff,
+    DagsterType,
     Failure,
     Jitter,
     MetadataValue,
@@ -64,6 +65,9 @@ from ego_assets.schema.layers import LayerSpec
 #: Clips per run of a backfill. Each stage takes one less than the stage before: assets whose policies
 #: differ never share a backfill run, so a stage starts only on clips that the stage before let pass.
 CLIPS_PER_RUN = 50
+
+#: Nothing is handed from step to step in memory. (``Nothing`` is declared as a class, hence the cast.)
+_NOTHING = cast("DagsterType", Nothing)
 
 #: Asset events keep their thumbnails in the event row.
 MAX_PICTURE_BYTES = 50_000
@@ -98,7 +102,7 @@ def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str
             )
             for gate in spec.all_gates
         ],
-        dagster_type=Nothing,
+        dagster_type=_NOTHING,
         output_required=False,
         required_resource_keys=resource_keys,
         pool=spec.pool,
@@ -249,8 +253,13 @@ def picture_metadata(picture: bytes) -> MetadataValue:
     """A small PNG or JPEG as metadata that the UI shows as a picture."""
     if len(picture) > MAX_PICTURE_BYTES:
         return MetadataValue.text(f"picture of {len(picture)} bytes left out: more than {MAX_PICTURE_BYTES}")
+    return MetadataValue.md(f"![picture]({data_uri(picture)})")
+
+
+def data_uri(picture: bytes) -> str:
+    """A PNG or JPEG as a data URI."""
     kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return MetadataValue.md(f"![picture](data:image/{kind};base64,{base64.b64encode(picture).decode()})")
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _plain_metadata(value: Any) -> MetadataValue:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -325,7 +325,7 @@ def _progress(quiet: bool) -> Iterator[Progress]:
         yield progress
 
 
-def _ingest(project: Project, root: Path, paths: list[Path], given: dict[str, Any], *, quiet: bool) -> int:
+def _ingest(project: Project, root: Path, paths: list[Path], given: Mapping[str, Any], *, quiet: bool) -> int:
     """Copy files into the vault; returns how many were rejected."""
     from ego_assets.schema.errors import DuplicateUpload
 

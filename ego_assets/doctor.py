@@ -14,7 +14,12 @@ from ego_assets.schema.errors import EgoAssetsError
 from ego_assets.settings import Settings
 
 _BASE = ("dagster", "dagster-webserver", "av", "numpy", "pandas", "pyarrow", "sqlalchemy", "webdataset")
-_OPENCV = ("opencv-contrib-python-headless", "opencv-contrib-python", "opencv-python", "opencv-python-headless")
+_OPENCV = (
+    "opencv-contrib-python-headless",
+    "opencv-contrib-python",
+    "opencv-python",
+    "opencv-python-headless",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +138,9 @@ def _vault(settings: Settings) -> Finding:
             advice=f"Others may read originals. Run: chmod 700 {folder}",
         )
     if not os.access(folder, os.R_OK | os.W_OK):
-        return Finding(subject="vault", state="missing", found=f"{folder} cannot be written", advice="Check its owner.")
+        return Finding(
+            subject="vault", state="missing", found=f"{folder} cannot be written", advice="Check its owner."
+        )
     return Finding(subject="vault", state="ok", found=str(folder))
 
 

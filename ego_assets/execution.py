@@ -267,7 +267,7 @@ def run_layer(
             return LayerOutcome(clip_id=clip_id, state=LayerState.REFUSED, reason=str(error))
         except Exception as error:
             expected = isinstance(error, EgoAssetsError)
-            worth_retrying = not expected or error.transient
+            worth_retrying = error.transient if isinstance(error, EgoAssetsError) else True
             if worth_retrying and retry < spec.retry.max_retries:
                 retry += 1
                 delay = spec.retry.delay_before(retry)
@@ -428,4 +428,3 @@ def listen_to_progress(listener: ProgressListener) -> Iterator[None]:
         yield
     finally:
         progress_listener.reset(token)
-

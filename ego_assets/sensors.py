@@ -76,13 +76,13 @@ def _tick(context: SensorEvaluationContext, resources: Any) -> SensorResult:
                 tags={"ego_assets/clip": clip.clip_id, "ego_assets/collector": clip.collector_id},
             )
         )
-    for path, rejection in rejected:
-        intake.reject(path, rejection, move=True, actor="sensor:uploads")
-        context.log.warning("rejected %s (%s): %s", path.name, rejection.code, rejection)
+    for path, reason in rejected:
+        intake.reject(path, reason, move=True, actor="sensor:uploads")
+        context.log.warning("rejected %s (%s): %s", path.name, reason.code, reason)
     cursor = observations_to_cursor(scan.observations)
     if not requests:
-        reason = f"{scan.waiting} upload(s) still growing or waiting, {len(rejected)} rejected."
-        return SensorResult(skip_reason=SkipReason(reason), cursor=cursor)
+        waiting = f"{scan.waiting} upload(s) still growing or waiting, {len(rejected)} rejected."
+        return SensorResult(skip_reason=SkipReason(waiting), cursor=cursor)
     return SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=[

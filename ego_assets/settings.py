@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     free_disk_reserve_bytes: int = Field(
         default=1_000_000_000, ge=0, description="Space that a run leaves free on the disk of the store."
     )
+
     @field_validator("vault_dir", "uploads_dir", "deliveries_dir", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:

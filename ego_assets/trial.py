@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ego_assets.batching import ancestors_of
-from ego_assets.execution import ClipWork, LayerDraft, LayerFunction, LayerState, listen_to_progress, run_layer
+from ego_assets.execution import (
+    ClipWork,
+    LayerDraft,
+    LayerFunction,
+    LayerState,
+    listen_to_progress,
+    run_layer,
+)
 from ego_assets.schema.clip import PRIVACY_LAYER
 from ego_assets.schema.errors import ConfigurationError, EgoAssetsError
 from ego_assets.settings import load_settings
@@ -69,9 +76,7 @@ def try_layer(
         document: ArtifactDocument | None = None
         for position, (spec, make) in enumerate(chain):
 
-            def heard(
-                name: str, clip_id: str, units: int, total: int, position: int = position
-            ) -> None:
+            def heard(name: str, clip_id: str, units: int, total: int, position: int = position) -> None:
                 inside = min(units / total, 1.0) if total else 0.0
                 on_progress(name, (position + inside) / len(chain))
 

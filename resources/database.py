@@ -11,7 +11,9 @@ import contextlib
 import datetime as dt
 import json
 import math
+import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -42,7 +44,8 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -637,16 +640,20 @@ class Database:
                 ) from error
 
     def _enable_wal(self) -> None:
-        """Switch to write-ahead logging, which the file remembers; needs the file for itself for a moment."""
-        with contextlib.closing(self.engine.raw_connection()) as connection:
-            cursor = connection.cursor()
-            if cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+        """Switch to write-ahead logging, which the file remembers."""
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                with contextlib.closing(self.engine.raw_connection()) as connection:
+                    cursor = connection.cursor()
+                    if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                        cursor.execute("PRAGMA journal_mode=WAL")
                 return
-            # The switch does not wait for other connections as statements do; inside an exclusive lock of
-            # another process it fails at once, so that waiting is done by taking the write lock first.
-            cursor.execute("BEGIN IMMEDIATE")
-            cursor.execute("COMMIT")
-            cursor.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                # The switch needs the file for itself, and unlike a statement it does not wait for others.
+                if "locked" not in str(error) or time.monotonic() >= deadline:
+                    raise OperationalError("PRAGMA journal_mode", None, error) from error
+                time.sleep(0.02)
 
     # --- connections and transactions -----------------------------------------------------------------
 
@@ -835,9 +842,25 @@ class Database:
     # --- gates, layers, artifacts ---------------------------------------------------------------------
 
     def record_gates(
-        self, clip_id: str, layer: str, results: Sequence[GateResult], *, data_version: str, run_id: str
+        self,
+        clip_id: str,
+        layer: str,
+        results: Sequence[GateResult],
+        *,
+        data_version: str,
+        run_id: str,
+        replace_layer: bool = False,
     ) -> None:
         """Replace the latest verdicts of these gates.
+
+        Args:
+            clip_id: The clip.
+            layer: The layer the gates belong to.
+            results: The verdicts.
+            data_version: Data version of the judged artifact; empty when none was made.
+            run_id: Dagster run.
+            replace_layer: ``results`` are all gates that the layer has: verdicts of gates that it had once
+                are dropped, so that they stop no clip for ever.
 
         Raises:
             UnknownClip: The clip is not registered.
@@ -863,6 +886,14 @@ class Database:
         ]
         with self._write() as session:
             self._clip_row(session, clip_id)
+            if replace_layer:
+                session.execute(
+                    delete(GateRow).where(
+                        GateRow.clip_id == clip_id,
+                        GateRow.layer == layer,
+                        GateRow.gate.not_in([row["gate"] for row in rows]),
+                    )
+                )
             self._upsert(session, GateRow, rows)
 
     def gates(self, clip_id: str | None = None, layer: str | None = None) -> list[GateRecord]:
@@ -1263,7 +1294,7 @@ class Database:
 
     def _upsert(self, session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows, replacing those with the same primary key."""
-        insert: Callable[..., Any] = sqlite.insert if self.is_sqlite else postgresql.insert
+        insert: Callable[..., Any] = sqlite_insert if self.is_sqlite else postgresql_insert
         keys = [column.name for column in inspect(table).primary_key]
         # In one order everywhere, so that two writers never wait for each other; in slices, because the
         # number of bound values of one statement is limited.

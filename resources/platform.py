@@ -4,8 +4,6 @@ The objects behind them are plain Python and are kept for the life of the proces
 per URL, one loaded model per backend, however many runs come by.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=8)
-def open_database(url: str) -> Database:
+def open_database(url: str) -> "Database":
     """The metadata database at ``url``, migrated to the newest schema."""
     from resources.database import Database
 
@@ -37,10 +35,10 @@ def open_database(url: str) -> Database:
 class ProfileModels:
     """Hands out the backends of one profile; a model is loaded at its first use."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: "Profile") -> None:
         self.profile = profile
 
-    def detector(self, task: str) -> RegionDetector:
+    def detector(self, task: str) -> "RegionDetector":
         """The detection backend of the task.
 
         Raises:
@@ -69,7 +67,7 @@ class DatabaseResource(ConfigurableResource):  # type: ignore[type-arg]
 
     url: str = Field(description="SQLAlchemy URL; SQLite and Postgres are supported.")
 
-    def get(self) -> Database:
+    def get(self) -> "Database":
         """The database, migrated."""
         return open_database(self.url)
 
@@ -79,7 +77,7 @@ class StoreResource(ConfigurableResource):  # type: ignore[type-arg]
 
     root: str = Field(description="Folder or fsspec URL.")
 
-    def get(self) -> ArtifactStore:
+    def get(self) -> "ArtifactStore":
         """The store."""
         from resources.storage import ArtifactStore
 
@@ -92,13 +90,13 @@ class VaultResource(ConfigurableResource):  # type: ignore[type-arg]
     root: str = Field(description="Folder of the vault.")
     database: ResourceDependency[DatabaseResource]
 
-    def get(self) -> Vault:
+    def get(self) -> "Vault":
         """The vault; every open is audited in the database."""
         from resources.vault import Vault
 
         return Vault(Path(self.root), self.database.get())
 
-    def intake(self) -> Intake:
+    def intake(self) -> "Intake":
         """The way in."""
         from resources.intake import Intake
 
@@ -115,7 +113,7 @@ class ModelsResource(ConfigurableResource):  # type: ignore[type-arg]
         return open_models(self.profile)
 
 
-def build_resources(settings: Settings) -> dict[str, Any]:
+def build_resources(settings: "Settings") -> dict[str, Any]:
     """All resources of the platform for these settings."""
     database = DatabaseResource(url=settings.database)
     return {

@@ -102,9 +102,10 @@ class ArtifactStore:
             _version_key(document)
             for entry in document.files:
                 _checked_name(entry.name)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactCorrupted(
-                f"{POINTER} of layer {layer} of clip {clip_id} cannot be read ({error}). {_remedy(clip_id, layer)}"
+                f"{POINTER} of layer {layer} of clip {clip_id} cannot be read ({error}). "
+                f"{_remedy(clip_id, layer)}"
             ) from error
         if (document.clip_id, document.layer) != (clip_id, layer):
             raise ArtifactCorrupted(
@@ -179,7 +180,7 @@ class ArtifactStore:
         for entry in document.files:
             try:
                 with self._files.open(self._file_key(document, entry.name)) as file:
-                    actual = hashlib.file_digest(file, "sha256").hexdigest()
+                    actual = _sha256(file)
             except FileNotFoundError:
                 actual = "no file"
             if actual != entry.sha256:
@@ -306,7 +307,7 @@ class StagedLayer:
                 raise ValueError(f"{self._key}: {name} is no ordinary file")
             if path.is_file():
                 with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    digest = _sha256(file)
                     size = os.fstat(file.fileno()).st_size
                 yield FileEntry(name=name, bytes=size, sha256=digest)
 
@@ -526,6 +527,13 @@ def _checked_name(name: str) -> str:
     if any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
         raise ValueError(f"name: expected a relative path with forward slashes, got {name!r}")
     return name
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _missing(document: ArtifactDocument, name: str) -> ArtifactMissing:

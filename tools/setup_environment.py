@@ -22,7 +22,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def main() -> int:
     """Create or update the environment; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--venv", type=Path, required=True, help="folder of the environment")
     parser.add_argument("--extras", default="local", help="extras to install, separated by commas")
     parser.add_argument("--constraints", type=Path, required=True, help="file with the pinned versions")

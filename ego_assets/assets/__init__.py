@@ -1,20 +1,29 @@
 """The assets, one thin file per artifact. Registering a layer here is all it takes to run it."""
 
-from ego_assets.assets import (
-    blurred_video,
-    clip_package,
-    clip_quality,
-    frames,
-    manifest,
-    raw_clip,
-)
+from ego_assets.assets import blurred_video as blurred_video_asset
+from ego_assets.assets import clip_package, manifest
+from ego_assets.assets import clip_quality as clip_quality_asset
+from ego_assets.assets import frames as frames_asset
+from ego_assets.assets import raw_clip as raw_clip_asset
 from ego_assets.assets.dataset_manifest import dataset_manifest
 from ego_assets.assets.quality_summary import quality_summary
 
+#: The layers up to the first picture that may be shown.
+PRIVACY_CHAIN = tuple(
+    (module.SPEC, module.make) for module in (raw_clip_asset, clip_quality_asset, blurred_video_asset)
+)
+
+#: The layers that models and algorithms add to a de-identified clip. A new one is added here.
+ENRICHMENT = tuple((module.SPEC, module.make) for module in (frames_asset,))
+
+_ENRICHMENT_SPECS = tuple(spec for spec, _ in ENRICHMENT)
+
 #: Every layer with the function that makes it, in the order of the chain.
-LAYERS = tuple(
-    (module.SPEC, module.make)
-    for module in (raw_clip, clip_quality, blurred_video, frames, manifest, clip_package)
+LAYERS = (
+    *PRIVACY_CHAIN,
+    *ENRICHMENT,
+    manifest.layer(_ENRICHMENT_SPECS),
+    clip_package.layer(_ENRICHMENT_SPECS),
 )
 
 #: Assets over the whole collection, not partitioned.

@@ -115,7 +115,9 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
         resolution=result.proxy_size,
         clip_updates={"privacy_status": PrivacyStatus.BLURRED},
         reviews=[
-            ReviewRequest(kind=REVIEWED_GATES[verdict.spec.name], risk=ReviewRisk.HIGH, reason=verdict.message)
+            ReviewRequest(
+                kind=REVIEWED_GATES[verdict.spec.name], risk=ReviewRisk.HIGH, reason=verdict.message
+            )
             for verdict in verdicts
             if verdict.spec.name in REVIEWED_GATES and verdict.outcome is GateOutcome.WARNED
         ],

@@ -1,9 +1,9 @@
 """Quality score of a clip, version 1.
 
 The score is the weighted mean of five parts, each in 0-1 (collection guide, step 5: blur, exposure, depth
-validity, mask coverage and caption relevance). A part that was not evaluated is left out and the other weights
-are renormalised; the share of the weight that was evaluated is stated beside the score as its confidence. A
-score of low confidence is not a low score: compare scores of equal confidence.
+validity, mask coverage and caption relevance). A part that was not evaluated is left out and the other
+weights are renormalised; the share of the weight that was evaluated is stated beside the score as its
+confidence. A score of low confidence is not a low score: compare scores of equal confidence.
 
 ==================  ======  =====================================================================
 part                weight  how the measurement becomes 0-1
@@ -43,7 +43,7 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 SHARP_VARIANCE = 100.0
 #: Share of frames with a hand mask from which coverage is full (collection guide, step 5).
 FULL_HAND_SHARE = 0.4
-#: Factor on the cosine of text and image embeddings, which rarely exceeds 0.4 (CLIPScore, Hessel et al. 2021).
+#: Factor on the cosine of text and image embeddings, which rarely exceeds 0.4 (CLIPScore, Hessel 2021).
 CLIPSCORE_FACTOR = 2.5
 
 

@@ -136,7 +136,7 @@ def summarise(
 
 
 def error_category(state: str, reason: str) -> str:
-    """A short category for a failure: the exception's name where the reason starts with one, else the state."""
+    """Category of a failure: the exception's name where the reason starts with one, else the state."""
     match = _EXCEPTION_NAME.match(reason)
     return match.group(1) if match else state.replace("_", " ")
 
@@ -145,13 +145,15 @@ def format_value(value: Value) -> str:
     """A table value for people."""
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def _stage_table(clips: Sequence[Clip]) -> Table:
     counts = Counter(_stage(clip) for clip in clips)
-    rows = tuple({"stage": stage, "clips": count} for stage, count in counts.most_common())
-    return Table(title="Clips by stage", columns=("stage", "clips"), rows=rows)
+    rows: list[dict[str, Value]] = [{"stage": stage, "clips": n} for stage, n in counts.most_common()]
+    return Table(title="Clips by stage", columns=("stage", "clips"), rows=tuple(rows))
 
 
 def _stage(clip: Clip) -> str:

@@ -207,7 +207,6 @@ class VideoReader:
                 f"indices: expected 0 to {packets.ticks.size - 1}, got {indices[0]} to {indices[-1]}"
             )
         wanted = deque(indices)
-        position = packets.ticks.size  # Demuxing has reached the end: the first frame needs a seek.
         while wanted:
             position = self._seek(packets, wanted[0])
             for index, stamp, frame in self._indexed(packets, position):

@@ -293,7 +293,6 @@ def _header(name: str, size: int) -> bytes:
     """A ustar header of a regular file with mode 0644 (POSIX.1-1988), its checksum included."""
     before = name.encode("ascii").ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2
     before += b"%011o\0" % size + b"0" * 11 + b"\0"
-    after = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
-    after = after.ljust(_BLOCK - 156, b"\0")
+    after = (b"0" + bytes(100) + b"ustar\x0000").ljust(_BLOCK - 156, b"\0")
     checksum = sum(before) + sum(after) + 8 * ord(" ")
     return before + b"%06o\0 " % checksum + after

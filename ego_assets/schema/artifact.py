@@ -97,7 +97,9 @@ class ArtifactDocument:
         for entry in self.files:
             if entry.name == name:
                 return entry
-        raise KeyError(f"{self.layer} of clip {self.clip_id} has no {name!r}, only {[f.name for f in self.files]}")
+        raise KeyError(
+            f"{self.layer} of clip {self.clip_id} has no {name!r}, only {[f.name for f in self.files]}"
+        )
 
 
 def digest_of(value: Any) -> str:

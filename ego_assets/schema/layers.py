@@ -102,8 +102,11 @@ class LayerSpec:
         """The gate every layer has: whether it was made at all."""
         return GateSpec(
             name="completed",
-            description="The layer was made. " + (
-                "A failure stops the clip." if self.essential else "The clip goes on without a layer that was given up."
+            description="The layer was made. "
+            + (
+                "A failure stops the clip."
+                if self.essential
+                else "The clip goes on without a layer that was given up."
             ),
             blocking=self.essential,
         )

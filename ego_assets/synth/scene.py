@@ -337,9 +337,9 @@ class Scene:
         if self.spec.location == "office":
             plaster = textures.tiled("gravel.png", width, height, self._pixels(0.7))
             return textures.tinted(plaster, (158, 168, 172), 0.3)
-        return textures.tinted(
-            textures.tiled("brick.png", width, height, self._pixels(1.4)), (96, 112, 150), 1.2
-        )
+        # In the picture the courses run upwards.
+        bricks = textures.tiled("brick.png", height, width, self._pixels(1.4)).T
+        return textures.tinted(bricks, (96, 112, 150), 1.2)
 
     def _build_furniture(self) -> None:
         (x0, x1), (y0, y1) = _TABLE_X, _TABLE_Y

@@ -20,8 +20,13 @@ ALLOWED = {
     "ego_assets.quality": {"ego_assets.schema", "ego_assets.quality"},
     "ego_assets.privacy": {"ego_assets.schema", "ego_assets.media", "ego_assets.privacy"},
     "ego_assets.gates": {"ego_assets.schema", "ego_assets.quality", "ego_assets.gates"},
-    "ego_assets.curation": {"ego_assets.schema", "ego_assets.curation"},
-    "ego_assets.delivery": {"ego_assets.schema", "ego_assets.media", "ego_assets.delivery"},
+    "ego_assets.curation": {"ego_assets.schema", "ego_assets.quality", "ego_assets.curation"},
+    "ego_assets.delivery": {
+        "ego_assets.schema",
+        "ego_assets.media",
+        "ego_assets.curation",
+        "ego_assets.delivery",
+    },
     "ego_assets.synth": {"ego_assets.schema", "ego_assets.media", "ego_assets.synth"},
     "resources": {"ego_assets.schema", "ego_assets.media", "resources"},
 }

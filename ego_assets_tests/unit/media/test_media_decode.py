@@ -162,6 +162,15 @@ def test_a_cut_file_yields_frames_up_to_the_damage(make_clip, cut_pictures) -> N
         assert [frame.index for frame in reader.frames()] == [0, len(frames) - 1]
 
 
+def test_a_cut_matroska_file_has_lost_its_seek_table(make_clip) -> None:
+    path = make_clip("clip.mkv", frames=75, gop=9)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    count = read_timeline(path).frame_count
+    assert 20 < count < 75
+    chosen = [0, count // 2, count - 5]
+    assert [shown_index(frame) for frame in decode_frames(path, indices=chosen)] == chosen
+
+
 def test_luma_is_a_read_only_view(make_clip) -> None:
     frame = next(decode_frames(make_clip(frames=3)))
     assert frame.luma().shape == (48, 64)

@@ -1,0 +1,91 @@
+"""``manifest``: the clip's row in the dataset manifest, with its score and completeness."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ego_assets.execution import ClipWork, LayerDraft, LayerFunction
+from ego_assets.gates.manifest import GATES, judge_score
+from ego_assets.schema.clip import PRIVACY_LAYER
+from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
+
+if TYPE_CHECKING:
+    from ego_assets.curation.score import QualityScore
+    from resources.storage import StagedLayer
+
+
+def layer(enrichment: Sequence[LayerSpec]) -> tuple[LayerSpec, LayerFunction]:
+    """The layer, which waits for all enrichment layers and takes each as present or given up."""
+    spec = LayerSpec(
+        name="manifest",
+        group="curate",
+        description=(
+            "The clip's manifest row: quality score with its confidence, completeness bitfield, and digest and "
+            "place of every committed layer."
+        ),
+        stage=6,
+        inputs=("clip_quality", PRIVACY_LAYER),
+        optional_inputs=tuple(item.name for item in enrichment),
+        gates=GATES,
+        retry=RetryPolicySpec(max_retries=2, delay_s=1.0),
+        pool="curate",
+    )
+    return spec, make
+
+
+def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
+    """Score the clip and list its layers."""
+    from ego_assets.curation.completeness import layers_in
+
+    score = _score(work)
+    documents = [work.input(name) for name in work.spec.inputs]
+    documents += [made for name in work.spec.optional_inputs if (made := work.optional_input(name))]
+    clip = work.database.clip(work.clip.clip_id)
+    content: dict[str, Any] = {
+        "clip_id": clip.clip_id,
+        "score": score.to_dict(),
+        "completeness": clip.completeness,
+        "layers": {
+            document.layer: {
+                "version": document.version_id,
+                "data_version": document.data_version,
+                "uri": work.store.uri(document),
+                "files": {entry.name: entry.sha256 for entry in document.files},
+                "resolution": document.resolution,
+                "counts": dict(document.counts),
+            }
+            for document in documents
+        },
+    }
+    staged.path("manifest.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return LayerDraft(
+        gates=judge_score(score.value, confidence=score.confidence, parts=score.parts.to_dict()),
+        config={"score_version": score.version},
+        clip_updates={
+            "quality_score": score.value,
+            "quality_confidence": score.confidence,
+            "score_version": score.version,
+        },
+        metadata={
+            "quality_score": score.value if score.value is not None else "not evaluated",
+            "quality_confidence": score.confidence,
+            "enrichment_completeness": clip.completeness,
+            "layers": list(layers_in(clip.completeness)),
+        },
+    )
+
+
+def _score(work: ClipWork) -> QualityScore:
+    """The score from everything that was measured on the clip so far."""
+    from ego_assets.curation.score import ScoreParts, blur_part, exposure_part, score_clip
+    from ego_assets.quality.assessment import QualityReport
+
+    content = work.store.read_bytes(work.input("clip_quality"), "quality.json").decode()
+    report = QualityReport.from_json(content)
+    return score_clip(
+        ScoreParts(
+            blur=blur_part(report.blur.working_scale), exposure=exposure_part(report.badly_exposed_share)
+        )
+    )

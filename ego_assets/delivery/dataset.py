@@ -1,0 +1,130 @@
+"""Writes a delivery: clip folders and archives, the manifest, the SDK and the dataset card.
+
+A delivery is immutable. It is written beside its final place and renamed, so a half-written one never looks
+whole; the same clips with the same content give the version that exists already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tarfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow.parquet as pq
+
+from ego_assets.delivery.manifest import manifest_table
+from ego_assets.schema.progress import ProgressCallback, ignore_progress
+
+_DIGEST_FILE = "delivery.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedClip:
+    """One clip of a delivery.
+
+    Attributes:
+        clip_id: The clip.
+        row: Its row in the manifest.
+        data_version: Data version of its package.
+        open_package: Opens the ``.tar.gz``.
+    """
+
+    clip_id: str
+    row: Mapping[str, Any]
+    data_version: str
+    open_package: Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenDelivery:
+    """Where a delivery lies.
+
+    Attributes:
+        folder: Its folder.
+        version: Name of the version, such as ``v0003``.
+        bytes: Size of all its files.
+        is_new: Whether it was written now; otherwise it existed with the same content.
+    """
+
+    folder: Path
+    version: str
+    bytes: int
+    is_new: bool
+
+
+def write_delivery(
+    root: Path,
+    clips: Sequence[PackagedClip],
+    *,
+    card: str,
+    progress: ProgressCallback = ignore_progress,
+) -> WrittenDelivery:
+    """Write the next version of a delivery below ``root``, unless the newest one has the same content.
+
+    Args:
+        root: Folder of the delivery's versions.
+        clips: The clips; their order is kept in the manifest.
+        card: The dataset card, Markdown.
+        progress: Hears clips done and in total.
+    """
+    digest = _content_digest(clips)
+    existing = sorted(path for path in root.glob("v[0-9][0-9][0-9][0-9]*") if path.is_dir())
+    if existing and _digest_of(existing[-1]) == digest:
+        newest = existing[-1]
+        return WrittenDelivery(folder=newest, version=newest.name, bytes=_size_of(newest), is_new=False)
+    number = int(existing[-1].name[1:]) + 1 if existing else 1
+    final = root / f"v{number:04d}"
+    staged = root / f".staging-{uuid.uuid4().hex}"
+    staged.mkdir(parents=True)
+    try:
+        for done, clip in enumerate(clips):
+            progress(done, len(clips))
+            _unpack(clip, staged)
+        pq.write_table(manifest_table([clip.row for clip in clips]), staged / "manifest.parquet")
+        sdk = resources.files("ego_assets.delivery").joinpath("egodata.py").read_bytes()
+        (staged / "egodata.py").write_bytes(sdk)
+        (staged / "README.md").write_text(card)
+        content = {"format": 1, "version": final.name, "content_digest": digest, "clips": len(clips)}
+        (staged / _DIGEST_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        staged.rename(final)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    progress(len(clips), len(clips))
+    return WrittenDelivery(folder=final, version=final.name, bytes=_size_of(final), is_new=True)
+
+
+def _unpack(clip: PackagedClip, folder: Path) -> None:
+    """The archive, and beside it the folder it holds."""
+    archive = folder / f"{clip.clip_id}.tar.gz"
+    with clip.open_package() as source, archive.open("wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
+    with tarfile.open(archive, "r:gz") as tar:
+        tar.extractall(folder, filter="data")
+
+
+def _content_digest(clips: Sequence[PackagedClip]) -> str:
+    """Equal clips, packages and manifest rows give an equal digest."""
+    lines = sorted(
+        json.dumps([clip.clip_id, clip.data_version, dict(clip.row)], sort_keys=True, default=str)
+        for clip in clips
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _digest_of(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / _DIGEST_FILE).read_text())["content_digest"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

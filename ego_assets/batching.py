@@ -21,6 +21,7 @@ which Dagster recognises outputs whose events were already reported.
 
 import base64
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -42,6 +43,7 @@ from dagster import (
     MetadataValue,
     Nothing,
     Output,
+    PreviewWarning,
     RetryPolicy,
     asset,
 )
@@ -85,13 +87,10 @@ def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str
     if spec.reads_original:
         resource_keys.add("vault")
 
-    @asset(
-        name=spec.name,
-        description=spec.description,
-        group_name=spec.group,
-        partitions_def=clip_partitions,
-        deps=[AssetKey(name) for name in (*spec.inputs, *spec.optional_inputs)],
-        check_specs=[
+    with warnings.catch_warnings():
+        # Partitioned checks are a preview feature; the pin to 1.13 and the tests guard it.
+        warnings.simplefilter("ignore", PreviewWarning)
+        check_specs = [
             AssetCheckSpec(
                 name=gate.name,
                 asset=AssetKey(spec.name),
@@ -101,7 +100,15 @@ def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str
                 metadata=_threshold_metadata(gate.threshold, gate.unit, gate.source),
             )
             for gate in spec.all_gates
-        ],
+        ]
+
+    @asset(
+        name=spec.name,
+        description=spec.description,
+        group_name=spec.group,
+        partitions_def=clip_partitions,
+        deps=[AssetKey(name) for name in (*spec.inputs, *spec.optional_inputs)],
+        check_specs=check_specs,
         dagster_type=_NOTHING,
         output_required=False,
         required_resource_keys=resource_keys,
@@ -348,6 +355,8 @@ def require_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, s
     folder = services.store.local_root
     if folder is None or needed == 0:
         return
+    while not folder.exists():
+        folder = folder.parent
     free, reserve = shutil.disk_usage(folder).free, services.settings.free_disk_reserve_bytes
     if needed + reserve > free:
         raise InsufficientDisk(

@@ -84,8 +84,10 @@ def demo(
     stopped = _process(project, quiet=as_json)
     with _progress(as_json) as progress:
         task = progress.add_task("building delivery and report", total=1)
-        project.run_collection()
+        collection_error = project.run_collection()
         progress.update(task, completed=1)
+    if collection_error:
+        _stop(collection_error, STOPPED)
     _show_status(project, project.status(), as_json=as_json, with_paths=True)
     # A clip that a gate stops is what the demo shows; only a crash is a failure of the demo.
     raise typer.Exit(0 if not rejected and not stopped.crashed else STOPPED)
@@ -160,8 +162,8 @@ def run(
     outcome = _process(
         project, clip_ids=clip, layers=layer, retry_failed=retry_failed, again=again, quiet=as_json
     )
-    if outcome.ran:
-        project.run_collection()
+    if outcome.ran and (error := project.run_collection()):
+        _stop(error, STOPPED)
     _show_status(project, project.status(clip_ids=clip), as_json=as_json)
     raise typer.Exit(STOPPED if outcome.stopped else 0)
 
@@ -423,24 +425,30 @@ def _show_status(
         console.print("No clips yet. Start with `ego-assets ingest PATH` or `ego-assets demo`.")
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("clip", overflow="fold")
-    for heading in ("passed", "warned", "failed", "not eval.", "score"):
-        table.add_column(heading, justify="right")
-    table.add_column("layers", overflow="fold")
-    table.add_column("notes", overflow="fold", ratio=1)
+    table.add_column("clip", overflow="fold", min_width=36)
+    table.add_column("gates: passed/\nwarned/failed/\nnot evaluated", no_wrap=True)
+    table.add_column("score", justify="right")
+    table.add_column("layers")
     for row in rows:
-        score = "-" if row.score is None else f"{row.score:.2f}"
+        counts = (
+            (row.passed, "green"),
+            (row.warned, "yellow"),
+            (row.failed, "red"),
+            (row.not_evaluated, "dim"),
+        )
+        shown = (f"[{style}]{count}[/{style}]" if count else "0" for count, style in counts)
         table.add_row(
-            f"{escape(row.name)}\n[dim]{row.clip_id}[/dim]",
-            f"[green]{row.passed}[/green]",
-            f"[yellow]{row.warned}[/yellow]" if row.warned else "0",
-            f"[red]{row.failed}[/red]" if row.failed else "0",
-            str(row.not_evaluated),
-            score,
-            " ".join(row.layers) or "-",
-            escape(row.note),
+            f"[bold]{escape(row.name)}[/bold]\n{row.clip_id}",
+            " / ".join(shown),
+            "-" if row.score is None else f"{row.score:.2f}",
+            ", ".join(row.layers) or "-",
         )
     console.print(table)
+    for row in rows:
+        if row.notes:
+            console.print(f"\n[bold]{escape(row.name)}[/bold]")
+        for note in row.notes:
+            console.print(f"  - {escape(note)}")
     if with_paths:
         console.print()
         for name, path in paths.items():

@@ -53,7 +53,7 @@ class ClipStatus:
         score: Quality score, or ``None`` before the manifest.
         layers: Committed layers, in the order of the chain.
         pending: Layers that the next run will make.
-        note: What a person should know: why it stopped, what warned.
+        notes: What a person should know: why it stopped, what warned and what to do.
     """
 
     clip_id: str
@@ -68,7 +68,7 @@ class ClipStatus:
     score: float | None
     layers: tuple[str, ...]
     pending: tuple[str, ...]
-    note: str
+    notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The line for ``--json``."""
@@ -241,7 +241,11 @@ class Project:
         committed = {artifact.layer for artifact in self.database.artifacts(clip.clip_id)}
         notes = [plan.reason] if plan.reason else []
         if not plan.reason:
-            notes += [gate.message for gate in gates if gate.outcome in ("warned", "failed")]
+            notes += [
+                f"{gate.layer}: {gate.message}"
+                for gate in gates
+                if gate.outcome in (GateOutcome.WARNED, GateOutcome.FAILED)
+            ]
         return ClipStatus(
             clip_id=clip.clip_id,
             name=clip.source_name,
@@ -255,7 +259,7 @@ class Project:
             score=clip.quality_score,
             layers=tuple(sorted(committed, key=order.index)),
             pending=tuple(plan.pending),
-            note=" ".join(notes),
+            notes=tuple(notes),
         )
 
     def result_paths(self) -> dict[str, str]:
@@ -327,28 +331,21 @@ class Project:
                 run_id=run_id,
                 run_config=_QUIET,
             )
-        failures = [
-            event.step_failure_data.user_failure_data.description
-            if event.step_failure_data.user_failure_data
-            else event.step_failure_data.error_display_string
-            for event in result.all_events
-            if event.is_step_failure
-        ]
         return ClipRun(
             clip_id=clip_id,
             success=result.success,
             run_id=result.run_id,
-            error=" ".join(text for text in failures if text),
+            error=_step_errors(result.all_events),
         )
 
-    def run_collection(self) -> bool:
-        """Rebuild what is made over the whole collection; returns whether it worked."""
+    def run_collection(self) -> str:
+        """Rebuild what is made over the whole collection; returns what went wrong, or nothing."""
         from ego_assets.jobs import COLLECTION_JOB
 
         result = self.definitions.resolve_job_def(COLLECTION_JOB).execute_in_process(
             instance=self.instance, raise_on_error=False, run_config=_QUIET
         )
-        return result.success
+        return _step_errors(result.all_events)
 
     @contextmanager
     def _step_events(self, listener: Callable[[DagsterEvent], None]) -> Iterator[str]:
@@ -361,6 +358,17 @@ class Project:
 
         self.instance.add_event_listener(run_id, heard)
         yield run_id
+
+
+def _step_errors(events: Sequence[DagsterEvent]) -> str:
+    """Why the steps of a run failed, in words for people."""
+    errors = []
+    for event in events:
+        if event.is_step_failure:
+            failure = event.step_failure_data
+            described = failure.user_failure_data.description if failure.user_failure_data else None
+            errors.append(described or failure.error_display_string)
+    return "\n".join(errors)
 
 
 def dagster_home(settings: Settings) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import re
 import shutil
 import tarfile
@@ -192,15 +193,16 @@ def _ordered(
     """All files sorted by path, each path once."""
     if not _CLIP_ID.fullmatch(clip_id):
         raise DeliveryError(f"clip_id: expected a UUID, got {clip_id!r}")
-    written = [
-        PackageMember(path=path, size=len(content), chunks=lambda content=content: (content,))
-        for path, content in documents.items()
-    ]
+    written = [_document(path, content) for path, content in documents.items()]
     ordered = sorted([*members, *written], key=lambda member: member.path)
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in itertools.pairwise(ordered):
         if first.path == second.path:
             raise DeliveryError(f"Clip {clip_id}: two layers deliver the same file {first.path!r}.")
     return ordered
+
+
+def _document(path: str, content: bytes) -> PackageMember:
+    return PackageMember(path=path, size=len(content), chunks=lambda: (content,))
 
 
 class _ChunkReader(io.RawIOBase):

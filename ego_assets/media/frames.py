@@ -87,7 +87,8 @@ def extract_frames(
     grid = timeline.frames_at_rate(frames_per_second)
     lossless_grid = timeline.frames_at_rate(lossless.frames_per_second) if lossless else grid[:0]
     jpeg_wanted, lossless_wanted = set(grid.tolist()), set(lossless_grid.tolist())
-    tile_wanted = {int(grid[i]) for i in np.linspace(0, len(grid) - 1, _SHEET_TILES)} if len(grid) else set()
+    tile_positions = np.linspace(0, len(grid) - 1, min(_SHEET_TILES, len(grid))).round().astype(int)
+    tile_wanted = set(grid[tile_positions].tolist())
     tiles: list[BgrImage] = []
     undecodable: list[int] = []
     jpeg_count = lossless_count = 0

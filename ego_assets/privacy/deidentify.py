@@ -17,7 +17,6 @@ from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.video.reformatter import Interpolation
 
 from ego_assets.media.contact_sheet import contact_sheet
@@ -26,7 +25,7 @@ from ego_assets.media.encode import VideoWriter
 from ego_assets.media.orientation import rotate_upright, upright_size
 from ego_assets.media.source import MediaSource
 from ego_assets.privacy.config import PrivacyConfig
-from ego_assets.privacy.redaction import as_planar_420, blur_frame
+from ego_assets.privacy.redaction import as_planar_420, blur_frame, plane_samples
 from ego_assets.privacy.report import PiiReport, build_report
 from ego_assets.privacy.schedule import detection_schedule
 from ego_assets.privacy.tracking import FrameDetections, RegionIndex, Track, build_tracks
@@ -174,10 +173,8 @@ def examine(
     Raises:
         PrivacyPassFailed: A detector failed.
     """
-    pending = {
-        kind: deque(frames.tolist())
-        for kind, frames in detection_schedule(detectors, timeline, config).items()
-    }
+    schedule = detection_schedule(detectors, timeline, config)
+    pending = {kind: deque(frames.tolist()) for kind, frames in schedule.items()}
     examined: dict[str, list[FrameDetections]] = {kind: [] for kind in detectors}
     for frame in decode_frames(source, threads=config.decoder_threads):
         due = [kind for kind, frames in pending.items() if _take_until(frames, frame.index)]
@@ -351,20 +348,12 @@ def upright_scaled(frame: av.VideoFrame, *, size: tuple[int, int], rotation_deg:
     )
     if rotation_deg == 0:
         return scaled
-    turned = [
-        np.ascontiguousarray(rotate_upright(_samples(plane), rotation_deg)).reshape(-1)
-        for plane in scaled.planes
-    ]
+    turned = [rotate_upright(plane_samples(plane), rotation_deg).reshape(-1) for plane in scaled.planes]
     # A planar 4:2:0 array is the planes one after another, in rows of the picture's width.
     result = av.VideoFrame.from_ndarray(np.concatenate(turned).reshape(-1, size[0]), format=frame.format.name)
     for name in ("color_range", "colorspace", "color_primaries", "color_trc"):
         setattr(result, name, getattr(frame, name))
     return result
-
-
-def _samples(plane: Any) -> npt.NDArray[np.uint8]:
-    rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
-    return rows[: plane.height, : plane.width]
 
 
 def _covered_share(regions: Sequence[tuple[int, int, int, int]], width: int, height: int) -> float:

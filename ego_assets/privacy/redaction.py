@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import cast
 
 import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.video.plane import VideoPlane
 
 from ego_assets.media.orientation import boxes_to_coded
 
@@ -93,15 +95,19 @@ def blur_frame(
     # The decoder may still need its copy to predict the frames that follow.
     frame.make_writable()
     for plane_index, plane in enumerate(frame.planes[:3]):
-        samples = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[
-            : plane.height, : plane.width
-        ]
+        samples = plane_samples(plane)
         step = 1 if plane_index == 0 else 2
         for left, top, right, bottom in regions:
             sigma = blur_sigma(right - left, bottom - top, min_sigma=min_sigma, sigma_per_size=sigma_per_size)
             area = samples[top // step : -(-bottom // step), left // step : -(-right // step)]
             area[:] = blurred(area, sigma=sigma / step)
     return regions
+
+
+def plane_samples(plane: VideoPlane) -> npt.NDArray[np.uint8]:
+    """The samples of an 8-bit plane, ``uint8 [height, width]``, without a copy and writable."""
+    rows = np.frombuffer(cast("bytes", plane), dtype=np.uint8).reshape(-1, plane.line_size)
+    return rows[: plane.height, : plane.width]
 
 
 def blurred(area: npt.NDArray[np.uint8], *, sigma: float) -> npt.NDArray[np.uint8]:
@@ -118,14 +124,10 @@ def blurred(area: npt.NDArray[np.uint8], *, sigma: float) -> npt.NDArray[np.uint
     rows, columns = (
         min(side, max(1, math.ceil(_CELLS_PER_SIGMA * side / sigma))) for side in (height, width)
     )
-    coarse = (
-        cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA)
-        .astype(np.float32)
-        .reshape(rows, columns)
-    )
+    coarse = cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA).reshape(rows, columns)
     vertical = _periodic_gaussian(rows, round(sigma * rows / height, 2))
     horizontal = _periodic_gaussian(columns, round(sigma * columns / width, 2))
-    smooth = np.rint(vertical @ coarse @ horizontal)
+    smooth = np.rint(vertical @ coarse.astype(np.float32) @ horizontal)
     return np.asarray(cv2.resize(smooth.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR))
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ego_assets.privacy.config import PrivacyConfig
 from ego_assets.schema.arrays import read_only
-from ego_assets.schema.detections import Detections
+from ego_assets.schema.detections import Detections, iou_matrix
 from ego_assets.schema.timeline import NANOSECONDS
 
 FloatBoxes = npt.NDArray[np.float32]
@@ -86,8 +87,8 @@ class RegionIndex:
 
     def boxes_at(self, frame_index: int) -> FloatBoxes:
         """``float32 [N, 4]``, all regions of one frame."""
-        first, last = np.searchsorted(self._frames, [frame_index, frame_index + 1])
-        return self._boxes[first:last]
+        first, last = np.searchsorted(self._frames, [frame_index, frame_index + 1]).tolist()
+        return np.asarray(self._boxes[first:last], dtype=np.float32)
 
 
 @dataclass
@@ -110,7 +111,8 @@ class _OpenTrack:
         if len(self.boxes) < 2:
             return self.boxes[-1]
         velocity = _velocity(self.boxes[-2], self.boxes[-1], self.times_ns[-1] - self.times_ns[-2])
-        return self.boxes[-1] + _shift(velocity * (time_ns - self.times_ns[-1]))
+        moved = self.boxes[-1] + _shift(velocity * (time_ns - self.times_ns[-1]))
+        return np.asarray(moved, dtype=np.float32)
 
 
 def build_tracks(
@@ -158,17 +160,6 @@ def build_tracks(
         if track.frame_indices.size:
             tracks.append(track)
     return tracks
-
-
-def iou_matrix(a: FloatBoxes, b: FloatBoxes) -> npt.NDArray[np.float64]:
-    """Intersection over union of each box in ``a [N, 4]`` with each in ``b [M, 4]``, ``float64 [N, M]``."""
-    left, right = a[:, None].astype(np.float64), b[None].astype(np.float64)
-    overlap = np.minimum(left[..., 2:], right[..., 2:]) - np.maximum(left[..., :2], right[..., :2])
-    intersection = np.clip(overlap, 0, None).prod(axis=-1)
-    union = (
-        (left[..., 2:] - left[..., :2]).prod(-1) + (right[..., 2:] - right[..., :2]).prod(-1) - intersection
-    )
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
 def _link(
@@ -316,10 +307,8 @@ def _cover_doubtful_links(
     Such a link may join two regions; then each was still where it was seen.
     """
     for index in range(seen_frames.size - 1):
-        if (
-            iou_matrix(seen_boxes[index : index + 1], seen_boxes[index + 1 : index + 2])[0, 0]
-            >= config.track_iou
-        ):
+        overlap = iou_matrix(seen_boxes[index : index + 1], seen_boxes[index + 1 : index + 2])
+        if overlap[0, 0] >= config.track_iou:
             continue
         between = (frames > seen_frames[index]) & (frames < seen_frames[index + 1])
         middle = (seen_times[index] + seen_times[index + 1]) / 2
@@ -359,5 +348,5 @@ def _centers(boxes: FloatBoxes) -> npt.NDArray[np.float32]:
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
-def _union(a: npt.NDArray[np.float64], b: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def _union(a: npt.NDArray[np.float64], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.concatenate([np.minimum(a[:, :2], b[:, :2]), np.maximum(a[:, 2:], b[:, 2:])], axis=1)

@@ -50,6 +50,20 @@ class Detections:
         return Detections(self.boxes_xyxy * factors, self.scores)
 
 
+def iou_matrix(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Intersection over union of each box in ``a [N, 4]`` with each in ``b [M, 4]`` (xyxy), ``float64 [N, M]``.
+
+    Boxes without area overlap nothing.
+    """
+    rows, columns = a[:, None].astype(np.float64), b[None].astype(np.float64)
+    overlap = np.minimum(rows[..., 2:], columns[..., 2:]) - np.maximum(rows[..., :2], columns[..., :2])
+    intersection = np.clip(overlap, 0, None).prod(axis=-1)
+    areas = (rows[..., 2:] - rows[..., :2]).prod(axis=-1) + (columns[..., 2:] - columns[..., :2]).prod(
+        axis=-1
+    )
+    return np.asarray(intersection / np.maximum(areas - intersection, 1e-9), dtype=np.float64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackendInfo:
     """Who produced a result: recorded in every artifact document and PII report.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -161,7 +162,7 @@ class GroundTruth:
                 right_hand_state=tuple(document["right_hand_state"]),
                 **arrays,
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise GroundTruthUnreadable(
                 f"{folder} does not hold the ground truth of a synthetic clip ({error}): "
                 "render the clip again."

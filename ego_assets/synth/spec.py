@@ -20,7 +20,7 @@ RENDERER_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class SceneSpec:
-    """One synthetic clip; equal specs render to equal pixels and equal ground truth.
+    """One synthetic clip; equal specs render to equal files and equal ground truth.
 
     Attributes:
         seed: Seed of everything that varies: textures, placement, identities, camera phases, time jitter.

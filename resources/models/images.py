@@ -1,10 +1,9 @@
-"""What the detectors share: resizing pictures to what a network takes, and comparing boxes."""
+"""Resizing pictures to what a fully convolutional detector takes."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from ego_assets.schema.detections import BgrImage
 
@@ -36,12 +35,3 @@ def fit(image: BgrImage, *, max_side: int) -> BgrImage:
     shrinks = size[0] < width or size[1] < height
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size, interpolation=interpolation), dtype=np.uint8)
-
-
-def iou_matrix(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Intersection over union of each box in ``a [N, 4]`` with each in ``b [M, 4]``, ``float32 [N, M]``."""
-    overlap = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    intersection = np.clip(overlap, 0, None).prod(axis=-1)
-    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(axis=1), (b[:, 2:] - b[:, :2]).prod(axis=1)
-    union = area_a[:, None] + area_b[None] - intersection
-    return np.asarray(intersection / np.maximum(union, 1e-9), dtype=np.float32)

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
-from resources.models.images import STRIDE, check_image, fit, iou_matrix
+from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_matrix
+from resources.models.images import STRIDE, check_image, fit
 from resources.models.onnx_session import cpu_session
 from resources.models.registry import PP_OCR_DETECTOR, locate
 

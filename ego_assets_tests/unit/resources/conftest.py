@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from ego_assets.schema.clip import Clip
 from resources.database import Database
@@ -14,13 +15,14 @@ from resources.vault import Vault
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    """An empty SQLite database, or the Postgres database that EGO_TEST_DATABASE_URL names."""
+    """An empty SQLite database, or the Postgres database that EGO_TEST_DATABASE_URL names, which is wiped."""
     url = os.environ.get("EGO_TEST_DATABASE_URL", "")
     database = Database(url or f"sqlite:///{tmp_path / 'meta' / 'metadata.db'}")
-    database.upgrade()
     if url:
-        database.downgrade("base")
-        database.upgrade()
+        with database.engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+    database.upgrade()
     yield database
     database.close()
 

@@ -476,11 +476,10 @@ def test_one_artifact_version_is_current(database: Database, new_clip: NewClip) 
 
 
 def test_the_index_of_artifacts_can_be_rebuilt(database: Database, new_clip: NewClip) -> None:
-    stale, kept = new_clip().clip_id, new_clip().clip_id
-    database.record_artifact(document(stale), uri="/gone")
-    many = [(document(kept, layer=f"layer_{'x' * n}"), f"/store/{n}") for n in range(600)]
-    assert database.replace_artifact_index(many) == 600
-    assert {artifact.clip_id for artifact in database.artifacts()} == {kept}
+    database.record_artifact(document(new_clip().clip_id), uri="/gone")
+    clip_ids = {new_clip().clip_id for _ in range(600)}
+    assert database.replace_artifact_index([(document(clip_id), "/store") for clip_id in clip_ids]) == 600
+    assert {artifact.clip_id for artifact in database.artifacts()} == clip_ids
     assert database.replace_artifact_index([]) == 0
     assert database.artifacts() == []
 

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -185,6 +186,29 @@ def release(clip: Annotated[list[str], typer.Argument(help="Clips that hold_flag
     for clip_id in clip:
         project.release(clip_id)
         console.print(f"{clip_id} goes on with the next `ego-assets run`.")
+
+
+@app.command()
+def review(
+    resolve: Annotated[int | None, typer.Option(help="Close the item with this number.")] = None,
+    note: Annotated[str, typer.Option(help="What was found; needed with --resolve.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List what a person should look at, or close an item."""
+    project = _project()
+    if resolve is not None:
+        if not note:
+            _stop("--resolve needs --note, which says what was found.", USAGE)
+        project.database.resolve_review_item(resolve, resolution=note, actor="cli:review")
+    items = project.database.review_items("open")
+    if as_json:
+        _print_json([asdict(item) for item in items])
+        return
+    if not items:
+        console.print("Nothing is waiting for a review.")
+    for item in items:
+        console.print(f"[bold]{item.id}[/bold] {item.clip_id} {item.layer}: {item.kind} ({item.risk} risk)")
+        console.print(f"    {escape(item.reason)}", soft_wrap=True)
 
 
 @app.command()
@@ -425,10 +449,10 @@ def _show_status(
         console.print("No clips yet. Start with `ego-assets ingest PATH` or `ego-assets demo`.")
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("clip", overflow="fold", min_width=36)
-    table.add_column("gates: passed/\nwarned/failed/\nnot evaluated", no_wrap=True)
+    table.add_column("clip", min_width=36)
+    table.add_column("passed / warned\n/ failed / not eval.")
     table.add_column("score", justify="right")
-    table.add_column("layers")
+    table.add_column("layers", overflow="fold")
     for row in rows:
         counts = (
             (row.passed, "green"),
@@ -441,7 +465,7 @@ def _show_status(
             f"[bold]{escape(row.name)}[/bold]\n{row.clip_id}",
             " / ".join(shown),
             "-" if row.score is None else f"{row.score:.2f}",
-            ", ".join(row.layers) or "-",
+            " ".join(row.layers) or "-",
         )
     console.print(table)
     for row in rows:
@@ -449,6 +473,12 @@ def _show_status(
             console.print(f"\n[bold]{escape(row.name)}[/bold]")
         for note in row.notes:
             console.print(f"  - {escape(note)}")
+    left_out = project.left_out_of_delivery() if with_paths else {}
+    if left_out:
+        console.print("\n[bold]Not delivered[/bold]")
+        for clip_id, reason in left_out.items():
+            console.print(f"  - {clip_id}: {escape(reason)}")
+        console.print("  Look at what waits for a person with `ego-assets review`.")
     if with_paths:
         console.print()
         for name, path in paths.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from dagster import (
@@ -13,7 +14,8 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from ego_assets.partitions import clip_partitions
+# Stages differ in their backfill policy on purpose, see batching.py; a run of a whole job serves them all.
+warnings.filterwarnings("ignore", message=".*varying BackfillPolicies", category=UserWarning)
 
 #: Takes one clip through every layer, in one process.
 PROCESS_CLIP_JOB = "process_clip"
@@ -27,7 +29,6 @@ def build_jobs(layers: Sequence[str]) -> dict[str, UnresolvedAssetJobDefinition]
         PROCESS_CLIP_JOB: define_asset_job(
             PROCESS_CLIP_JOB,
             selection=AssetSelection.assets(*layers),
-            partitions_def=clip_partitions,
             executor_def=in_process_executor,
             description="Takes one clip through every layer.",
         ),

@@ -273,6 +273,11 @@ class Project:
             paths["report"] = str(report)
         return paths
 
+    def left_out_of_delivery(self) -> dict[str, str]:
+        """Clips that the newest delivery lacks, with the reason."""
+        deliveries = self.database.deliveries()
+        return dict(deliveries[-1].definition.get("left_out", {})) if deliveries else {}
+
     def require_disk_space(self, work: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Stop before anything starts when the disk cannot hold the results.
 

@@ -53,18 +53,13 @@ def layer(enrichment: Sequence[LayerSpec]) -> tuple[LayerSpec, LayerFunction]:
 def _pack(work: ClipWork, staged: StagedLayer, deliverable: Sequence[LayerSpec]) -> LayerDraft:
     """Write the archive."""
     from ego_assets.curation.completeness import has_layer
-    from ego_assets.curation.score import QualityScore, ScoreParts
+    from ego_assets.curation.score import QualityScore
     from ego_assets.delivery.metadata import clip_metadata, metadata_json
     from ego_assets.delivery.package import resolve_members, write_package
 
     clip = work.database.clip(work.clip.clip_id)
-    content = work.read_json(work.input("manifest"), "manifest.json")["score"]
-    score = QualityScore(
-        value=content["value"],
-        confidence=content["confidence"],
-        parts=ScoreParts(**content["parts"]),
-        version=content["version"],
-    )
+    manifest = work.read_json(work.input("manifest"), "manifest.json")
+    score = QualityScore.from_dict(manifest["score"])
     privacy = work.input(PRIVACY_LAYER)
     artifacts = {"clip_quality": work.input("clip_quality"), PRIVACY_LAYER: privacy}
     members: list[DeliveryMember] = []

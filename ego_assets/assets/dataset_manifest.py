@@ -1,5 +1,6 @@
 """``dataset_manifest``: the delivery: Parquet manifest, clip folders and archives, SDK and dataset card."""
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, asset
@@ -28,9 +29,7 @@ DELIVERY_NAME = "dataset"
 )
 def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
     """Write the next version of the delivery, unless nothing changed."""
-    from ego_assets.delivery.card import dataset_card
     from ego_assets.delivery.dataset import PackagedClip, write_delivery
-    from ego_assets.delivery.manifest import manifest_row
 
     settings, database = context.resources.settings, context.resources.database.get()
     store = context.resources.store.get()
@@ -38,26 +37,30 @@ def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
     left_out: dict[str, str] = {}
     versions: dict[str, dict[str, str]] = {}
     for clip in database.clips():
-        document = store.document(clip.clip_id, "clip_package")
-        reason = reason_to_leave_out(clip, database) or ("" if document else "it has no clip_package yet")
-        if reason or document is None:
+        package = store.document(clip.clip_id, "clip_package")
+        manifest = store.document(clip.clip_id, "manifest")
+        reason = reason_to_leave_out(clip, database)
+        if not reason and (package is None or manifest is None):
+            reason = "it is not packaged yet"
+        if reason or package is None or manifest is None:
             left_out[clip.clip_id] = reason
             continue
-        layers = {
-            name: made for name in document.inputs if (made := store.document(clip.clip_id, name)) is not None
-        }
+        row = json.loads(store.read_bytes(manifest, "manifest.json"))["row"]
         packaged.append(
             PackagedClip(
                 clip_id=clip.clip_id,
-                row=manifest_row(clip, package=document.file(package_name(clip.clip_id)), layers=layers),
-                data_version=document.data_version,
-                open_package=lambda made=document: store.open(made, package_name(made.clip_id)),
+                row={
+                    **row,
+                    "recording_date": clip.recording_date,
+                    "privacy_status": clip.privacy_status.value,
+                },
+                package=package.file(package_name(clip.clip_id)),
+                open_package=lambda made=package: store.open(made, package_name(made.clip_id)),
             )
         )
-        versions[clip.clip_id] = {"clip_package": document.data_version, **document.inputs}
+        versions[clip.clip_id] = {"clip_package": package.data_version, **package.inputs}
     root = settings.deliveries / DELIVERY_NAME
-    card = dataset_card([clip.row for clip in packaged], left_out=left_out)
-    delivery = write_delivery(root, packaged, card=card)
+    delivery = write_delivery(root, packaged)
     database.add_delivery(
         name=DELIVERY_NAME,
         version=delivery.version,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ego_assets.execution import ClipWork, LayerDraft, LayerFunction
 from ego_assets.gates.manifest import GATES, judge_score
@@ -37,29 +37,27 @@ def layer(enrichment: Sequence[LayerSpec]) -> tuple[LayerSpec, LayerFunction]:
 
 def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Score the clip and list its layers."""
-    from ego_assets.curation.completeness import layers_in
+    from ego_assets.curation.completeness import has_layer, layers_in
+    from ego_assets.delivery.manifest import LayerReference, layer_digest, manifest_row
 
     score = _score(work)
-    documents = [work.input(name) for name in work.spec.inputs]
-    documents += [made for name in work.spec.optional_inputs if (made := work.optional_input(name))]
+    for name in work.spec.inputs:
+        work.input(name)
     clip = work.database.clip(work.clip.clip_id)
-    content: dict[str, Any] = {
-        "clip_id": clip.clip_id,
-        "score": score.to_dict(),
-        "completeness": clip.completeness,
-        "layers": {
-            document.layer: {
-                "version": document.version_id,
-                "data_version": document.data_version,
-                "uri": work.store.uri(document),
-                "files": {entry.name: entry.sha256 for entry in document.files},
-                "resolution": document.resolution,
-                "counts": dict(document.counts),
-            }
-            for document in documents
+    made = {name: document for name in work.spec.optional_inputs if (document := work.optional_input(name))}
+    complete = {name: document for name, document in made.items() if has_layer(clip.completeness, name)}
+    row = manifest_row(
+        clip,
+        score=score,
+        completeness=clip.completeness,
+        step_count=int(complete["frames"].counts["frames"]) if "frames" in complete else 0,
+        layers={
+            name: LayerReference(uri=work.store.uri(document), sha256=layer_digest(document))
+            for name, document in complete.items()
         },
-    }
-    staged.path("manifest.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    )
+    content = {"score": score.to_dict(), "row": row}
+    staged.path("manifest.json").write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
     return LayerDraft(
         gates=judge_score(score.value, confidence=score.confidence, parts=score.parts.to_dict()),
         config={"score_version": score.version},

@@ -22,6 +22,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,16 @@ class QualityScore:
             "parts": self.parts.to_dict(),
             "weights": dict(WEIGHTS),
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> QualityScore:
+        """Read what :meth:`to_dict` gave."""
+        return cls(
+            value=content["value"],
+            confidence=content["confidence"],
+            parts=ScoreParts(**content["parts"]),
+            version=content["version"],
+        )
 
 
 def score_clip(parts: ScoreParts) -> QualityScore:

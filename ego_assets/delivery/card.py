@@ -45,7 +45,7 @@ def dataset_card(rows: Iterable[Mapping[str, Any]], *, title: str = "First-perso
     sections = [
         f"# {_plain(title)}",
         f"{len(clips)} clips, {hours:.2f} hours, {sum(row['step_count'] for row in clips)} time steps.",
-        "Faces, readable text and number plates were blurred, sound and container metadata removed. Detection "
+        "Faces and readable text were blurred, sound and container metadata removed. Detection "
         "is never perfect: report what you find to the sender, and do not try to identify anybody.",
         "## Layout",
         _LAYOUT,

@@ -13,13 +13,12 @@ import tarfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow.parquet as pq
-
-from ego_assets.delivery.manifest import manifest_table
+from ego_assets.delivery.card import dataset_card, sdk_source
+from ego_assets.delivery.manifest import write_manifest
+from ego_assets.schema.artifact import FileEntry
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 
 _DIGEST_FILE = "delivery.json"
@@ -32,13 +31,13 @@ class PackagedClip:
     Attributes:
         clip_id: The clip.
         row: Its row in the manifest.
-        data_version: Data version of its package.
-        open_package: Opens the ``.tar.gz``.
+        package: Name, size and digest of its ``.tar.gz``.
+        open_package: Opens it.
     """
 
     clip_id: str
     row: Mapping[str, Any]
-    data_version: str
+    package: FileEntry
     open_package: Callable[[], BinaryIO]
 
 
@@ -63,7 +62,6 @@ def write_delivery(
     root: Path,
     clips: Sequence[PackagedClip],
     *,
-    card: str,
     progress: ProgressCallback = ignore_progress,
 ) -> WrittenDelivery:
     """Write the next version of a delivery below ``root``, unless the newest one has the same content.
@@ -71,7 +69,6 @@ def write_delivery(
     Args:
         root: Folder of the delivery's versions.
         clips: The clips; their order is kept in the manifest.
-        card: The dataset card, Markdown.
         progress: Hears clips done and in total.
     """
     digest = _content_digest(clips)
@@ -87,10 +84,11 @@ def write_delivery(
         for done, clip in enumerate(clips):
             progress(done, len(clips))
             _unpack(clip, staged)
-        pq.write_table(manifest_table([clip.row for clip in clips]), staged / "manifest.parquet")
-        sdk = resources.files("ego_assets.delivery").joinpath("egodata.py").read_bytes()
-        (staged / "egodata.py").write_bytes(sdk)
-        (staged / "README.md").write_text(card)
+        rows = [_row(clip, final) for clip in clips]
+        with (staged / "manifest.parquet").open("wb") as out:
+            write_manifest(out, rows)
+        (staged / "egodata.py").write_bytes(sdk_source())
+        (staged / "README.md").write_text(dataset_card(rows))
         content = {"format": 1, "version": final.name, "content_digest": digest, "clips": len(clips)}
         (staged / _DIGEST_FILE).write_text(json.dumps(content, indent=2) + "\n")
         staged.rename(final)
@@ -101,9 +99,21 @@ def write_delivery(
     return WrittenDelivery(folder=final, version=final.name, bytes=_size_of(final), is_new=True)
 
 
+def _row(clip: PackagedClip, folder: Path) -> dict[str, Any]:
+    """The manifest row, with where the clip lies in this delivery."""
+    return {
+        **clip.row,
+        "clip_path": clip.clip_id,
+        "package_path": clip.package.name,
+        "package_uri": str(folder / clip.package.name),
+        "package_sha256": clip.package.sha256,
+        "package_bytes": clip.package.bytes,
+    }
+
+
 def _unpack(clip: PackagedClip, folder: Path) -> None:
     """The archive, and beside it the folder it holds."""
-    archive = folder / f"{clip.clip_id}.tar.gz"
+    archive = folder / clip.package.name
     with clip.open_package() as source, archive.open("wb") as sink:
         shutil.copyfileobj(source, sink, 1 << 20)
     with tarfile.open(archive, "r:gz") as tar:
@@ -113,7 +123,7 @@ def _unpack(clip: PackagedClip, folder: Path) -> None:
 def _content_digest(clips: Sequence[PackagedClip]) -> str:
     """Equal clips, packages and manifest rows give an equal digest."""
     lines = sorted(
-        json.dumps([clip.clip_id, clip.data_version, dict(clip.row)], sort_keys=True, default=str)
+        json.dumps([clip.clip_id, clip.package.sha256, dict(clip.row)], sort_keys=True, default=str)
         for clip in clips
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -21,6 +21,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -133,30 +134,14 @@ class Dataset:
             return EgoClip(row, _Archive(archive, clip_id))
         raise EgoDataError(f"Clip {clip_id}: neither {folder} nor {archive} is there. Copy one of them here.")
 
-    def stream(
-        self,
-        *,
-        activity: str | Sequence[str] | None = None,
-        environment: str | Sequence[str] | None = None,
-        min_quality: float | None = None,
-        min_confidence: float | None = None,
-        complete: Sequence[str] = (),
-        split: str | None = None,
-    ) -> Iterator[dict[str, Any]]:
-        """Time steps of the clips that meet all conditions of :meth:`clips`, clip after clip.
+    def stream(self, **conditions: Any) -> Iterator[dict[str, Any]]:
+        """Time steps of the clips that meet all conditions, which are those of :meth:`clips`, clip after clip.
 
         Yields:
             ``clip_id``, ``step``, ``frame_index``, ``timestamp_ns`` (nanoseconds), ``rgb``
             (``uint8 [height, width, 3]``) and ``metadata`` (of the clip).
         """
-        for row in self.clips(
-            activity=activity,
-            environment=environment,
-            min_quality=min_quality,
-            min_confidence=min_confidence,
-            complete=complete,
-            split=split,
-        ):
+        for row in self.clips(**conditions):
             with self.load_clip(row["clip_id"]) as clip:
                 yield from clip.steps()
 
@@ -277,7 +262,7 @@ class _Archive:
                     for member in tar
                     if member.isfile()
                 }
-        except (OSError, EOFError, tarfile.TarError) as error:
+        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
             self.close()
             raise EgoDataError(f"{archive} cannot be read ({error}): copy it again.") from error
 

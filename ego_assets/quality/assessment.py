@@ -64,7 +64,7 @@ class QualityConfig:
 
 def _check_columns(samples: BlurSamples | ExposureSamples, integer_columns: tuple[str, ...]) -> None:
     """Make all columns read-only arrays of one length and the right type."""
-    length = samples.frame_index.shape
+    length = np.shape(samples.frame_index)
     for column in fields(samples):
         dtype = np.int64 if column.name in integer_columns else np.float64
         values = np.asarray(getattr(samples, column.name), dtype=dtype)

@@ -21,8 +21,9 @@ HandSide = Literal["left", "right"]
 #: States of the collection guide's hand-object layer.
 HandState = Literal["free", "pre-grasp", "grasp", "post-release"]
 
-#: What :attr:`Rendering.owner` says where a hand or a forearm is seen.
-OWNER_LEFT_HAND, OWNER_RIGHT_HAND, OWNER_FOREARM = -2, -3, -4
+#: What :attr:`Rendering.owner` says where a forearm or a hand is seen.
+OWNER_FOREARM = -4
+_OWNERS: dict[HandSide, int] = {"left": -2, "right": -3}
 
 _SKIN_TONES_BGR = ((134, 172, 224), (108, 146, 198), (78, 112, 164), (52, 78, 122))
 _SLEEVES_BGR = ((120, 84, 52), (70, 96, 62), (66, 62, 120), (96, 96, 92))
@@ -96,8 +97,8 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class HandDrawn:
-    """Where a hand was drawn: box in pixels clipped to the picture, and the share of it that is in view."""
+class VisibleHand:
+    """Box in pixels around what is seen of a hand, and the share of the hand that is seen."""
 
     box_xyxy: tuple[float, float, float, float]
     visible_fraction: float
@@ -155,7 +156,7 @@ def draw_hand(
     curl: float,
     intrinsics: FloatArray,
     tone: int,
-) -> HandDrawn | None:
+) -> int:
     """Draw one hand with its forearm over a rendering, in place.
 
     Args:
@@ -167,7 +168,7 @@ def draw_hand(
         tone: Number of the skin tone and sleeve.
 
     Returns:
-        Where the hand (without the forearm) is, or ``None`` where nothing of it is in view.
+        Pixels of the hand without the forearm, in the picture or not; 0 where it is not drawn.
     """
     height, width = rendering.owner.shape
     pieces = [
@@ -175,12 +176,12 @@ def draw_hand(
     ]
     hand = [piece for piece in pieces if not piece.forearm]
     if not hand:
-        return None
+        return 0
     # The canvas holds all of the hand, to know the share in view, and the part of the forearm in view.
     limits = np.array([width, height])
     low, high = _bounds(hand, intrinsics, -limits, 2 * limits)
     if np.any(low >= limits) or np.any(high <= 0) or np.any(high <= low):
-        return None
+        return 0
     arm_low, arm_high = _bounds(pieces, intrinsics, np.zeros(2), limits)
     left, top = np.minimum(low, arm_low)
     right, bottom = np.maximum(high, arm_high)
@@ -191,18 +192,29 @@ def draw_hand(
 
     inner = (slice(max(0, -top), height - top), slice(max(0, -left), width - left))
     window = (slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right)))
-    nearer = canvas.inverse_depth[inner] > rendering.inverse_depth[window]
-    rendering.image[window][nearer] = canvas.colour[inner][nearer]
-    rendering.inverse_depth[window][nearer] = canvas.inverse_depth[inner][nearer]
-    is_hand = canvas.is_hand[inner] & nearer
-    rendering.owner[window][nearer] = OWNER_FOREARM
-    rendering.owner[window][is_hand] = OWNER_RIGHT_HAND if side == "right" else OWNER_LEFT_HAND
-    total, seen = int(canvas.is_hand.sum()), int(is_hand.sum())
-    if seen == 0:
+    inverse, is_hand = canvas.inverse_depth[inner], canvas.is_hand[inner]
+    nearer = cv2.compare(inverse, rendering.inverse_depth[window], cv2.CMP_GT)
+    cv2.copyTo(canvas.colour[inner], nearer, rendering.image[window])
+    cv2.copyTo(inverse, nearer, rendering.inverse_depth[window])
+    owners = np.where(is_hand > 0, _OWNERS[side], OWNER_FOREARM).astype(np.int16)
+    cv2.copyTo(owners, nearer, rendering.owner[window])
+    return int(np.count_nonzero(canvas.is_hand))
+
+
+def visible_hand(rendering: Rendering, side: HandSide, pixel_count: int) -> VisibleHand | None:
+    """Where a hand is seen in a finished rendering.
+
+    Args:
+        rendering: With everything drawn.
+        side: Which hand.
+        pixel_count: What :func:`draw_hand` returned.
+    """
+    seen = (rendering.owner == _OWNERS[side]).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(seen)
+    if width == 0 or pixel_count == 0:
         return None
-    x, y, box_width, box_height = cv2.boundingRect(canvas.is_hand[inner].astype(np.uint8))
-    x, y = x + max(0, left), y + max(0, top)
-    return HandDrawn((float(x), float(y), float(x + box_width), float(y + box_height)), seen / total)
+    box = (float(left), float(top), float(left + width), float(top + height))
+    return VisibleHand(box, min(int(np.count_nonzero(seen)) / pixel_count, 1.0))
 
 
 def _bounds(
@@ -226,6 +238,8 @@ def _span(piece: _Piece, intrinsics: FloatArray) -> FloatArray:
     return np.array(ends)
 
 
+_SUBPIXEL_BITS = 4
+
 _ANGLES = np.linspace(0, 2 * math.pi, 24, endpoint=False)
 _UNIT_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 
@@ -239,7 +253,7 @@ class _Canvas:
     top: int
     colour: npt.NDArray[np.uint8]
     inverse_depth: npt.NDArray[np.float32]
-    is_hand: npt.NDArray[np.bool_]
+    is_hand: npt.NDArray[np.uint8]
 
     @classmethod
     def blank(cls, left: int, top: int, width: int, height: int) -> _Canvas:
@@ -248,28 +262,23 @@ class _Canvas:
             top,
             np.zeros((height, width, 3), np.uint8),
             np.zeros((height, width), np.float32),
-            np.zeros((height, width), np.bool_),
+            np.zeros((height, width), np.uint8),
         )
 
     def paint(self, piece: _Piece, intrinsics: FloatArray, colour: tuple[int, int, int]) -> None:
         """Paint a piece over what is there, rounded by lighter bands towards its upper side."""
-        span = _span(piece, intrinsics) - [self.left, self.top]
-        height, width = self.inverse_depth.shape
-        left, top = np.maximum(np.floor(span.min(axis=0)).astype(int) - 1, 0)
-        right, bottom = np.minimum(np.ceil(span.max(axis=0)).astype(int) + 2, [width, height])
-        if right <= left or bottom <= top:
-            return
-        window = (slice(top, bottom), slice(left, right))
-        mask = np.zeros((bottom - top, right - left), np.uint8)
-        corner = np.array([self.left + left, self.top + top])
-        for value, (scale, lift, shade) in enumerate(_BANDS, start=1):
+        corner = np.array([self.left, self.top])
+        for scale, lift, shade in _BANDS:
             discs = []
             for point, radius_m in ((piece.start, piece.radius_start_m), (piece.end, piece.radius_end_m)):
                 centre = (intrinsics @ point)[:2] / point[2] - corner
                 radius = float(intrinsics[0, 0] * radius_m / point[2])
                 discs.append(centre - [0.0, lift * radius] + max(radius * scale, 0.5) * _UNIT_CIRCLE)
-            hull = cv2.convexHull(np.rint(np.concatenate(discs) * 16).astype(np.int32))
-            cv2.fillConvexPoly(mask, hull, (value,), cv2.LINE_8, 4)
-            self.colour[window][mask == value] = [min(int(channel * shade), 255) for channel in colour]
-        self.inverse_depth[window][mask > 0] = 1.0 / piece.depth_m
-        self.is_hand[window][mask > 0] = not piece.forearm
+            outline = np.rint(np.concatenate(discs) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+            hull = cv2.convexHull(outline)
+            painted = [min(int(channel * shade), 255) for channel in colour]
+            cv2.fillConvexPoly(self.colour, hull, painted, cv2.LINE_8, _SUBPIXEL_BITS)
+            if scale == 1.0:
+                nearness = (1.0 / piece.depth_m,)
+                cv2.fillConvexPoly(self.inverse_depth, hull, nearness, cv2.LINE_8, _SUBPIXEL_BITS)
+                cv2.fillConvexPoly(self.is_hand, hull, (int(not piece.forearm),), cv2.LINE_8, _SUBPIXEL_BITS)

@@ -183,7 +183,7 @@ class Rasterizer:
         )
         cv2.copyTo(painted, mask, rendering.image[window])
         cv2.copyTo(inverse, mask, rendering.inverse_depth[window])
-        rendering.owner[window][mask > 0] = index
+        np.copyto(rendering.owner[window], index, where=mask.view(np.bool_))
 
     @staticmethod
     def _level(texture: Texture, texture_from_image: FloatArray, pixels: FloatArray) -> int:
@@ -229,10 +229,10 @@ def project(points: FloatArray, intrinsics: FloatArray) -> FloatArray:
 
 
 def polygon_mask(pixels: FloatArray, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """255 inside a convex polygon, ``uint8 [height, width]``."""
+    """1 inside a convex polygon, ``uint8 [height, width]``."""
     mask = np.zeros((height, width), np.uint8)
     points = np.rint(pixels * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillConvexPoly(mask, points, (255,), cv2.LINE_8, _SUBPIXEL_BITS)
+    cv2.fillConvexPoly(mask, points, (1,), cv2.LINE_8, _SUBPIXEL_BITS)
     return mask
 
 

@@ -17,6 +17,7 @@ from ego_assets.synth.hands import (
     HandSide,
     HandState,
     draw_hand,
+    visible_hand,
     wrist_at_rest,
 )
 from ego_assets.synth.raster import (
@@ -153,9 +154,12 @@ class Scene:
         if self.spec.hands:
             for side in SCHEDULES:
                 states[side] = SCHEDULES[side].state(progress)
-                drawn = self._draw_hand(rendering, side, time_s, pose, offsets)
-                if drawn is not None:
-                    boxes.append(FrameBox(frame_index, _HAND_KINDS[side], 0, *drawn))
+            drawn = {side: self._draw_hand(rendering, side, time_s, pose, offsets) for side in SCHEDULES}
+            for side, pixel_count in drawn.items():
+                hand = visible_hand(rendering, side, pixel_count)
+                if hand is not None:
+                    box = FrameBox(frame_index, _HAND_KINDS[side], 0, hand.box_xyxy, hand.visible_fraction)
+                    boxes.append(box)
         boxes.extend(self._visible_regions(rendering, pose, offsets, frame_index))
         return SceneFrame(rendering, tuple(boxes), states)
 
@@ -173,7 +177,7 @@ class Scene:
         time_s: float,
         pose: FloatArray,
         offsets: dict[str, FloatArray],
-    ) -> tuple[tuple[float, float, float, float], float] | None:
+    ) -> int:
         schedule, progress = SCHEDULES[side], time_s / self.spec.duration_s
         rest = wrist_at_rest(side, time_s, self._hand_phase_rad)
         target_world = self._objects[side] + offsets[f"object_{side}"]
@@ -185,10 +189,9 @@ class Scene:
         wrist = rest + reach * (at_object - rest)
         open_hand, closed_hand = 0.22, 0.62
         curl = open_hand + (closed_hand - open_hand) * max(0.0, (reach - 0.85) / 0.15)
-        drawn = draw_hand(
+        return draw_hand(
             rendering, side=side, wrist=wrist, curl=curl, intrinsics=self.intrinsics, tone=self._skin_tone
         )
-        return None if drawn is None else (drawn.box_xyxy, drawn.visible_fraction)
 
     # ------------------------------------------------------------------ what is visible
 

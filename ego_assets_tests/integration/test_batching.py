@@ -1,0 +1,211 @@
+"""Runs over many clips: events and checks per clip, and no clip pays for another one's failure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from dagster import AssetCheckKey, AssetKey
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
+
+from ego_assets.batching import MAX_PICTURE_BYTES, build_layer_assets, picture_metadata
+from ego_assets.schema.layers import LayerSpec
+
+from .conftest import SPECS, Bench
+
+MakeBench = Callable[[int], Bench]
+
+
+def materialized(bench: Bench, layer: str) -> set[str]:
+    return set(bench.instance.get_materialized_partitions(AssetKey(layer)))
+
+
+def materialization_count(bench: Bench, layer: str) -> Counter[str | None]:
+    records = bench.instance.fetch_materializations(AssetKey(layer), limit=1000).records
+    return Counter(record.partition_key for record in records)
+
+
+def check_statuses(bench: Bench, layer: str, check: str) -> dict[str | None, Status]:
+    history = bench.instance.event_log_storage.get_asset_check_execution_history(
+        AssetCheckKey(AssetKey(layer), check), limit=1000
+    )
+    return {record.partition: record.status for record in reversed(history)}
+
+
+def evaluation(bench: Bench, layer: str, check: str, clip_id: str) -> Any:
+    history = bench.instance.event_log_storage.get_asset_check_execution_history(
+        AssetCheckKey(AssetKey(layer), check), limit=1000
+    )
+    return next(r.evaluation for r in history if r.partition == clip_id and r.evaluation)
+
+
+def test_one_bad_clip_in_ten_costs_the_others_nothing(make_bench: MakeBench) -> None:
+    bench = make_bench(10)
+    bad = bench.clip_ids[4]
+    bench.behaviour.set("gate", bad, "unfit")
+    result = bench.run_range(bench.clip_ids[0], bench.clip_ids[-1])
+
+    good = set(bench.clip_ids) - {bad}
+    assert not result.success
+    assert materialized(bench, "intake") == set(bench.clip_ids)
+    for layer in ("gate", "frames", "depth_maps", "manifest"):
+        assert materialized(bench, layer) == good, layer
+        assert set(materialization_count(bench, layer).values()) == {1}, f"{layer}: one event per clip"
+    statuses = check_statuses(bench, "gate", "fit")
+    assert set(statuses) == set(bench.clip_ids)
+    assert {clip for clip, status in statuses.items() if status is Status.FAILED} == {bad}
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert failure.step_key == "manifest"
+    assert bad in failure.step_failure_data.user_failure_data.description
+
+
+def test_the_failed_gate_is_a_fact_that_refuses_later_runs(make_bench: MakeBench) -> None:
+    bench = make_bench(1)
+    clip = bench.clip_ids[0]
+    bench.behaviour.set("gate", clip, "unfit")
+    assert not bench.run_clip(clip).success
+    result = bench.run_clip(clip, asset_selection=[AssetKey("frames")])
+    assert not result.success
+    assert ("frames", clip) not in bench.behaviour.calls
+    assert "frames" not in {state.layer for state in bench.database.layer_states(clip)}
+    assert bench.database.clip(clip).failed
+
+
+def test_evaluations_point_at_their_materialization(make_bench: MakeBench) -> None:
+    bench = make_bench(3)
+    assert bench.run_range(bench.clip_ids[0], bench.clip_ids[-1]).success
+    for clip in bench.clip_ids:
+        target = evaluation(bench, "gate", "fit", clip).target_materialization_data
+        record = bench.instance.fetch_materializations(AssetKey("gate"), limit=100).records
+        assert target.storage_id in {r.storage_id for r in record if r.partition_key == clip}
+
+
+@pytest.mark.parametrize("as_range", [False, True])
+def test_a_layer_that_crashes_is_given_up_and_the_clip_goes_on(
+    make_bench: MakeBench, as_range: bool
+) -> None:
+    bench = make_bench(3)
+    clip = bench.clip_ids[1]
+    bench.behaviour.set("depth_maps", clip, "crash")
+    result = bench.run_range(bench.clip_ids[0], bench.clip_ids[2]) if as_range else bench.run_clip(clip)
+
+    assert result.success
+    assert bench.behaviour.calls.count(("depth_maps", clip)) == 3, "one attempt and two retries"
+    assert clip in materialized(bench, "manifest")
+    assert check_statuses(bench, "depth_maps", "completed")[clip] is Status.FAILED
+    row = bench.database.clip(clip)
+    assert not row.failed and row.needs_review and row.completeness == 0b01
+    assert bench.store.document(clip, "depth_maps") is None
+    assert [item.layer for item in bench.database.review_items("open", clip)] == ["depth_maps"]
+
+
+def test_a_flaky_layer_is_retried_per_clip(make_bench: MakeBench) -> None:
+    bench = make_bench(3)
+    bench.behaviour.set("frames", bench.clip_ids[0], "flaky")
+    assert bench.run_range(bench.clip_ids[0], bench.clip_ids[-1]).success
+    attempts = Counter(clip for layer, clip in bench.behaviour.calls if layer == "frames")
+    assert attempts == {bench.clip_ids[0]: 3, bench.clip_ids[1]: 1, bench.clip_ids[2]: 1}
+    assert bench.database.review_items("open") == []
+
+
+def test_an_essential_layer_that_crashes_stops_its_clip_only(make_bench: MakeBench) -> None:
+    bench = make_bench(2)
+    bad, good = bench.clip_ids
+    bench.behaviour.set("intake", bad, "crash")
+    assert not bench.run_range(bad, good).success
+    assert materialized(bench, "manifest") == {good}
+    assert bench.database.clip(bad).failed_reason.startswith("intake: RuntimeError")
+    assert not bench.database.clip(good).failed
+
+
+def test_a_clip_that_recovers_is_no_longer_failed(make_bench: MakeBench) -> None:
+    bench = make_bench(1)
+    clip = bench.clip_ids[0]
+    bench.behaviour.set("gate", clip, "unfit")
+    bench.run_clip(clip)
+    assert bench.database.clip(clip).needs_review
+    bench.behaviour.rules.clear()
+    assert bench.run_clip(clip).success
+    row = bench.database.clip(clip)
+    assert not row.failed and not row.needs_review
+    assert check_statuses(bench, "gate", "fit")[clip] is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize(("rule", "outcome"), [("ugly", "warned"), ("unknown", "not_evaluated")])
+def test_only_passed_is_shown_as_passed(make_bench: MakeBench, rule: str, outcome: str) -> None:
+    bench = make_bench(1)
+    clip = bench.clip_ids[0]
+    bench.behaviour.set("gate", clip, rule)
+    assert bench.run_clip(clip).success, "a warning stops nothing"
+    shown = evaluation(bench, "gate", "pretty", clip)
+    assert not shown.passed
+    assert shown.severity.value == "WARN"
+    assert shown.metadata["outcome"].value == outcome
+
+
+def test_a_backfill_gives_every_stage_runs_of_its_own(make_bench: MakeBench) -> None:
+    bench = make_bench(1)
+    policies = {
+        asset.key.to_user_string(): asset.backfill_policy
+        for asset in bench.definitions.get_repository_def().assets_defs_by_key.values()
+    }
+    assert policies["frames"] == policies["depth_maps"], "one stage, one run"
+    stages = {spec.stage for spec in SPECS}
+    assert len(set(policies.values())) == len(stages)
+
+
+def test_the_data_version_is_that_of_the_artifact(make_bench: MakeBench) -> None:
+    bench = make_bench(1)
+    clip = bench.clip_ids[0]
+    bench.run_clip(clip)
+    before = bench.store.document(clip, "frames")
+    bench.run_clip(clip, asset_selection=[AssetKey("frames")])
+    after = bench.store.document(clip, "frames")
+    assert before.data_version == after.data_version, "the same work gives the same version"
+    assert before.version_id == after.version_id
+    record = bench.instance.fetch_materializations(AssetKey("frames"), limit=1).records[0]
+    tags = record.asset_materialization.tags
+    assert tags["dagster/data_version"] == after.data_version
+
+
+def test_too_little_disk_space_stops_before_anything_runs(make_bench: MakeBench) -> None:
+    bench = make_bench(2)
+    hungry = LayerSpec(
+        name="hungry",
+        group="t",
+        description="",
+        stage=0,
+        reads_original=True,
+        estimate_bytes=lambda clip: 10**18,
+    )
+    from dagster import Definitions, define_asset_job
+
+    bench.definitions = Definitions(
+        assets=build_layer_assets([(hungry, bench.behaviour.make)]),
+        resources=bench.definitions.resources,
+        jobs=[define_asset_job("chain", selection="*")],
+    )
+    result = bench.run_range(*bench.clip_ids)
+    assert not result.success
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    message = failure.step_failure_data.user_failure_data.description
+    assert "GB" in message and "Free some space" in message
+    assert bench.behaviour.calls == []
+    assert bench.database.layer_states() == []
+
+
+def test_layers_must_depend_on_earlier_stages() -> None:
+    first = LayerSpec(name="first", group="t", description="", stage=1)
+    second = LayerSpec(name="second", group="t", description="", stage=1, inputs=("first",))
+    with pytest.raises(ValueError, match="earlier stages"):
+        build_layer_assets([(first, lambda w, s: None), (second, lambda w, s: None)])  # type: ignore[arg-type]
+    lost = LayerSpec(name="lost", group="t", description="", stage=1, inputs=("nowhere",))
+    with pytest.raises(ValueError, match="nowhere"):
+        build_layer_assets([(lost, lambda w, s: None)])  # type: ignore[arg-type]
+
+
+def test_large_pictures_stay_out_of_the_event_log() -> None:
+    assert "left out" in str(picture_metadata(b"\xff" * (MAX_PICTURE_BYTES + 1)).value)
+    assert "data:image/png;base64" in str(picture_metadata(b"\x89PNG....").value)

@@ -1,0 +1,482 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ego_assets.schema.errors import ArtifactMissing, TransientError, UploadRejected
+from ego_assets.schema.vocabulary import VaultPurpose
+from resources import vault as module
+from resources.database import Database
+from resources.vault import Vault, VaultError
+
+ROOT = Path(__file__).resolve().parents[3]
+CLIP = "3b241101-e2bb-4255-8caf-4136c566a962"
+OTHER = "9a1e2f3c-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Path:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(params=["renamed", "copied"])
+def crossing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether upload and vault share a file system."""
+    if request.param == "copied":
+        monkeypatch.setattr(module, "_may_be_renamed", lambda *_: False)
+    return str(request.param)
+
+
+def write(folder: Path, name: str = "clip.MP4", content: bytes = b"original") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def take(
+    vault: Vault, source: Path, clip_id: str = CLIP, *, move: bool = False, **options: object
+) -> module.StoredOriginal:
+    return vault.take(clip_id, source, move=move, actor="test", **options)  # type: ignore[arg-type]
+
+
+def read(vault: Vault, clip_id: str = CLIP) -> bytes:
+    with vault.open(clip_id, purpose=VaultPurpose.INGEST, actor="test") as original:
+        return original.read()
+
+
+def modes(root: Path) -> set[tuple[bool, int]]:
+    found = [root, *root.rglob("*")]
+    return {(path.is_dir(), stat.S_IMODE(path.lstat().st_mode)) for path in found}
+
+
+# --- in ---
+
+
+def test_a_copied_upload_stays(vault: Vault, uploads: Path, tmp_path: Path) -> None:
+    source = write(uploads)
+    stored = take(vault, source)
+    assert stored.key == f"originals/{CLIP}/original.mp4"
+    assert (stored.sha256, stored.bytes) == (hashlib.sha256(b"original").hexdigest(), 8)
+    assert source.read_bytes() == read(vault) == b"original"
+    description = json.loads((tmp_path / "vault" / "originals" / CLIP / "original.json").read_text())
+    assert (description["name"], description["sha256"]) == ("clip.MP4", stored.sha256)
+
+
+def test_a_moved_upload_is_in_the_vault_only(vault: Vault, uploads: Path, crossing: str) -> None:
+    source = write(uploads)
+    write(uploads, "clip.json", b"{}")
+    take(vault, source, move=True)
+    assert list(uploads.iterdir()) == []
+    assert read(vault) == b"original"
+
+
+def test_folders_and_files_are_private(vault: Vault, uploads: Path, tmp_path: Path, crossing: str) -> None:
+    before = os.umask(0)
+    try:
+        (tmp_path / "vault").mkdir(mode=0o777)
+        for name, clip_id in (("a.mp4", CLIP), ("b.mkv", OTHER)):
+            write(uploads, name).chmod(0o666)
+            write(uploads, Path(name).stem + ".json", b"{}").chmod(0o666)
+            take(vault, uploads / name, clip_id, move=True)
+        write(uploads, "c.txt").chmod(0o666)
+        vault.reject(uploads / "c.txt", code="extension", reason="no video", move=True, actor="test")
+    finally:
+        os.umask(before)
+    assert modes(tmp_path / "vault") == {(True, 0o700), (False, 0o600)}
+
+
+def test_the_sidecar_travels_along(vault: Vault, uploads: Path, tmp_path: Path) -> None:
+    source = write(uploads)
+    write(uploads, "clip.json", b'{"licence": "CC0"}')
+    take(vault, source)
+    kept = tmp_path / "vault" / "originals" / CLIP / "sidecar.json"
+    assert kept.read_bytes() == (uploads / "clip.json").read_bytes() == b'{"licence": "CC0"}'
+    (uploads / "clip.json").write_bytes(b'{"licence": "other"}')
+    take(vault, source, move=True)
+    assert kept.read_bytes() == b'{"licence": "CC0"}'
+    assert (uploads / "clip.json").exists(), "a sidecar with other content must not be lost"
+
+
+def test_taking_again_is_harmless(vault: Vault, uploads: Path, database: Database) -> None:
+    source = write(uploads)
+    first = take(vault, source)
+    assert take(vault, source) == first
+    assert take(vault, source, move=True) == first
+    assert not source.exists()
+    assert take(vault, source, move=True) == first
+    assert [entry.action for entry in database.audit_log(CLIP)] == ["vault.take"]
+
+
+def test_other_content_under_a_used_id_is_refused(vault: Vault, uploads: Path) -> None:
+    take(vault, write(uploads))
+    other = write(uploads, "other.mp4", b"changed!")
+    with pytest.raises(UploadRejected, match="never reused") as caught:
+        take(vault, other, move=True)
+    assert caught.value.code == "clip_id_taken"
+    assert (other.read_bytes(), read(vault)) == (b"changed!", b"original")
+
+
+def test_a_damaged_vault_keeps_the_upload(vault: Vault, uploads: Path, tmp_path: Path) -> None:
+    source = write(uploads)
+    stored = take(vault, source)
+    (tmp_path / "vault" / stored.key).write_bytes(b"origin!l")
+    with pytest.raises(VaultError, match="left where it is"):
+        take(vault, source, move=True)
+    (tmp_path / "vault" / stored.key).write_bytes(b"short")
+    with pytest.raises(VaultError, match="expected 8"):
+        take(vault, source, move=True)
+    assert source.read_bytes() == b"original"
+
+
+@pytest.mark.parametrize("move", [True, False])
+def test_a_file_that_changes_while_it_is_read(
+    vault: Vault, uploads: Path, tmp_path: Path, crossing: str, move: bool
+) -> None:
+    source = write(uploads)
+
+    def grow(_: str) -> None:
+        raise AssertionError("accepted a torn file")
+
+    blocks = module._blocks
+
+    def growing(path: Path) -> object:
+        yield from blocks(path)
+        with source.open("ab") as file:
+            file.write(b"more")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_blocks", growing)
+        with pytest.raises(TransientError, match="still being written"):
+            take(vault, source, move=move, accept=grow)
+    assert source.read_bytes().startswith(b"original")
+    assert [p.name for p in (tmp_path / "vault").rglob("*") if p.is_file()] == []
+    take(vault, source, move=move)
+    assert read(vault) == b"originalmore"
+
+
+def test_what_is_not_accepted_stays_outside(
+    vault: Vault, uploads: Path, tmp_path: Path, crossing: str
+) -> None:
+    source = write(uploads)
+
+    def refuse(sha256: str) -> None:
+        assert sha256 == hashlib.sha256(b"original").hexdigest()
+        raise UploadRejected("no", "no")
+
+    with pytest.raises(UploadRejected):
+        take(vault, source, move=True, accept=refuse)
+    assert source.read_bytes() == b"original"
+    assert [p for p in (tmp_path / "vault").rglob("*") if p.is_file()] == []
+    with pytest.raises(ArtifactMissing):
+        read(vault)
+
+
+def test_what_cannot_be_taken(vault: Vault, uploads: Path) -> None:
+    target = write(uploads)
+    (uploads / "link.mp4").symlink_to(target)
+    (uploads / "folder.mp4").mkdir()
+    for name, code in (("link.mp4", "symlink"), ("folder.mp4", "not_a_file"), ("gone.mp4", "vanished")):
+        with pytest.raises(UploadRejected) as caught:
+            take(vault, uploads / name, move=True)
+        assert caught.value.code == code
+    assert target.exists()
+    with pytest.raises(ValueError, match="clip_id"):
+        take(vault, target, "../../outside")
+
+
+def test_a_file_with_a_second_link_is_copied(vault: Vault, uploads: Path) -> None:
+    source = write(uploads)
+    (uploads / "second.mp4").hardlink_to(source)
+    take(vault, source, move=True)
+    (uploads / "second.mp4").write_bytes(b"tampered")
+    assert read(vault) == b"original"
+
+
+def test_takers_of_one_clip_wait_for_one_another(vault: Vault, uploads: Path) -> None:
+    sources = [write(uploads, f"{number}.mp4", bytes([number])) for number in range(6)]
+    outcomes: list[str] = []
+
+    def run(source: Path) -> None:
+        try:
+            take(vault, source, move=True)
+            outcomes.append("taken")
+        except UploadRejected as rejection:
+            outcomes.append(rejection.code)
+
+    threads = [threading.Thread(target=run, args=(source,)) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["clip_id_taken"] * 5 + ["taken"]
+    kept = {read(vault), *(path.read_bytes() for path in uploads.iterdir())}
+    assert kept == {bytes([number]) for number in range(6)}
+
+
+KILLED = """
+import hashlib, json, os, pathlib, shutil, signal, sys
+sys.path.insert(0, sys.argv[2])
+from resources import vault as module
+
+root, clip_id = pathlib.Path(sys.argv[1]), sys.argv[3]
+if sys.argv[4] == "copied":
+    module._may_be_renamed = lambda *_: False
+
+
+class Database:
+    def write_audit(self, **row):
+        pass
+
+
+def die_at(step):
+    # Dies before the step-th call that changes something on the disk.
+    count = 0
+    for name in ("fsync", "rename", "replace", "mkdir", "unlink", "chmod"):
+        def wrapped(*arguments, _call=getattr(os, name), **options):
+            nonlocal count
+            count += 1
+            if count == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return _call(*arguments, **options)
+        setattr(os, name, wrapped)
+
+
+for step in range(1, 100):
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    upload = root / "upload.mp4"
+    upload.write_bytes(b"content")
+    vault = module.Vault(root / "vault", Database())
+
+    def take():
+        return vault.take(clip_id, upload, move=True, actor="test")
+
+    child = os.fork()
+    if child == 0:
+        die_at(step)
+        take()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    safe = upload.exists() or (root / "vault" / "originals" / clip_id / "original.mp4").exists()
+    stored = take()
+    content = (root / "vault" / stored.key).read_bytes()
+    good = hashlib.sha256(content).hexdigest() == stored.sha256 and content == b"content"
+    print(json.dumps([os.WTERMSIG(status), safe, good, upload.exists()]), flush=True)
+    if os.WIFEXITED(status):
+        break
+"""
+
+
+@pytest.mark.parametrize("way", ["renamed", "copied"])
+def test_kill_9_at_any_instant(tmp_path: Path, way: str) -> None:
+    out = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "work"), str(ROOT), CLIP, way],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    *killed, last = [json.loads(line) for line in out.splitlines()]
+    assert len(killed) >= 10
+    assert last == [0, True, True, False]
+    assert all(line == [9, True, True, False] for line in killed), killed
+
+
+# --- out ---
+
+
+def test_every_open_is_audited(vault: Vault, uploads: Path, database: Database) -> None:
+    take(vault, write(uploads))
+    with vault.open(CLIP, purpose=VaultPurpose.DEIDENTIFY, actor="asset:blurred_video", run_id="r1"):
+        pass
+    entry = database.audit_log(CLIP)[-1]
+    assert (entry.actor, entry.action, entry.purpose, entry.run_id) == (
+        "asset:blurred_video",
+        "vault.open",
+        "deidentify",
+        "r1",
+    )
+
+
+def test_nothing_is_opened_when_the_audit_fails(
+    vault: Vault, uploads: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(vault, write(uploads))
+    opened: list[object] = []
+    real_open = os.open
+
+    def watch(path: object, *arguments: int, **options: int) -> int:
+        opened.append(path)
+        return real_open(path, *arguments, **options)  # type: ignore[arg-type]
+
+    def fail(**_: object) -> None:
+        raise TransientError("database gone")
+
+    monkeypatch.setattr(os, "open", watch)
+    monkeypatch.setattr(database, "write_audit", fail)
+    with pytest.raises(TransientError, match="database gone"):
+        read(vault)
+    assert opened == []
+
+
+@pytest.mark.parametrize("purpose", ["deidentify", None, "enrichment", 1])
+def test_a_purpose_is_demanded(vault: Vault, uploads: Path, database: Database, purpose: object) -> None:
+    take(vault, write(uploads))
+    with pytest.raises(TypeError, match="purpose"), vault.open(CLIP, purpose=purpose, actor="x"):  # type: ignore[arg-type]
+        pass
+    assert [entry.action for entry in database.audit_log()] == ["vault.take"]
+
+
+def test_an_attempt_on_an_unknown_original_is_audited_too(vault: Vault, database: Database) -> None:
+    with pytest.raises(ArtifactMissing, match=CLIP):
+        read(vault)
+    assert [entry.action for entry in database.audit_log(CLIP)] == ["vault.open"]
+    with pytest.raises(ValueError, match="clip_id"):
+        read(vault, "../rejected")
+
+
+def test_the_stream_does_not_say_where_it_lies(vault: Vault, uploads: Path, tmp_path: Path) -> None:
+    take(vault, write(uploads, content=bytes(range(256)) * 10))
+    with vault.open(CLIP, purpose=VaultPurpose.REVIEW, actor="x") as original:
+        assert original.name == "original.mp4"
+        shown = [repr(original), str(vars(original)), str(getattr(original, "raw", ""))]
+        assert not any(str(tmp_path) in text or CLIP in text for text in shown)
+        assert original.seekable() and not original.writable()
+        assert original.seek(-6, io.SEEK_END) == 2554
+        assert original.read() == bytes(range(250, 256))
+    assert original.closed
+
+
+def test_a_video_can_be_decoded_from_the_stream(vault: Vault, uploads: Path) -> None:
+    source = uploads / "clip.mp4"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for shade in range(5):
+            picture = np.full((120, 160, 3), 40 * shade, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    take(vault, source)
+    with vault.open(CLIP, purpose=VaultPurpose.INGEST, actor="x") as original, av.open(original) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5
+
+
+# --- rejected ---
+
+
+def reject(vault: Vault, path: Path, *, move: bool = True, reason: str = "no video") -> Path:
+    return vault.reject(path, code="extension", reason=reason, move=move, actor="test")
+
+
+def reason_of(path: Path) -> dict[str, object]:
+    return dict(json.loads(path.with_name(path.name + ".reason.json").read_text()))
+
+
+def test_a_rejected_upload_is_kept_with_its_reason(
+    vault: Vault, uploads: Path, tmp_path: Path, database: Database, crossing: str
+) -> None:
+    source = write(uploads, "notes.txt", b"text")
+    write(uploads, "notes.json", b"{}")
+    kept = reject(vault, source)
+    assert kept.parent.parent == tmp_path / "vault" / "rejected"
+    assert (kept.name, kept.read_bytes()) == ("notes.txt", b"text")
+    assert kept.with_name("notes.txt.sidecar.json").read_bytes() == b"{}"
+    assert list(uploads.iterdir()) == []
+    reason = reason_of(kept)
+    assert (reason["code"], reason["reason"], reason["source"]) == ("extension", "no video", str(source))
+    assert [entry.detail for entry in database.audit_log()] == ["extension: notes.txt"]
+
+
+def test_equal_names_do_not_replace_one_another(vault: Vault, uploads: Path) -> None:
+    kept = [reject(vault, write(uploads, "a.txt", content)) for content in (b"1", b"2", b"2")]
+    assert [path.name for path in kept] == ["a.txt", "a-2.txt", "a-3.txt"]
+    assert [path.read_bytes() for path in kept] == [b"1", b"2", b"2"]
+
+
+def test_without_move_only_the_reason_is_written_and_only_once(vault: Vault, uploads: Path) -> None:
+    source = write(uploads, "a.txt")
+    first = reject(vault, source, move=False)
+    assert first.name == "a.txt.reason.json"
+    assert reject(vault, source, move=False) == first
+    assert reject(vault, source, move=False, reason="another") != first
+    assert source.read_bytes() == b"original"
+    assert {path.suffix for path in first.parent.iterdir()} == {".json"}
+
+
+def test_of_a_link_its_target_is_noted(vault: Vault, uploads: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (uploads / "a.mp4").symlink_to(secret)
+    reason_path = reject(vault, uploads / "a.mp4")
+    assert json.loads(reason_path.read_text())["link_target"] == str(secret)
+    assert not os.path.lexists(uploads / "a.mp4")
+    assert secret.read_text() == "secret"
+    assert [p.name for p in reason_path.parent.iterdir()] == ["a.mp4.reason.json"]
+
+
+def test_a_vanished_upload_leaves_its_reason(vault: Vault, uploads: Path) -> None:
+    reason_path = reject(vault, uploads / "gone.mp4")
+    assert json.loads(reason_path.read_text())["bytes"] is None
+
+
+NAMES = [
+    "with space.txt",
+    "-rf",
+    "日本語 é.mp4",
+    "new\nline.mp4",
+    ".hidden",
+    "x" * 255,
+    "é" * 127,
+    "a." + "b" * 253,
+    "nul_" + "y" * 240 + ".mp4",
+    os.fsdecode(b"caf\xe9.mp4"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_names_of_all_kinds(vault: Vault, uploads: Path, name: str) -> None:
+    for content in (b"1", b"2"):
+        source = write(uploads, name, content)
+        kept = reject(vault, source)
+        assert kept.read_bytes() == content
+        assert reason_of(kept)["name"] == os.fsencode(name).decode("utf-8", "backslashreplace")
+        assert not source.exists()
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    name=st.text(
+        st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=80
+    ).filter(lambda text: text not in (".", "..")),
+    content=st.binary(max_size=20),
+)
+def test_nothing_is_lost(vault: Vault, uploads: Path, name: str, content: bytes) -> None:
+    assert reject(vault, write(uploads, name, content)).read_bytes() == content
+
+
+def test_a_stored_original_can_be_rejected(vault: Vault, uploads: Path) -> None:
+    name = "é" * 120 + ".mp4"
+    take(vault, write(uploads, name), move=True)
+    kept = vault.reject_stored(CLIP, code="duplicate", reason="again", actor="test")
+    assert kept.read_bytes() == b"original"
+    assert reason_of(kept)["name"] == name
+    with pytest.raises(ArtifactMissing):
+        read(vault)
+    with pytest.raises(ArtifactMissing):
+        vault.reject_stored(CLIP, code="duplicate", reason="again", actor="test")
+    take(vault, write(uploads))
+    assert read(vault) == b"original"

@@ -31,8 +31,6 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from PIL import Image
 
-__version__ = "1"
-
 #: Newest formats of the manifest and of ``metadata.json`` that this file can read.
 MANIFEST_FORMAT = 1
 METADATA_FORMAT = 1
@@ -288,8 +286,7 @@ def _require_format(what: str, found: int, newest: int) -> None:
 
 def _parse_bits(text: str) -> dict[str, int]:
     """``"0=frames,1=depth_maps"`` as ``{"frames": 0, "depth_maps": 1}``."""
-    pairs = (entry.split("=", 1) for entry in text.split(",") if entry)
-    return {layer: int(bit) for bit, layer in pairs}
+    return {layer: int(bit) for bit, layer in (entry.split("=", 1) for entry in text.split(",") if entry)}
 
 
 def _choices(value: str | Sequence[str] | None) -> set[str] | None:

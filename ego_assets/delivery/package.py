@@ -15,6 +15,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -26,6 +27,7 @@ from ego_assets.schema.layers import DeliveryMember
 #: Images do not compress further: the lowest level keeps the archive a matter of copying.
 _COMPRESSION_LEVEL = 1
 _FILE_MODE = 0o644
+_READ_BYTES = 1 << 18
 _CLIP_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 #: Reads ``size`` bytes at ``offset`` of a layer's file, in pieces: ``(layer, file, offset, size)``.
@@ -141,9 +143,8 @@ def write_package(
         for member in ordered:
             entry = tarfile.TarInfo(f"{clip_id}/{member.path}")
             entry.size, entry.mode, entry.mtime = member.size, _FILE_MODE, 0
-            with _ChunkReader(member) as reader:
+            with _opened(member) as reader:
                 tar.addfile(entry, reader)
-                reader.require_end()
     return PackageSummary(bytes=counted.bytes, sha256=counted.digest.hexdigest(), file_count=len(ordered))
 
 
@@ -175,9 +176,8 @@ def write_folder(
         for member in ordered:
             target = new / member.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file, _ChunkReader(member) as reader:
+            with target.open("wb") as file, _opened(member) as reader:
                 shutil.copyfileobj(reader, file)
-                reader.require_end()
         final = parent / clip_id
         if final.exists():
             final.rename(staged / "old")
@@ -205,14 +205,14 @@ def _document(path: str, content: bytes) -> PackageMember:
     return PackageMember(path=path, size=len(content), chunks=lambda: (content,))
 
 
-class _ChunkReader(io.RawIOBase):
+class _MemberReader(io.RawIOBase):
     """Reads a member's pieces as a stream of exactly the stated size."""
 
     def __init__(self, member: PackageMember) -> None:
         super().__init__()
         self._member = member
-        self._chunks = iter(member.chunks())
-        self._rest = b""
+        self._pieces = iter(member.chunks())
+        self._rest = memoryview(b"")
         self._missing = member.size
 
     def readable(self) -> bool:
@@ -220,19 +220,19 @@ class _ChunkReader(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._rest and self._missing:
-            piece = next(self._chunks, None)
+            piece = next(self._pieces, None)
             if piece is None or len(piece) > self._missing:
                 raise self._wrong_size("fewer" if piece is None else "more")
-            self._rest = bytes(piece)
+            self._rest = memoryview(piece)
             self._missing -= len(piece)
-        taken = self._rest[: len(buffer)]
-        buffer[: len(taken)] = taken
-        self._rest = self._rest[len(taken) :]
-        return len(taken)
+        taken = min(len(buffer), len(self._rest))
+        buffer[:taken] = self._rest[:taken]
+        self._rest = self._rest[taken:]
+        return taken
 
     def require_end(self) -> None:
         """Raise unless all pieces were used up."""
-        if any(self._chunks):
+        if any(self._pieces):
             raise self._wrong_size("more")
 
     def _wrong_size(self, found: str) -> ArtifactCorrupted:
@@ -240,6 +240,15 @@ class _ChunkReader(io.RawIOBase):
             f"{self._member.path} has {found} bytes than the {self._member.size} its index states: "
             "materialize the layer it comes from again."
         )
+
+
+@contextmanager
+def _opened(member: PackageMember) -> Iterator[BinaryIO]:
+    """The member's bytes as a buffered stream; checks at the end that there were no more than stated."""
+    raw = _MemberReader(member)
+    with io.BufferedReader(raw, _READ_BYTES) as reader:
+        yield reader
+        raw.require_end()
 
 
 class _DigestingWriter(io.RawIOBase):

@@ -65,6 +65,19 @@ class PrivacyResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What the first pass over a clip found.
+
+    Attributes:
+        looks: Kind -> examined frames in ascending order, boxes in pixels of the upright full-size picture.
+        frame_count: Frames that were decoded.
+    """
+
+    looks: Mapping[str, Sequence[FrameDetections]]
+    frame_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Rendered:
     frame_count: int
     redacted_frames: int
@@ -112,25 +125,27 @@ def deidentify(
     try:
         examined = examine(
             source,
+            probe=probe,
             timeline=timeline,
             detectors=detectors,
             config=config,
             progress=lambda done, _: progress(done, total),
         )
-        tracks = _follow(examined, timeline, (probe.width, probe.height), config)
+        tracks = _follow(examined.looks, timeline, (probe.width, probe.height), config)
         proxy_size = proxy_size_for(probe.width, probe.height, short_side=config.proxy_short_side)
         rendered = _render(
             source,
             probe=probe,
             timeline=timeline,
             regions=RegionIndex(tracks),
+            expected_frames=examined.frame_count,
             paths=(video_path, proxy_path),
             proxy_size=proxy_size,
             config=config,
             progress=lambda done, _: progress(timeline.frame_count + done, total),
         )
         report = build_report(
-            examined=examined,
+            examined=examined.looks,
             tracks=tracks,
             detectors={kind: detector.info for kind, detector in detectors.items()},
             detector_settings=detector_settings or {},
@@ -158,33 +173,43 @@ def deidentify(
 def examine(
     source: MediaSource,
     *,
+    probe: MediaProbe,
     timeline: Timeline,
     detectors: Mapping[str, RegionDetector],
     config: PrivacyConfig,
     progress: ProgressCallback = ignore_progress,
-) -> dict[str, list[FrameDetections]]:
+) -> Examination:
     """Let each detector look at its scheduled frames; all of them see the same downscaled copy.
 
-    A scheduled frame that cannot be decoded is replaced by the next one that can.
-
-    Returns:
-        Kind -> examined frames in ascending order, boxes in pixels of the upright full-size picture.
+    A scheduled frame that cannot be decoded is replaced by the next one that can, and at the end by the last.
 
     Raises:
-        PrivacyPassFailed: A detector failed.
+        PrivacyPassFailed: A detector failed, or the clip has more frames than its time line.
+        MediaError: The picture's size or rotation changes.
     """
     schedule = detection_schedule(detectors, timeline, config)
     pending = {kind: deque(frames.tolist()) for kind, frames in schedule.items()}
-    examined: dict[str, list[FrameDetections]] = {kind: [] for kind in detectors}
-    for frame in decode_frames(source, threads=config.decoder_threads):
+    looks: dict[str, list[FrameDetections]] = {kind: [] for kind in detectors}
+
+    def look(frame: DecodedFrame, kinds: Sequence[str]) -> None:
+        image = frame.bgr(max_side=config.detection_max_side)
+        for kind in kinds:
+            looks[kind].append(FrameDetections(frame.index, _detect(detectors[kind], kind, image, frame)))
+
+    last: DecodedFrame | None = None
+    frame_count = 0
+    for frame in _checked(decode_frames(source, threads=config.decoder_threads), probe, timeline):
         due = [kind for kind, frames in pending.items() if _take_until(frames, frame.index)]
         if due:
-            image = frame.bgr(max_side=config.detection_max_side)
-            for kind in due:
-                found = _detect(detectors[kind], kind, image, frame)
-                examined[kind].append(FrameDetections(frame.index, found))
+            look(frame, due)
+        last = frame
+        frame_count += 1
         progress(frame.index + 1, timeline.frame_count)
-    return examined
+    if last is not None:
+        missed = [kind for kind in detectors if not looks[kind] or looks[kind][-1].frame_index < last.index]
+        if missed:
+            look(last, missed)
+    return Examination(looks=looks, frame_count=frame_count)
 
 
 def proxy_size_for(width: int, height: int, *, short_side: int) -> tuple[int, int]:
@@ -249,6 +274,7 @@ def _render(
     probe: MediaProbe,
     timeline: Timeline,
     regions: RegionIndex,
+    expected_frames: int,
     paths: tuple[Path, Path],
     proxy_size: tuple[int, int],
     config: PrivacyConfig,
@@ -307,6 +333,12 @@ def _render(
             redacted_sum += _covered_share(blurred, planar.width, planar.height)
             frame_count += 1
             progress(frame.index + 1, timeline.frame_count)
+        if frame_count != expected_frames:
+            raise PrivacyPassFailed(
+                f"The clip gave {expected_frames} frames when it was examined and {frame_count} when it was "
+                "rendered, so regions may be off. Nothing was written. Run the clip again; if that does not "
+                "help, the file is damaged: copy it from the camera again."
+            )
     return _Rendered(
         frame_count=frame_count,
         redacted_frames=redacted_frames,
@@ -316,7 +348,7 @@ def _render(
 
 
 def _checked(frames: Iterator[DecodedFrame], probe: MediaProbe, timeline: Timeline) -> Iterator[DecodedFrame]:
-    """Frames for which the tracks are known to be right: fail rather than show one of which they are not."""
+    """Frames that are what the probe and the time line say; fail rather than go on with others."""
     for frame in frames:
         size = (frame.frame.width, frame.frame.height, frame.rotation_deg)
         expected = (probe.coded_width, probe.coded_height, probe.rotation_deg)

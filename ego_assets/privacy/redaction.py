@@ -53,9 +53,7 @@ def as_planar_420(frame: av.VideoFrame) -> av.VideoFrame:
     """``frame`` itself where its planes can be blurred as they are, else an 8-bit 4:2:0 copy."""
     if frame.format.name in _PLANAR_420:
         return frame
-    converted = frame.reformat(format="yuv420p")
-    converted.pts, converted.time_base = frame.pts, frame.time_base
-    return converted
+    return frame.reformat(format="yuv420p", threads=1)
 
 
 def blur_frame(

@@ -179,7 +179,7 @@ class QualityReport:
         """Share of the expected frames that could not be decoded, 0-1."""
         if self.expected_frame_count <= 0:
             return 1.0 if self.decoded_frame_count == 0 else 0.0
-        return max(0.0, 1 - self.decoded_frame_count / self.expected_frame_count)
+        return max(0, self.expected_frame_count - self.decoded_frame_count) / self.expected_frame_count
 
     @property
     def blurred_share(self) -> float | None:

@@ -55,7 +55,8 @@ class Texture:
     @classmethod
     def of(cls, picture: UInt8Array, cutout: UInt8Array | None = None) -> Texture:
         """Halve ``picture`` until its shorter side would fall below 8 pixels."""
-        levels = [picture]
+        # OpenCV copies any other layout at every call.
+        levels = [np.ascontiguousarray(picture)]
         while min(levels[-1].shape[:2]) >= 16:
             height, width = levels[-1].shape[:2]
             halved = cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ego_assets.curation.completeness import bitfield_of, has_layer, layers_in, with_layer
 from ego_assets.curation.score import (
     WEIGHTS,
+    QualityScore,
     ScoreParts,
     blur_part,
     caption_relevance_part,
@@ -58,6 +59,7 @@ def test_an_example():
     assert score.value == pytest.approx((0.25 + 0.075) / 0.4)
     assert score.confidence == pytest.approx(0.4)
     assert score.to_dict()["version"] == "v1"
+    assert QualityScore.from_dict(score.to_dict()) == score
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])

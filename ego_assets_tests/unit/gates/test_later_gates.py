@@ -99,9 +99,14 @@ def test_undecodable_images_block_and_unchecked_ones_are_not_passed():
 
 @pytest.mark.parametrize(
     ("value", "confidence", "low", "outcome"),
-    [(0.4, 1.0, None, "passed"), (0.39, 1.0, None, "warned"), (0.6, 1.0, 0.7, "warned"), (None, 0.0, None, "not_evaluated"),
-     (0.9, 0.0, None, "not_evaluated")],
-)  # fmt: skip
+    [
+        (0.4, 1.0, None, "passed"),
+        (0.39, 1.0, None, "warned"),
+        (0.6, 1.0, 0.7, "warned"),
+        (None, 0.0, None, "not_evaluated"),
+        (0.9, 0.0, None, "not_evaluated"),
+    ],
+)
 def test_score_gate(value, confidence, low, outcome):
     (found,) = judge_score(value, confidence=confidence, parts={"blur": 0.2, "exposure": 0.9}, low_score=low)
     assert found.outcome.value == outcome

@@ -23,7 +23,8 @@ def write_clip(
         path, width=width, height=height, time_base=Fraction(1, 15360), frame_rate=Fraction(rate)
     ) as writer:
         for index in range(frames):
-            view = np.ascontiguousarray(picture[index : index + height, index : index + width])
+            shift = index % 32
+            view = np.ascontiguousarray(picture[shift : shift + height, shift : shift + width])
             frame = av.VideoFrame.from_ndarray(view, format="rgb24").reformat(format="yuv420p")
             writer.write(frame, timestamp_ns=round(index * 1e9 / rate))
     return path

@@ -124,7 +124,6 @@ def wood(
     *,
     colour: Bgr,
     plank_px: int,
-    plank_count_max: int = 64,
 ) -> UInt8Array:
     """Planks that run along the width, with grain and dark joints."""
     coarse = generator.random((max(2, height), max(2, width // 24)), dtype=np.float32)
@@ -132,7 +131,7 @@ def wood(
     fine = generator.random((height, max(2, width // 6)), dtype=np.float32)
     fine_grain = cv2.resize(fine, (width, height), interpolation=cv2.INTER_LINEAR)
     grain = np.asarray(0.86 + 0.2 * coarse_grain + 0.1 * fine_grain, np.float32)
-    planks = min(plank_count_max, max(1, height // max(plank_px, 1)))
+    planks = max(1, height // max(plank_px, 1))
     for plank in range(planks):
         top, bottom = plank * height // planks, (plank + 1) * height // planks
         grain[top:bottom] *= generator.uniform(0.8, 1.08)

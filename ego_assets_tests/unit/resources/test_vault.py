@@ -199,6 +199,30 @@ def test_what_cannot_be_taken(vault: Vault, uploads: Path) -> None:
         take(vault, target, "../../outside")
 
 
+@pytest.mark.parametrize("move", [True, False])
+def test_a_link_put_in_between_is_not_followed(
+    vault: Vault, uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: bool
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    link = uploads / "link.mp4"
+    link.symlink_to(secret)
+    monkeypatch.setattr(module, "_regular", lambda path: path.stat())
+    with pytest.raises(OSError, match="symbolic links"):
+        take(vault, link, move=move)
+    monkeypatch.undo()
+    stored = take(vault, write(uploads))
+    original = tmp_path / "vault" / stored.key
+    original.unlink()
+    original.symlink_to("../../../aaaaaa")
+    (tmp_path / "aaaaaa").write_bytes(b"x" * original.lstat().st_size)
+    description = original.with_name("original.json")
+    described = json.loads(description.read_text())
+    description.write_text(json.dumps({**described, "bytes": original.lstat().st_size}))
+    with pytest.raises(OSError, match="symbolic links"):
+        read(vault)
+
+
 def test_a_file_with_a_second_link_is_copied(vault: Vault, uploads: Path) -> None:
     source = write(uploads)
     (uploads / "second.mp4").hardlink_to(source)

@@ -382,6 +382,7 @@ def _record(
             outcome.gates,
             data_version=document.data_version if document else "",
             run_id=run_id,
+            replace_layer=True,
         )
         if document is not None:
             database.record_artifact(document, uri=store.uri(document))

@@ -48,10 +48,10 @@ def _tick(context: SensorEvaluationContext, resources: Any) -> SensorResult:
     settings.uploads.mkdir(parents=True, exist_ok=True)
 
     def is_known(uri: str) -> bool:
+        # A path is free again once its upload has left it: cameras give the next card's files the same names.
         clip = database.clip_with_upload(uri)
-        return clip is not None and context.instance.has_dynamic_partition(
-            clip_partitions.name or "", clip.clip_id
-        )
+        waiting = clip is not None and not clip.raw_key and not clip.duplicate_of
+        return waiting and context.instance.has_dynamic_partition(clip_partitions.name or "", clip.clip_id)
 
     scan = scan_uploads(
         settings.uploads,
@@ -66,6 +66,10 @@ def _tick(context: SensorEvaluationContext, resources: Any) -> SensorResult:
     for description in scan.accepted:
         try:
             clip = intake.register(description, upload_uri=description.path.as_uri())
+            if clip.raw_key:
+                # The very file of a clip that is in the vault already: its run would not be launched again.
+                intake.take(clip.clip_id, description.path, move=True, actor="sensor:uploads")
+                continue
         except UploadRejected as rejection:
             rejected.append((description.path, rejection))
             continue

@@ -452,7 +452,8 @@ def _show_status(
     table.add_column("clip", min_width=36)
     table.add_column("passed / warned\n/ failed / not eval.")
     table.add_column("score", justify="right")
-    table.add_column("layers", overflow="fold")
+    table.add_column("layers")
+    total = len(project.specs)
     for row in rows:
         counts = (
             (row.passed, "green"),
@@ -465,12 +466,11 @@ def _show_status(
             f"[bold]{escape(row.name)}[/bold]\n{row.clip_id}",
             " / ".join(shown),
             "-" if row.score is None else f"{row.score:.2f}",
-            " ".join(row.layers) or "-",
+            f"{len(row.layers)} of {total}",
         )
     console.print(table)
     for row in rows:
-        if row.notes:
-            console.print(f"\n[bold]{escape(row.name)}[/bold]")
+        console.print(f"\n[bold]{escape(row.name)}[/bold]: {', '.join(row.layers) or 'no layers yet'}")
         for note in row.notes:
             console.print(f"  - {escape(note)}")
     left_out = project.left_out_of_delivery() if with_paths else {}

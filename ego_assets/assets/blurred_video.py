@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ego_assets.execution import ClipWork, LayerDraft, ReviewRequest
-from ego_assets.gates.blurred_video import GATES, LOW_CONFIDENCE, PII_DENSITY, VideoFacts, judge_privacy
+from ego_assets.gates.blurred_video import (
+    GATES,
+    HIGH_RISK_LOW_CONFIDENCE_SHARE,
+    LOW_CONFIDENCE,
+    PII_DENSITY,
+    VideoFacts,
+    judge_privacy,
+)
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
@@ -15,13 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from ego_assets.privacy.report import PiiReport
     from ego_assets.schema.detections import RegionDetector
     from resources.storage import StagedLayer
 
 #: Kinds of regions that every profile must be able to find; a profile without one fails, it never skips.
 REQUIRED_TASKS = ("faces", "text")
 
-#: Gates whose warning puts the clip in the review queue, out of deliveries until somebody has looked.
+#: Gates whose warning puts the clip in the review queue.
 REVIEWED_GATES = {
     PII_DENSITY.name: ReviewKind.PII_DENSITY,
     LOW_CONFIDENCE.name: ReviewKind.PII_LOW_CONFIDENCE,
@@ -61,7 +69,10 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
 
 
 def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, RegionDetector]) -> LayerDraft:
-    """Render the de-identified video with these detectors, and judge the result."""
+    """Render the de-identified video with these detectors, and judge the result.
+
+    Without any detector the owner of the footage has declared it to be de-identified already.
+    """
     import pyarrow.parquet
 
     from ego_assets.media.probe import probe
@@ -86,16 +97,17 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
             detectors=detectors,
             config=config,
             detector_settings=work.models.settings(detectors),
+            already_deidentified=not detectors,
             progress=work.progress,
         )
     report = result.report
     staged.path("pii_report.json").write_text(report.to_json())
-    tracks = tracks_table(result.tracks, timeline.timestamps_ns)
+    tracks = tracks_table(result.tracks, result.timeline.timestamps_ns)
     pyarrow.parquet.write_table(tracks, staged.path("tracks.parquet"))
     staged.path("contact_sheet.jpg").write_bytes(result.contact_sheet)
     faces = report.kinds.get("faces")
     verdicts = judge_privacy(
-        original=VideoFacts(timestamps_ns=timeline.timestamps_ns),
+        original=VideoFacts(timestamps_ns=result.timeline.timestamps_ns),
         video=_facts(video),
         proxy=_facts(proxy),
         face_detections=faces.detections if faces else 0,
@@ -111,15 +123,17 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
         gates=verdicts,
         config=config.to_dict(),
         backends=tuple(detector.info for detector in detectors.values()),
-        counts={"frames": result.frame_count, **counts},
+        counts={
+            "frames": result.timeline.frame_count,
+            "lost_frames": timeline.frame_count - result.timeline.frame_count,
+            **counts,
+        },
         resolution=result.proxy_size,
         clip_updates={"privacy_status": PrivacyStatus.BLURRED},
         reviews=[
-            ReviewRequest(
-                kind=REVIEWED_GATES[verdict.spec.name], risk=ReviewRisk.HIGH, reason=verdict.message
-            )
+            ReviewRequest(kind=kind, risk=_risk(kind, report), reason=verdict.message)
             for verdict in verdicts
-            if verdict.spec.name in REVIEWED_GATES and verdict.outcome is GateOutcome.WARNED
+            if (kind := REVIEWED_GATES.get(verdict.spec.name)) and verdict.outcome is GateOutcome.WARNED
         ],
         metadata={
             **counts,
@@ -129,6 +143,13 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
         },
         pictures={"blurred frames": "contact_sheet.jpg"},
     )
+
+
+def _risk(kind: ReviewKind, report: PiiReport) -> ReviewRisk:
+    """Whether the clip may be delivered while the review is open."""
+    examined = max((findings.examined_frames for findings in report.kinds.values()), default=0)
+    few = len(report.low_confidence_frames) <= HIGH_RISK_LOW_CONFIDENCE_SHARE * examined
+    return ReviewRisk.NORMAL if kind is ReviewKind.PII_LOW_CONFIDENCE and few else ReviewRisk.HIGH
 
 
 def _facts(rendered: Path) -> VideoFacts:

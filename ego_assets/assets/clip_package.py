@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ego_assets.execution import ClipWork, LayerDraft, LayerFunction
@@ -68,7 +69,7 @@ def _pack(work: ClipWork, staged: StagedLayer, deliverable: Sequence[LayerSpec])
         if document is None or item.deliver is None or not has_layer(clip.completeness, item.name):
             continue
         artifacts[item.name] = document
-        members += item.deliver(document, lambda name, made=document: work.store.read_bytes(made, name))
+        members += item.deliver(document, partial(work.store.read_bytes, document))
     metadata = clip_metadata(
         clip,
         score=score,

@@ -1,6 +1,7 @@
 """``dataset_manifest``: the delivery: Parquet manifest, clip folders and archives, SDK and dataset card."""
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, asset
@@ -55,7 +56,7 @@ def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
                     "privacy_status": clip.privacy_status.value,
                 },
                 package=package.file(package_name(clip.clip_id)),
-                open_package=lambda made=package: store.open(made, package_name(made.clip_id)),
+                open_package=partial(store.open, package, package_name(clip.clip_id)),
             )
         )
         versions[clip.clip_id] = {"clip_package": package.data_version, **package.inputs}

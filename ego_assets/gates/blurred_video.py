@@ -34,6 +34,11 @@ LOW_CONFIDENCE = GateSpec(
     source="collection guide, step 3",
 )
 
+#: Share of the examined frames with a low-confidence sighting above which a clip stays out of deliveries until
+#: somebody has looked. Below it the clip is queued for review and goes on: single doubtful sightings occur in
+#: most real clips.
+HIGH_RISK_LOW_CONFIDENCE_SHARE = 0.05
+
 #: All gates of the layer, in the order in which they are judged.
 GATES = (DEIDENTIFIED, PII_DENSITY, LOW_CONFIDENCE)
 
@@ -52,8 +57,8 @@ NEUTRAL_METADATA_KEYS = frozenset(
 )
 
 #: Time stamps count as equal within this many nanoseconds: containers round them to their own ticks, and the
-#: coarsest in use (1/15360 s) is off by up to 33 microseconds.
-TIMESTAMP_TOLERANCE_NS = 50_000
+#: coarsest in use (1/15360 s) is off by up to 33 microseconds, and a repeated time stamp moves by one tick.
+TIMESTAMP_TOLERANCE_NS = 100_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -5,11 +5,13 @@ A rotation is the clockwise turn in degrees (0, 90, 180, 270) that makes the cod
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+PixelT = TypeVar("PixelT", np.uint8, np.uint16)
 
 _CV2_TURNS: Final = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
@@ -26,11 +28,11 @@ def upright_size(width: int, height: int, rotation_deg: int) -> tuple[int, int]:
     return (height, width) if check_rotation(rotation_deg) in (90, 270) else (width, height)
 
 
-def rotate_upright(image: npt.NDArray[np.uint8], rotation_deg: int) -> npt.NDArray[np.uint8]:
-    """A coded ``uint8 [h, w]`` or ``[h, w, c]`` picture turned upright; the same array for 0 degrees."""
+def rotate_upright(image: npt.NDArray[PixelT], rotation_deg: int) -> npt.NDArray[PixelT]:
+    """A coded picture, ``[h, w]`` or ``[h, w, c]``, turned upright; the same array for 0 degrees."""
     if check_rotation(rotation_deg) == 0:
         return image
-    return np.asarray(cv2.rotate(image, _CV2_TURNS[rotation_deg]), dtype=np.uint8)
+    return np.asarray(cv2.rotate(image, _CV2_TURNS[rotation_deg]), dtype=image.dtype)
 
 
 def boxes_to_upright(

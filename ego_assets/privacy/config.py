@@ -25,8 +25,8 @@ class PrivacyConfig:
     #: Longer side in pixels of the one downscaled copy that all detectors see. On ICDAR 2015 samples 1280 costs
     #: twice as much for text and covers one more line of 41; 640 covers two fewer of the 10 legible ones.
     detection_max_side: int = 960
-    #: Scores below mark a frame as low-confidence: detected and blurred, but worth a reviewer's look, since
-    #: what lies next to such a detection may have been missed.
+    #: A region whose every sighting scores below makes its frames low-confidence: it is blurred, but worth a
+    #: reviewer's look, since what lies next to it may have been missed.
     low_confidence_score: float = 0.5
 
     # Tracking.

@@ -8,6 +8,7 @@ the clip, apart from the boxes. Any failure removes both outputs: nothing half-b
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -52,14 +53,14 @@ class PrivacyResult:
     Attributes:
         tracks: Regions over time, in pixels of the upright full-size picture.
         report: The PII report.
-        frame_count: Frames written to each video.
+        timeline: Time stamps of the frames written to each video: those of the original that can be decoded.
         proxy_size: Width and height of the proxy in pixels.
         contact_sheet: JPEG below 50 KB of blurred frames spread over the clip.
     """
 
     tracks: tuple[Track, ...]
     report: PiiReport
-    frame_count: int
+    timeline: Timeline
     proxy_size: tuple[int, int]
     contact_sheet: bytes
 
@@ -70,11 +71,11 @@ class Examination:
 
     Attributes:
         looks: Kind -> examined frames in ascending order, boxes in pixels of the upright full-size picture.
-        frame_count: Frames that were decoded.
+        timeline: Time stamps of the frames that were decoded.
     """
 
     looks: Mapping[str, Sequence[FrameDetections]]
-    frame_count: int
+    timeline: Timeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,7 @@ def deidentify(
     detectors: Mapping[str, RegionDetector],
     config: PrivacyConfig | None = None,
     detector_settings: Mapping[str, Mapping[str, Any]] | None = None,
+    already_deidentified: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> PrivacyResult:
     """Write the de-identified video and its proxy.
@@ -111,6 +113,7 @@ def deidentify(
         detectors: Detectors by kind: ``faces``, ``text``, ``plates``.
         config: Settings.
         detector_settings: The detectors' settings by kind, for the report.
+        already_deidentified: The owner declares that nothing needs covering; only then may there be no detector.
         progress: Called with frames done and in total; each frame counts once per pass over the clip.
 
     Raises:
@@ -118,7 +121,7 @@ def deidentify(
         MediaError: The clip cannot be decoded or encoded.
         ValueError: No detector, or one for an unknown kind.
     """
-    if not detectors:
+    if not detectors and not already_deidentified:
         raise ValueError("detectors: expected at least one, got none")
     config = config or PrivacyConfig()
     total = 2 * timeline.frame_count
@@ -131,14 +134,15 @@ def deidentify(
             config=config,
             progress=lambda done, _: progress(done, total),
         )
-        tracks = _follow(examined.looks, timeline, (probe.width, probe.height), config)
+        decoded = examined.timeline
+        tracks = _follow(examined.looks, decoded, (probe.width, probe.height), config)
         proxy_size = proxy_size_for(probe.width, probe.height, short_side=config.proxy_short_side)
         rendered = _render(
             source,
             probe=probe,
             timeline=timeline,
             regions=RegionIndex(tracks),
-            expected_frames=examined.frame_count,
+            decoded=decoded,
             paths=(video_path, proxy_path),
             proxy_size=proxy_size,
             config=config,
@@ -152,7 +156,7 @@ def deidentify(
             probe=probe,
             resolution=(probe.width, probe.height),
             frame_count=rendered.frame_count,
-            duration_s=timeline.duration_s,
+            duration_s=decoded.duration_s,
             redacted_share=rendered.redacted_share,
             redacted_frames=rendered.redacted_frames,
             config=config,
@@ -160,7 +164,7 @@ def deidentify(
         return PrivacyResult(
             tracks=tuple(tracks),
             report=report,
-            frame_count=rendered.frame_count,
+            timeline=decoded,
             proxy_size=proxy_size,
             contact_sheet=contact_sheet(rendered.sheet_images),
         )
@@ -197,19 +201,20 @@ def examine(
             looks[kind].append(FrameDetections(frame.index, _detect(detectors[kind], kind, image, frame)))
 
     last: DecodedFrame | None = None
-    frame_count = 0
+    timestamps_ns = array("q")
     for frame in _checked(decode_frames(source, threads=config.decoder_threads), probe, timeline):
         due = [kind for kind, frames in pending.items() if _take_until(frames, frame.index)]
         if due:
             look(frame, due)
         last = frame
-        frame_count += 1
+        timestamps_ns.append(frame.timestamp_ns)
         progress(frame.index + 1, timeline.frame_count)
     if last is not None:
         missed = [kind for kind in detectors if not looks[kind] or looks[kind][-1].frame_index < last.index]
         if missed:
             look(last, missed)
-    return Examination(looks=looks, frame_count=frame_count)
+    decoded = dataclasses.replace(timeline, timestamps_ns=np.array(timestamps_ns, np.int64))
+    return Examination(looks=looks, timeline=decoded)
 
 
 def proxy_size_for(width: int, height: int, *, short_side: int) -> tuple[int, int]:
@@ -273,15 +278,15 @@ def _render(
     *,
     probe: MediaProbe,
     timeline: Timeline,
+    decoded: Timeline,
     regions: RegionIndex,
-    expected_frames: int,
     paths: tuple[Path, Path],
     proxy_size: tuple[int, int],
     config: PrivacyConfig,
     progress: ProgressCallback,
 ) -> _Rendered:
     sheet_frames = deque(
-        np.unique(np.linspace(0, timeline.frame_count - 1, config.contact_sheet_frames).astype(int)).tolist()
+        np.unique(np.linspace(0, decoded.frame_count - 1, config.contact_sheet_frames).astype(int)).tolist()
     )
     sheet_images: list[BgrImage] = []
     redacted_frames = frame_count = 0
@@ -333,9 +338,9 @@ def _render(
             redacted_sum += _covered_share(blurred, planar.width, planar.height)
             frame_count += 1
             progress(frame.index + 1, timeline.frame_count)
-        if frame_count != expected_frames:
+        if frame_count != decoded.frame_count:
             raise PrivacyPassFailed(
-                f"The clip gave {expected_frames} frames when it was examined and {frame_count} when it was "
+                f"The clip gave {decoded.frame_count} frames when it was examined and {frame_count} when it was "
                 "rendered, so regions may be off. Nothing was written. Run the clip again; if that does not "
                 "help, the file is damaged: copy it from the camera again."
             )
@@ -348,8 +353,12 @@ def _render(
 
 
 def _checked(frames: Iterator[DecodedFrame], probe: MediaProbe, timeline: Timeline) -> Iterator[DecodedFrame]:
-    """Frames that are what the probe and the time line say; fail rather than go on with others."""
-    for frame in frames:
+    """Frames that are what the probe and the time line say; fail rather than go on with others.
+
+    They are numbered in decoded order, which is the index in everything that is made from them: where a
+    damaged original lacks a frame, the renderings have no gap.
+    """
+    for position, frame in enumerate(frames):
         size = (frame.frame.width, frame.frame.height, frame.rotation_deg)
         expected = (probe.coded_width, probe.coded_height, probe.rotation_deg)
         if size != expected:
@@ -363,7 +372,7 @@ def _checked(frames: Iterator[DecodedFrame], probe: MediaProbe, timeline: Timeli
                 f"Frame {frame.index} was decoded, but the clip's time line ends after {timeline.frame_count} frames, "
                 "so nobody looked at it. Nothing was written. Re-wrap the file (ffmpeg -c copy) and upload it again."
             )
-        yield frame
+        yield dataclasses.replace(frame, index=position)
 
 
 def upright_scaled(frame: av.VideoFrame, *, size: tuple[int, int], rotation_deg: int) -> av.VideoFrame:

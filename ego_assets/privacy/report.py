@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -52,7 +53,9 @@ class KindReport:
             detections on an examined frame. The guide states its limit of 50 for that rate, so looking
             more often does not inflate the figure.
         tracks: Regions followed over time.
-        low_confidence_frames: Indices of examined frames with a detection below ``low_confidence_score``.
+        low_confidence_frames: Indices of examined frames that show a region whose every sighting scored below
+            ``low_confidence_score``. A weak sighting of a region that was seen clearly on other frames is
+            covered by its track and does not count.
     """
 
     detector: BackendInfo
@@ -142,14 +145,16 @@ def build_report(
         redacted_frames: Frames with at least one blurred region.
         config: Settings of the pass.
     """
-    track_kinds = [track.kind for track in tracks]
+    by_kind: Mapping[str, list[Track]] = defaultdict(list)
+    for track in tracks:
+        by_kind[track.kind].append(track)
     return PiiReport(
         kinds={
             kind: _kind_report(
                 frames,
                 detector=detectors[kind],
                 settings=detector_settings.get(kind, {}),
-                tracks=track_kinds.count(kind),
+                tracks=by_kind[kind],
                 duration_s=duration_s,
                 config=config,
             )
@@ -171,7 +176,7 @@ def _kind_report(
     *,
     detector: BackendInfo,
     settings: Mapping[str, Any],
-    tracks: int,
+    tracks: Sequence[Track],
     duration_s: float,
     config: PrivacyConfig,
 ) -> KindReport:
@@ -183,13 +188,20 @@ def _kind_report(
         examined_per_s=len(frames) / duration_s if duration_s > 0 else 0.0,
         detections=detections,
         detections_per_minute=60 * detections / len(frames) if frames else 0.0,
-        tracks=tracks,
-        low_confidence_frames=tuple(
-            frame.frame_index
-            for frame in frames
-            if bool(np.any(frame.detections.scores < config.low_confidence_score))
-        ),
+        tracks=len(tracks),
+        low_confidence_frames=_unsure_frames(tracks, config.low_confidence_score),
     )
+
+
+def _unsure_frames(tracks: Sequence[Track], confident_score: float) -> tuple[int, ...]:
+    """Frames with a sighting of a region that was never seen clearly."""
+    unsure = {
+        int(index)
+        for track in tracks
+        if float(track.scores[track.observed].max(initial=0.0)) < confident_score
+        for index in track.frame_indices[track.observed]
+    }
+    return tuple(sorted(unsure))
 
 
 def tracks_table(tracks: Iterable[Track], timestamps_ns: npt.NDArray[np.int64]) -> pa.Table:

@@ -105,4 +105,4 @@ class Timeline:
         right = np.clip(np.searchsorted(stamps, times_ns), 0, stamps.size - 1)
         left = np.clip(right - 1, 0, stamps.size - 1)
         nearer_left = np.abs(times_ns - stamps[left]) <= np.abs(stamps[right] - times_ns)
-        return np.unique(np.where(nearer_left, left, right)).astype(np.int64)
+        return np.asarray(np.unique(np.where(nearer_left, left, right)), dtype=np.int64)

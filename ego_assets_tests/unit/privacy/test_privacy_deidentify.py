@@ -127,7 +127,7 @@ def test_no_frame_shows_the_region(tmp_path: Path, rotation_deg: int) -> None:
     assert min(texture(clip)) > 100
     assert max(texture(tmp_path / "video.mp4")) < 60
     assert max(texture(tmp_path / "proxy.mp4")) < 60
-    assert result.frame_count == FRAMES
+    assert result.timeline.frame_count == FRAMES
     assert len(result.tracks) == 1
     (track,) = result.tracks
     width, height = (HEIGHT, WIDTH) if rotation_deg in (90, 270) else (WIDTH, HEIGHT)
@@ -337,7 +337,7 @@ def test_another_picture_size_than_probed_fails_the_clip(tmp_path: Path) -> None
 
 def test_a_clip_of_one_frame_and_one_without_regions(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=1)
-    assert run(clip, tmp_path).frame_count == 1
+    assert run(clip, tmp_path).timeline.frame_count == 1
     empty = run(clip, tmp_path, detectors={"faces": GreenFinder(answer=Detections.empty())})
     assert empty.tracks == ()
     assert empty.report.redacted_share == 0

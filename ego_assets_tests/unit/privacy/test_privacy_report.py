@@ -71,6 +71,15 @@ def test_low_confidence_frames_are_listed() -> None:
     assert report(examined).low_confidence_frames == (6,)
 
 
+def test_a_weak_sighting_of_a_region_that_was_seen_clearly_is_no_doubt() -> None:
+    examined = [
+        FrameDetections(0, detections(1, 0.9)),
+        FrameDetections(6, detections(1, 0.3)),
+        FrameDetections(12, detections(1, 0.8)),
+    ]
+    assert report(examined).low_confidence_frames == ()
+
+
 def test_the_document_is_json_and_names_what_was_removed() -> None:
     document = json.loads(report([FrameDetections(0, detections(1, 0.9))]).to_json())
     assert document["removed_streams"] == [

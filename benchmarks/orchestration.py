@@ -82,6 +82,7 @@ def run_clips(count: int) -> float:
             jobs=[define_asset_job("all_layers", selection="*", partitions_def=clip_partitions)],
             executor=in_process_executor,
         )
+        (Path(folder) / "dagster").mkdir()
         instance = DagsterInstance.local_temp(str(Path(folder) / "dagster"))
         instance.add_dynamic_partitions("clip_id", clip_ids)
         job = definitions.resolve_job_def("all_layers")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from ego_assets.quality.assessment import QualityReport
@@ -29,8 +30,10 @@ def quality_plot(report: QualityReport) -> bytes:
     Returns:
         A PNG of 800x480 pixels, below 50 KB.
     """
-    figure = Figure(figsize=(8, 4.8), dpi=100, layout="constrained")
-    sharpness, exposure = figure.subplots(2, 1, sharex=True)
+    # Every clip gets this plot: fixed margins and few ticks draw in a third of the time of a fitted layout.
+    figure = Figure(figsize=(8, 4.8), dpi=100)
+    figure.subplots_adjust(left=0.09, right=0.98, top=0.94, bottom=0.1, hspace=0.28)
+    sharpness, exposure = figure.subplots(2, 1)
     _plot_sharpness(sharpness, report)
     _plot_exposure(exposure, report)
     return render_png(figure)
@@ -39,9 +42,9 @@ def quality_plot(report: QualityReport) -> bytes:
 def render_png(figure: Figure) -> bytes:
     """A figure as a PNG with a palette, a third of the size of one in full colour."""
     drawn, buffer = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
+    figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 1})
     image = Image.open(drawn).convert("RGB")
-    image.quantize(64, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    image.quantize(64, dither=Image.Dither.NONE).save(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -58,6 +61,8 @@ def _plot_sharpness(axes: Axes, report: QualityReport) -> None:
     axes.set_yscale("log")
     highest = max([report.config.blurred_below, *blur.native, *blur.working_scale])
     axes.set_ylim(top=5 * highest)
+    axes.yaxis.set_major_locator(LogLocator(numticks=4))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("Laplacian variance")
     _finish(axes, f"Sharpness: {_percent(report.blurred_share)} of sampled frames blurred")
 
@@ -73,6 +78,7 @@ def _plot_exposure(axes: Axes, report: QualityReport) -> None:
     axes.axhline(100 * DARK_SHARE_LIMIT, color=_MUTED, lw=1, ls="--", label="under-exposed above")
     axes.axhline(100 * CLIPPED_SHARE_LIMIT, color=_BAD, lw=1, ls="--", label="over-exposed above")
     axes.set_ylim(-2, 118)
+    axes.set_yticks([0, 25, 50, 75, 100])
     axes.set_ylabel("share of pixels (%)")
     axes.set_xlabel("time (s)")
     _finish(
@@ -85,6 +91,7 @@ def _plot_exposure(axes: Axes, report: QualityReport) -> None:
 def _finish(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(alpha=0.25)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=7, loc="upper right", framealpha=0.8, ncols=4)

@@ -37,6 +37,8 @@ from dagster import (
     AssetsDefinition,
     BackfillPolicy,
     Backoff,
+    DagsterError,
+    DagsterExecutionInterruptedError,
     DagsterType,
     Failure,
     Jitter,
@@ -54,7 +56,9 @@ from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
-    INPUT_DATA_VERSION_TAG_PREFIX,
+    NULL_EVENT_POINTER,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
 )
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
@@ -73,6 +77,10 @@ _NOTHING = cast("DagsterType", Nothing)
 
 #: Asset events keep their thumbnails in the event row.
 MAX_PICTURE_BYTES = 50_000
+
+
+class RunInterrupted(DagsterError):
+    """The run was terminated or met Ctrl-C. Dagster would apply the retry policy to a plain interrupt."""
 
 
 def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str]) -> AssetsDefinition:
@@ -125,7 +133,10 @@ def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str
         kinds={"python", "video"},
     )
     def layer(context: AssetExecutionContext) -> Iterator[Any]:
-        yield from _run_step(context, spec, make, ancestors=ancestors)
+        try:
+            yield from _run_step(context, spec, make, ancestors=ancestors)
+        except DagsterExecutionInterruptedError as interrupt:
+            raise RunInterrupted(f"{spec.name} was interrupted; what is committed stays.") from interrupt
 
     return layer
 
@@ -177,7 +188,7 @@ def _clip_events(
             asset_key=spec.name,
             partition=outcome.clip_id,
             metadata=metadata,
-            tags=_version_tags(spec, outcome),
+            tags=_version_tags(context, spec, outcome),
         )
     else:
         yield AssetObservation(asset_key=spec.name, partition=outcome.clip_id, metadata=metadata)
@@ -292,19 +303,22 @@ def _threshold_metadata(threshold: float | None, unit: str, source: str) -> dict
     return metadata
 
 
-def _version_tags(spec: LayerSpec, outcome: LayerOutcome) -> Mapping[str, str]:
-    """The data version, which is that of the artifact document."""
+def _version_tags(
+    context: AssetExecutionContext, spec: LayerSpec, outcome: LayerOutcome
+) -> Mapping[str, str]:
+    """The data version and what it was made from, by which the UI tells what is out of date."""
     document = outcome.document
-    version = (
-        document.data_version if document is not None else f"{outcome.state.value}:{outcome.reason}"[:200]
-    )
     tags = {
-        DATA_VERSION_TAG: version,
+        DATA_VERSION_TAG: document.data_version if document is not None else LayerState.GIVEN_UP.value,
         DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
         CODE_VERSION_TAG: spec.code_version,
     }
-    if document is not None:
-        tags.update({f"{INPUT_DATA_VERSION_TAG_PREFIX}/{name}": v for name, v in document.inputs.items()})
+    used = document.inputs if document is not None else {}
+    for name in (*spec.inputs, *spec.optional_inputs):
+        key = AssetKey(name)
+        made = _latest_materialization(context, name, outcome.clip_id)
+        tags[get_input_data_version_tag(key)] = used.get(name, LayerState.GIVEN_UP.value)
+        tags[get_input_event_pointer_tag(key)] = str(made.storage_id) if made else NULL_EVENT_POINTER
     return tags
 
 

@@ -1,7 +1,7 @@
 """The ``ego-assets`` command.
 
 Exit status: 0 all went well, 1 some clips were stopped or some files rejected, 2 the command was
-called wrongly, 3 something this machine lacks.
+called wrongly, 3 something this machine lacks, 130 it was interrupted.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ego_assets.project import ClipStatus, Project
 
 STOPPED, USAGE, ENVIRONMENT = 1, 2, 3
+#: What typer makes of Ctrl-C.
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="ego-assets",
@@ -61,13 +63,16 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Render three synthetic clips (or take your own) and process them end to end."""
+    from ego_assets.media.recording import SUPPORTED_EXTENSIONS
     from ego_assets.media.uploads import find_uploads
 
     project = _project()
     if clips is not None:
         if not clips.is_dir():
             _stop(f"{clips} is not a folder. Give the folder that holds your videos.", USAGE)
-        paths = [path for path in find_uploads(clips.resolve()) if path.is_file()]
+        paths = [
+            path for path in find_uploads(clips.resolve()) if path.suffix.lower() in SUPPORTED_EXTENSIONS
+        ]
         if not paths:
             _stop(f"{clips} holds no .mp4, .mov or .mkv files.", USAGE)
         rejected = _ingest(project, clips.resolve(), paths, {}, quiet=as_json)
@@ -110,7 +115,7 @@ def ingest(
 
     A JSON sidecar of the same name beside a video says more about it; options given here win over it.
     """
-    from ego_assets.media.uploads import find_uploads
+    from ego_assets.media.uploads import find_uploads, parse_fields
 
     options = {
         "collector_id": collector,
@@ -120,6 +125,10 @@ def ingest(
         "activity_category": activity,
     }
     given = {name: value for name, value in options.items() if value}
+    try:
+        parse_fields(given, source="The options")
+    except UploadRejected as rejection:
+        _stop(str(rejection), USAGE)
     project = _project()
     rejected = 0
     for path in paths:
@@ -127,7 +136,8 @@ def ingest(
             messages.print(f"[red]{escape(str(path))} does not exist.[/red]")
             rejected += 1
             continue
-        root = path.absolute()
+        # A link as the last part stays one, so that it is refused.
+        root = path.resolve() if path.name == ".." else path.parent.resolve() / path.name
         found = list(find_uploads(root)) if root.is_dir() and not root.is_symlink() else [root]
         if not found:
             messages.print(f"[yellow]{escape(str(path))} holds no videos.[/yellow]")
@@ -143,7 +153,8 @@ def run(
         list[str] | None, typer.Option(help="Only this clip; may be given more than once.")
     ] = None,
     layer: Annotated[
-        list[str] | None, typer.Option(help="Only this layer; may be given more than once.")
+        list[str] | None,
+        typer.Option(help="Only this layer and what it still needs; may be given more than once."),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try layers again that failed or were given up.")
@@ -153,6 +164,9 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Process what is pending, one clip after another. Interrupt it at any time; it resumes."""
+    from ego_assets.partitions import require_clip_id
+
+    clip_ids = list(dict.fromkeys(require_clip_id(clip_id) for clip_id in clip or []))
     project = _project(profile)
     known = {spec.name for spec in project.specs}
     unknown = [name for name in layer or [] if name not in known]
@@ -161,11 +175,12 @@ def run(
     if again and not layer:
         _stop("--again needs --layer, to say what to run again.", USAGE)
     outcome = _process(
-        project, clip_ids=clip, layers=layer, retry_failed=retry_failed, again=again, quiet=as_json
+        project, clip_ids=clip_ids, layers=layer, retry_failed=retry_failed, again=again, quiet=as_json
     )
-    if outcome.ran and (error := project.run_collection()):
+    outdated = outcome.ran or not project.delivery_is_current()
+    if outdated and (error := project.run_collection()):
         _stop(error, STOPPED)
-    _show_status(project, project.status(clip_ids=clip), as_json=as_json)
+    _show_status(project, project.status(clip_ids=clip_ids), as_json=as_json)
     raise typer.Exit(STOPPED if outcome.stopped else 0)
 
 
@@ -176,14 +191,20 @@ def status(
 ) -> None:
     """Show every clip: gates, score, layers, and what has to be done."""
     project = _project()
-    _show_status(project, project.status(collector_id=collector or None), as_json=as_json)
+    rows = project.status(collector_id=collector or None)
+    if collector and not rows and not as_json:
+        console.print(f"No clips of collector {escape(collector)}.")
+        return
+    _show_status(project, rows, as_json=as_json)
 
 
 @app.command()
 def release(clip: Annotated[list[str], typer.Argument(help="Clips that hold_flagged stopped.")]) -> None:
     """Let clips go on that were held because of quality flags."""
+    from ego_assets.partitions import require_clip_id
+
     project = _project()
-    for clip_id in clip:
+    for clip_id in map(require_clip_id, clip):
         project.release(clip_id)
         console.print(f"{clip_id} goes on with the next `ego-assets run`.")
 
@@ -287,12 +308,23 @@ def ui(
     """Open the Dagster UI (`dagster dev`) on this project's data."""
     from ego_assets.project import prepare_dagster_home
 
-    prepare_dagster_home(_settings())
+    workspace = prepare_dagster_home(_settings()) / "workspace.yaml"
     console.print(
         f"The UI opens on http://127.0.0.1:{port}. It has no login of its own: do not expose the port."
     )
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "ego_assets.definitions", "-h", "127.0.0.1"]
-    raise typer.Exit(subprocess.call([*command, "-p", str(port)]))
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "dev",
+        "-w",
+        str(workspace),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
+    raise typer.Exit(subprocess.call(command))
 
 
 def main() -> None:
@@ -309,9 +341,10 @@ def main() -> None:
     except EgoAssetsError as error:
         _report(error)
         sys.exit(STOPPED)
-    except KeyboardInterrupt:
-        messages.print("Interrupted. What is finished is kept; the same command goes on from here.")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            messages.print("Interrupted. What is finished is kept; the same command goes on from here.")
+        raise
 
 
 def _report(error: Exception) -> None:
@@ -393,21 +426,21 @@ def _process(
     quiet: bool,
 ) -> _Outcome:
     """Run what is pending, clip by clip."""
-    from ego_assets.partitions import require_clip_id
+    from ego_assets.batching import ancestors_of
 
     outcome = _Outcome()
-    clips = (
-        [project.database.clip(require_clip_id(clip_id)) for clip_id in clip_ids]
-        if clip_ids
-        else project.database.clips()
-    )
+    known = [project.database.clip(clip_id) for clip_id in clip_ids] if clip_ids else project.database.clips()
+    clips = {clip.clip_id: clip for clip in known}
+    specs = {spec.name: spec for spec in project.specs}
+    chosen = set(specs if layers is None else layers)
+    needed = chosen.union(*(ancestors_of(name, specs) for name in chosen))
     work = []
-    for plan in project.plans(clips, retry_failed=retry_failed):
-        pending = list(layers or []) if again else plan.pending
-        wanted = [name for name in pending if layers is None or name in layers]
+    for plan in project.plans(known, retry_failed=retry_failed):
+        pending = needed.intersection(plan.pending) | (chosen if again else set())
+        wanted = [name for name in specs if name in pending]
         if wanted:
             work.append((plan.clip_id, wanted))
-        elif plan.reason:
+        elif plan.reason and not clips[plan.clip_id].duplicate_of:
             outcome.stopped += 1
     if not work:
         if not quiet:
@@ -415,11 +448,10 @@ def _process(
         return outcome
     project.require_disk_space(work)
     project.add_partitions([clip_id for clip_id, _ in work])
-    names = {clip.clip_id: clip.source_name for clip in clips}
     with _progress(quiet) as progress:
         overall = progress.add_task(f"{len(work)} clip(s)", total=len(work))
         for clip_id, wanted in work:
-            name = escape(names[clip_id])
+            name = escape(clips[clip_id].source_name)
             task = progress.add_task(name, total=1.0)
 
             def on_progress(layer: str, done: float, task: Any = task, name: str = name) -> None:

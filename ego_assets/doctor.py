@@ -81,14 +81,15 @@ def _opencv() -> Finding:
         import cv2
     except ImportError as error:
         return Finding(subject="OpenCV", state="missing", found=str(error), advice="Run `make setup`.")
-    if len(installed) != 1:
+    if len(installed) > 1:
         return Finding(
             subject="OpenCV",
             state="note",
             found=f"{cv2.__version__} from {', '.join(installed)}",
             advice="Several distributions lie over one another; `make setup` leaves the one that needs no libGL.",
         )
-    return Finding(subject="OpenCV", state="ok", found=f"{cv2.__version__} from {installed[0]}")
+    origin = installed[0] if installed else cv2.__file__
+    return Finding(subject="OpenCV", state="ok", found=f"{cv2.__version__} from {origin}")
 
 
 def _backends(settings: Settings) -> list[Finding]:

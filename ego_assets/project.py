@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from resources.storage import ArtifactStore
     from resources.vault import Vault
 
+#: The code location, under the same name as in pyproject.toml and workspace.yaml of the checkout: schedules and
+#: sensors keep their state by that name.
+WORKSPACE = {
+    "load_from": [{"python_module": {"module_name": "ego_assets.definitions", "location_name": "ego_assets"}}]
+}
+
 #: Keeps Dagster's own log off the terminal; all of it is in the instance's event log.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -257,7 +263,7 @@ class Project:
             failed=counts[GateOutcome.FAILED],
             not_evaluated=counts[GateOutcome.NOT_EVALUATED],
             score=clip.quality_score,
-            layers=tuple(sorted(committed, key=order.index)),
+            layers=tuple(name for name in order if name in committed),
             pending=tuple(plan.pending),
             notes=tuple(notes),
         )
@@ -336,6 +342,7 @@ class Project:
                 run_id=run_id,
                 run_config=_QUIET,
             )
+        _raise_interrupt(result.all_events)
         return ClipRun(
             clip_id=clip_id,
             success=result.success,
@@ -350,7 +357,21 @@ class Project:
         result = self.definitions.resolve_job_def(COLLECTION_JOB).execute_in_process(
             instance=self.instance, raise_on_error=False, run_config=_QUIET
         )
+        _raise_interrupt(result.all_events)
         return _step_errors(result.all_events)
+
+    def delivery_is_current(self) -> bool:
+        """Whether the newest delivery holds what may be delivered now, in its present versions."""
+        from ego_assets.assets.dataset_manifest import reason_to_leave_out
+
+        present = {}
+        for clip in self.database.clips():
+            package = self.store.document(clip.clip_id, "clip_package")
+            if package is not None and not reason_to_leave_out(clip, self.database):
+                present[clip.clip_id] = {"clip_package": package.data_version, **package.inputs}
+        deliveries = self.database.deliveries()
+        delivered = self.database.delivery_clips(deliveries[-1].id) if deliveries else []
+        return present == {clip.clip_id: dict(clip.data_versions) for clip in delivered}
 
     @contextmanager
     def _step_events(self, listener: Callable[[DagsterEvent], None]) -> Iterator[str]:
@@ -363,6 +384,18 @@ class Project:
 
         self.instance.add_event_listener(run_id, heard)
         yield run_id
+
+
+def _raise_interrupt(events: Sequence[DagsterEvent]) -> None:
+    """Dagster turns Ctrl-C into a failed step; make it Ctrl-C again.
+
+    Raises:
+        KeyboardInterrupt: The run was interrupted.
+    """
+    for event in events:
+        error = event.step_failure_data.error if event.is_step_failure else None
+        if error is not None and error.cls_name in ("RunInterrupted", "DagsterExecutionInterruptedError"):
+            raise KeyboardInterrupt
 
 
 def _step_errors(events: Sequence[DagsterEvent]) -> str:
@@ -383,12 +416,13 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
-    """Make the instance's folder, with the project's ``dagster.yaml`` where there is none."""
+    """Make the instance's folder, with the project's ``dagster.yaml`` where there is none, and a workspace."""
     home = dagster_home(settings)
     home.mkdir(parents=True, exist_ok=True)
     target = home / "dagster.yaml"
     if not target.exists():
         target.write_text(_default_instance_settings())
+    (home / "workspace.yaml").write_text(yaml.safe_dump(WORKSPACE))
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 

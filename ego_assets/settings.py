@@ -9,8 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ego_assets.schema.errors import ConfigurationError
 
 
 class Settings(BaseSettings):
@@ -118,5 +120,13 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
-    """The settings of this process, read once; ``load_settings.cache_clear()`` reads them again."""
-    return Settings()
+    """The settings of this process, read once; ``load_settings.cache_clear()`` reads them again.
+
+    Raises:
+        ConfigurationError: A variable has a value that it cannot have.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [f"EGO_{found['loc'][0]}".upper() + f": {found['msg']}" for found in error.errors()]
+        raise ConfigurationError(f"{'; '.join(wrong)}. Correct the environment or .env.") from None

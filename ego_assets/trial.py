@@ -72,7 +72,8 @@ def try_layer(
         if profile:
             update["profile"] = profile
         project = Project(load_settings().model_copy(update=update))
-        clip = project.register_and_take(file.absolute().parent, file.absolute(), {})
+        folder_of_file = file.parent.resolve()
+        clip = project.register_and_take(folder_of_file, folder_of_file / file.name, {})
         document: ArtifactDocument | None = None
         for position, (spec, make) in enumerate(chain):
 

@@ -1122,7 +1122,7 @@ class Database:
             item = session.get(ReviewRow, item_id, populate_existing=True)
             if item is None:
                 raise ReviewItemError(
-                    f"There is no review item {item_id}. List them with `ego-assets status`."
+                    f"There is no review item {item_id}. List them with `ego-assets review`."
                 )
             self._clip_row(session, item.clip_id)
             session.refresh(item)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 import uuid
@@ -22,6 +23,7 @@ from ego_assets.schema.artifact import FileEntry
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 
 _DIGEST_FILE = "delivery.json"
+_VERSION = re.compile(r"v\d{4,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,8 @@ def write_delivery(
         progress: Hears clips done and in total.
     """
     digest = _content_digest(clips)
-    existing = sorted(path for path in root.glob("v[0-9][0-9][0-9][0-9]*") if path.is_dir())
+    found = [path for path in root.glob("v*") if _VERSION.fullmatch(path.name) and path.is_dir()]
+    existing = sorted(found, key=lambda path: int(path.name[1:]))
     if existing and _digest_of(existing[-1]) == digest:
         newest = existing[-1]
         return WrittenDelivery(folder=newest, version=newest.name, bytes=_size_of(newest), is_new=False)

@@ -28,16 +28,29 @@ PixelFormat = Literal["yuv420p", "yuv444p"]
 DEFAULT_KEYFRAME_INTERVAL_S = 2
 
 _MAX_TIMESCALE = 2**31 - 1
+
+# x264's AVX-512 code for the macroblock tree takes eight macroblocks of a row at a time, and the last step of a
+# row that is no multiple of that reads beyond it: into the next row, and after the last into memory that
+# nobody has written, which makes the bytes differ from call to call.
+_MACROBLOCK_TREE_STEP_PX = 8 * 16
+
 #: Same samples, but marked as using the full range of values.
 _FULL_RANGE = {"yuv420p": "yuvj420p", "yuv444p": "yuvj444p"}
+
+
+def _reproducible(width: int) -> dict[str, str]:
+    """Options of x264 without which pictures of this width are not coded to equal bytes each time."""
+    coded_width = -(-width // 16) * 16
+    return {"mbtree": "0"} if coded_width % _MACROBLOCK_TREE_STEP_PX else {}
 
 
 class VideoWriter:
     """Writes an MP4 file with one H.264 stream and no metadata; use it as a context manager.
 
     The file is finished on leaving the ``with`` block and removed if that is left by an exception.
-    Equal input, options, thread count and library version give equal bytes. Colour tags and range are
-    those of the first frame; captions and other side data of frames are not carried over.
+    Equal input, options, thread count and library version give equal bytes; for that, x264's macroblock
+    tree is switched off at the widths at which it depends on chance. Colour tags and range are those of the
+    first frame; captions and other side data of frames are not carried over.
 
     Time stamps are kept exactly, constant or not, from whatever start; only a frame that repeats the
     time stamp of the one before, which MP4 cannot store, moves to the next tick
@@ -116,7 +129,7 @@ class VideoWriter:
         self._stream: VideoStream = self._container.add_stream(
             "libx264",
             rate=frame_rate,
-            options={"preset": preset, "crf": str(crf), "a53cc": "0"},
+            options={"preset": preset, "crf": str(crf), "a53cc": "0"} | _reproducible(width),
         )
         context = self._stream.codec_context
         self._stream.width, self._stream.height = width, height

@@ -26,7 +26,7 @@ _TIME_BASES = {".mp4": Fraction(1, 90_000), ".mov": Fraction(1, 90_000), ".mkv":
 _LENS_SIGMA_PX = 0.45
 
 # Equal pictures shall give equal bytes: a fixed number of threads does not depend on the machine's cores, and
-# x264's macroblock tree reads memory that it has not written when pictures are small.
+# x264's macroblock tree reads memory that it has not written unless the width is a multiple of 128.
 _ENCODER_THREADS = 4
 _ENCODER_OPTIONS = {"crf": "18", "preset": "veryfast", "mbtree": "0"}
 

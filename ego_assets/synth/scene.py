@@ -342,7 +342,7 @@ class Scene:
             return textures.tinted(plaster, (158, 168, 172), 0.3)
         # In the picture the courses run upwards.
         bricks = textures.tiled("brick.png", height, width, self._pixels(1.4)).T
-        return textures.tinted(bricks, (96, 112, 150), 1.2)
+        return textures.tinted(bricks, (96, 112, 150), 0.9)
 
     def _build_furniture(self) -> None:
         (x0, x1), (y0, y1) = _TABLE_X, _TABLE_Y
@@ -370,13 +370,15 @@ class Scene:
             colour=(92, 122, 148),
             plank_px=self._pixels(0.4),
         )
-        books = textures.book_spines(self._pixels(1.1), self._pixels(0.34), self._generator)
+        doors = textures.cupboard_doors(
+            self._pixels(1.1), self._pixels(0.5), self._generator, colour=(104, 138, 166)
+        )
         self._box((-2.45, -0.6, 0.45), (0.6, 1.6, 0.9), cupboard)
         self._box((2.45, -0.4, 0.45), (0.6, 1.4, 0.9), cupboard)
         self._box((0.1, 2.72, 0.42), (1.7, 0.5, 0.84), cupboard)
-        self._box((-0.3, 2.86, 2.18), (1.2, 0.26, 0.34), books)
-        self._box((2.66, 2.0, 1.2), (0.26, 1.1, 0.34), books)
-        self._box((-2.66, 2.1, 1.2), (0.26, 1.1, 0.34), books)
+        self._box((-0.3, 2.86, 2.18), (1.2, 0.26, 0.5), doors)
+        self._box((2.66, 2.0, 1.45), (0.26, 1.1, 0.5), doors)
+        self._box((-2.66, 2.1, 1.45), (0.26, 1.1, 0.5), doors)
         # Goods on the table and along the walls, clear of where the hands work.
         places = [
             (-1.12, 0.74, _TABLE_Z),

@@ -159,39 +159,40 @@ def ceramic_tiles(
     return np.clip(surface[:, :, None] * np.array(colour, np.float32), 0, 255).astype(np.uint8)
 
 
-def book_spines(width: int, height: int, generator: np.random.Generator) -> UInt8Array:
-    """A shelf of books: upright stripes of many colours over a dark gap."""
-    picture = np.full((height, width, 3), 35, np.uint8)
-    left = 0
-    while left < width:
-        spine = max(2, int(generator.uniform(0.02, 0.055) * width))
-        top = int(generator.uniform(0.05, 0.3) * height)
-        colour = generator.integers(40, 215, size=3)
-        picture[top : int(height * 0.95), left : left + spine - 1] = colour
-        band = top + int(generator.uniform(0.1, 0.4) * (height - top))
-        picture[band : band + max(1, height // 24), left : left + spine - 1] = np.minimum(colour + 60, 255)
-        left += spine
+def cupboard_doors(width: int, height: int, generator: np.random.Generator, *, colour: Bgr) -> UInt8Array:
+    """The front of a wall cupboard: two doors of wood, each with a sunk panel."""
+    grained = wood(height, width, generator, colour=colour, plank_px=max(width // 6, 1))
+    picture = np.ascontiguousarray(grained.transpose(1, 0, 2))
+    door_px = width // 2
+    rim = max(2, min(door_px, height) // 6)
+    for left in (0, door_px):
+        panel = picture[rim : height - rim, left + rim : left + door_px - rim]
+        panel[:] = shaded(panel, 0.8)
+    gap = max(1, width // 120)
+    picture[:, door_px - gap : door_px + gap] //= 2
     return picture
 
 
+#: Paper, cardboard, terracotta, olive and straw: strong colours are taken for lettering by text detectors.
+_MATERIAL_COLOURS: tuple[Bgr, ...] = (
+    (142, 168, 186),
+    (96, 134, 166),
+    (84, 112, 172),
+    (84, 128, 122),
+    (112, 160, 180),
+)
+
+
 def package(width: int, height: int, generator: np.random.Generator) -> UInt8Array:
-    """The side of a box of goods: a coloured ground with bands and discs, without any lettering."""
-    ground = generator.integers(60, 220, size=3)
-    picture = np.empty((height, width, 3), np.uint8)
-    picture[:] = ground
-    texture = cv2.resize(
-        installed_picture("gravel.png", grey=True), (width, height), interpolation=cv2.INTER_AREA
+    """The side of a box of goods: a rough material in a muted colour under a lid, without any lettering."""
+    colour = _MATERIAL_COLOURS[int(generator.integers(len(_MATERIAL_COLOURS)))]
+    name = ("gravel.png", "grass.png")[int(generator.integers(2))]
+    picture = tinted(
+        tiled(name, width, height, max(width, height)), colour, float(generator.uniform(0.6, 0.9))
     )
-    picture = np.clip(picture * (0.75 + 0.5 * texture[:, :, None].astype(np.float32) / 255), 0, 255).astype(
-        np.uint8
-    )
-    for _ in range(3):
-        top = int(generator.uniform(0, 0.85) * height)
-        picture[top : top + max(2, height // 10)] = generator.integers(30, 240, size=3)
-    for _ in range(2):
-        centre = (int(generator.uniform(0.2, 0.8) * width), int(generator.uniform(0.2, 0.8) * height))
-        colour = tuple(int(value) for value in generator.integers(30, 250, size=3))
-        cv2.circle(picture, centre, max(2, min(width, height) // 7), colour, -1, cv2.LINE_AA)
+    edge = int(generator.uniform(0.2, 0.35) * height)
+    picture[:edge] = shaded(picture[:edge], 0.85)
+    picture[edge : edge + max(1, height // 60)] //= 2
     return picture
 
 

@@ -170,6 +170,29 @@ def test_the_data_version_is_that_of_the_artifact(make_bench: MakeBench) -> None
     assert tags["dagster/data_version"] == after.data_version
 
 
+def test_the_ui_tells_what_is_out_of_date(make_bench: MakeBench) -> None:
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.loader import LoadingContextForTest
+
+    bench = make_bench(1)
+    clip = bench.clip_ids[0]
+    bench.behaviour.set("depth_maps", clip, "crash")
+    assert bench.run_clip(clip).success
+
+    def statuses() -> dict[str, StaleStatus]:
+        graph = bench.definitions.resolve_asset_graph()
+        resolver = CachingStaleStatusResolver(
+            bench.instance, graph, LoadingContextForTest(bench.instance)
+        )
+        return {spec.name: resolver.get_status(AssetKey(spec.name), clip) for spec in SPECS}
+
+    assert set(statuses().values()) == {StaleStatus.FRESH}
+    bench.behaviour.rules.clear()
+    assert bench.run_clip(clip, asset_selection=[AssetKey("depth_maps")]).success
+    assert statuses()["manifest"] is StaleStatus.STALE
+    assert statuses()["frames"] is StaleStatus.FRESH
+
+
 def test_too_little_disk_space_stops_before_anything_runs(make_bench: MakeBench) -> None:
     bench = make_bench(2)
     hungry = LayerSpec(

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,6 +41,13 @@ SEQUENCES = {
     "ntsc_ticks": (list(range(20)), Fraction(1001, 30000), Fraction(30000, 1001)),
     "sixty": ([1000 * i for i in range(30)], Fraction(1, 60000), Fraction(60)),
     "late": ([777 + 1001 * i for i in range(20)], Fraction(1, 30000), Fraction(30000, 1001)),
+    # No whole number of milliseconds, to which edit lists round by default.
+    "late_90000": (
+        [round(0.1234567 * 90000) + 3000 * i for i in range(10)],
+        Fraction(1, 90000),
+        Fraction(30),
+    ),
+    "late_15360": ([round(0.1234567 * 15360) + 512 * i for i in range(10)], Fraction(1, 15360), Fraction(30)),
     "hours_late": ([90000 * 7200 + 3003 * i for i in range(5)], Fraction(1, 90000), Fraction(30)),
     "variable": (
         [0, 500, 1500, 1501, 9000, 9700, 12000, 40000, 40001, 40002],
@@ -131,6 +141,30 @@ def test_equal_input_gives_equal_bytes_and_no_metadata(tmp_path: Path) -> None:
     for box in (b"mvhd", b"tkhd", b"mdhd"):
         start = content.index(box) + 8
         assert content[start : start + 8] == bytes(8), "creation and modification time"
+
+
+def test_bytes_do_not_depend_on_what_memory_held_before() -> None:
+    code = """
+import hashlib, pathlib, tempfile
+from ego_assets_tests.clips import write_clip
+
+for width, height in ((160, 120), (320, 180)):
+    with tempfile.TemporaryDirectory() as folder:
+        clip = write_clip(pathlib.Path(folder, "clip.mp4"), width=width, height=height)
+        print(width, height, hashlib.sha256(clip.read_bytes()).hexdigest())
+"""
+
+    def digests(fill: str) -> list[str]:
+        # The C library of Linux fills fresh memory with a byte that depends on this number.
+        environment = os.environ | {"MALLOC_PERTURB_": fill, "PYTHONPATH": os.pathsep.join(sys.path)}
+        out = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        return out.stdout.splitlines()
+
+    first = digests("85")
+    assert [line.split()[:2] for line in first] == [["160", "120"], ["320", "180"]]
+    assert digests("255") == first
 
 
 def test_captions_inside_the_source_are_not_carried_over(tmp_path: Path, make_clip) -> None:

@@ -130,7 +130,8 @@ def _decodes(encoded: bytes, size: tuple[int, int]) -> bool:
 
 def _encode_png16(frame: DecodedFrame) -> bytes:
     """The frame as a 16-bit RGB PNG, upright."""
-    rgb = np.asarray(frame.frame.reformat(format="rgb48le").to_ndarray(), dtype=np.uint16)
+    # The planar format: the direct way to rgb48 goes through eight bits.
+    rgb = np.asarray(frame.frame.reformat(format="gbrp16le").to_ndarray(), dtype=np.uint16)
     upright = rotate_upright(rgb, frame.rotation_deg)
     # Fast compression: the noise of a camera hardly compresses any better at higher levels.
     encoded, data = cv2.imencode(".png", upright[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])

@@ -95,7 +95,9 @@ class Timeline:
             return np.zeros(0, dtype=np.int64)
         start, end = int(self.timestamps_ns[0]), int(self.timestamps_ns[-1])
         step = NANOSECONDS / Fraction(frames_per_second)
-        count = int((end - start) / step) + 1
+        # Half a frame beyond the last stamp: stamps are rounded, and a finer grid must reach the last frame.
+        reach = end - start + NANOSECONDS / (2 * self.frame_rate)
+        count = int(reach / step) + 1
         grid = np.array([start + round(step * i) for i in range(count)], dtype=np.int64)
         return self.nearest_frames(grid)
 

@@ -30,7 +30,7 @@ _SPECS: Mapping[str, SceneSpec] = MappingProxyType(
             audio=True,
             location_metadata=True,
         ),
-        "dark_and_blurred": SceneSpec(seed=13, location="workshop", brightness=0.12, blur_sigma_px=3.5),
+        "dark_and_blurred": SceneSpec(seed=14, location="workshop", brightness=0.12, blur_sigma_px=3.5),
     }
 )
 _ACTIVITIES = {"good": "cooking", "people_and_text": "desk work", "dark_and_blurred": "assembling"}

@@ -342,7 +342,7 @@ class Scene:
             return textures.tinted(plaster, (158, 168, 172), 0.3)
         # In the picture the courses run upwards.
         bricks = textures.tiled("brick.png", height, width, self._pixels(1.4)).T
-        return textures.tinted(bricks, (96, 112, 150), 0.9)
+        return textures.tinted(bricks, (96, 112, 150), 1.2)
 
     def _build_furniture(self) -> None:
         (x0, x1), (y0, y1) = _TABLE_X, _TABLE_Y

@@ -15,7 +15,7 @@ MAX_TEXT_PANELS = 4
 MAX_PLATES = 2
 
 #: Raised whenever the same spec renders to other pixels or other truth.
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

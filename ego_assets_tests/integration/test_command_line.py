@@ -197,7 +197,9 @@ def test_demo_on_own_clips_shows_what_stopped_and_delivers_the_rest(processed: P
     demo = processed.demo
     assert demo.code == 1, "one file was rejected"
     assert "'empty.mov' has no content" in demo.err
-    assert "notes.txt" not in demo.err and "THM" not in demo.err, "cameras leave other files beside the videos"
+    assert "notes.txt" not in demo.err and "THM" not in demo.err, (
+        "cameras leave other files beside the videos"
+    )
     rows = {row["name"]: row for row in demo.json["clips"]}
     assert set(rows) == {"good.mp4", "picture.mp4"}
     assert rows["good.mp4"]["processing_status"] == "delivered" and rows["good.mp4"]["failed"] == 0
@@ -226,12 +228,13 @@ def test_demo_needs_a_folder_with_videos(ego: CommandLine, tmp_path: Path) -> No
 
 def test_a_second_run_finds_nothing_to_do(processed: Processed) -> None:
     good = processed.clip_id("good.mp4")
+    delivered = processed.ego.project.database.deliveries()
     outcome = processed.ego("run", "--clip", good)
     assert outcome.code == 0 and "Nothing is pending." in outcome.err
     outcome = processed.ego("run")
     assert outcome.code == 1, "a clip that stopped keeps the exit status"
     assert "Nothing is pending." in outcome.err and "picture.mp4" in outcome.out
-    assert [delivery.version for delivery in processed.ego.project.database.deliveries()] == ["v0001"]
+    assert processed.ego.project.database.deliveries() == delivered
 
 
 def test_a_layer_is_made_again_on_request_only(processed: Processed) -> None:
@@ -246,6 +249,17 @@ def test_a_layer_is_made_again_on_request_only(processed: Processed) -> None:
     assert processed.ego("run", "--layer", "frames", "--clip", good).err == "Nothing is pending."
 
 
+def test_a_delivery_that_was_interrupted_is_made_up_for(ego: CommandLine, tmp_path: Path) -> None:
+    assert ego("ingest", write_clip(tmp_path / "a.mp4")).code == 0
+    project = ego.project
+    [clip] = project.database.clips()
+    assert project.run_clip(clip.clip_id, [spec.name for spec in project.specs]).success
+    assert not (ego.data / "deliveries").exists()
+    outcome = ego("run")
+    assert outcome.code == 0 and "Nothing is pending." in outcome.err
+    assert (ego.data / "deliveries" / "dataset" / "v0001" / clip.clip_id).is_dir()
+
+
 def test_a_chosen_layer_brings_what_it_still_needs(ego: CommandLine, tmp_path: Path) -> None:
     assert ego("ingest", write_clip(tmp_path / "a.mp4")).code == 0
     outcome = ego("run", "--layer", "clip_quality", "--json")
@@ -254,17 +268,23 @@ def test_a_chosen_layer_brings_what_it_still_needs(ego: CommandLine, tmp_path: P
     assert ego.project.database.review_items() == []
 
 
-def test_a_delivery_that_was_never_finished_is_made_up_for(processed: Processed) -> None:
+def test_reviews_decide_what_the_next_run_delivers(processed: Processed) -> None:
     database = processed.ego.project.database
     good = processed.clip_id("good.mp4")
-    held_back = dict(layer="blurred_video", kind=ReviewKind.PII_DENSITY, risk=ReviewRisk.HIGH, details={})
-    database.add_review_item(good, reason="Many faces.", **held_back)
+    database.add_review_item(
+        good,
+        layer="blurred_video",
+        kind=ReviewKind.PII_DENSITY,
+        risk=ReviewRisk.HIGH,
+        reason="Many faces.",
+    )
     assert processed.ego("run", "--clip", good).code == 0
     assert good in processed.ego.project.left_out_of_delivery()
     [item] = database.review_items("open", good)
 
     listed = processed.ego("review")
-    assert listed.code == 0 and f"{item.id} {good} blurred_video: pii_density (high risk) Many faces." in listed.out
+    line = f"{item.id} {good} blurred_video: pii_density (high risk) Many faces."
+    assert listed.code == 0 and line in listed.out
     assert processed.ego("review", "--resolve", item.id).code == 2, "a note is needed"
     resolved = processed.ego("review", "--resolve", item.id, "--note", "Only posters.", "--json")
     assert resolved.code == 0 and item.id not in [open_item["id"] for open_item in resolved.json]
@@ -299,7 +319,9 @@ def test_release_lets_a_held_clip_go_on(processed: Processed) -> None:
     assert processed.ego("release", clip_id.upper()).code == 0
     clip = database.clip(clip_id)
     assert not clip.held and clip.held_reason == ""
-    assert ("cli:release", "release") in {(entry.actor, entry.action) for entry in database.audit_log(clip_id)}
+    assert ("cli:release", "release") in {
+        (entry.actor, entry.action) for entry in database.audit_log(clip_id)
+    }
 
 
 def test_interrupted_it_stops_at_once_and_goes_on_later(ego: CommandLine, tmp_path: Path) -> None:
@@ -319,7 +341,10 @@ sys.argv = ["ego-assets", "run"]
 cli.main()
 """
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not marker.exists() and process.poll() is None and time.monotonic() < deadline:

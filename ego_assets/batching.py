@@ -6,10 +6,10 @@ materialization and its own check evaluations, one clip's failure never costs an
 and the rules are the same for a run over one clip:
 
 * a clip whose layer is committed and passes its blocking gates is materialized;
-* a clip whose layer was given up is materialized too, with ``state: given_up`` and a failed
-  ``completed`` check, because later layers go on without it;
-* a clip that a blocking gate stops gets an observation with the same metadata and its failed checks,
-  and no materialization, so that backfills leave out its later layers;
+* a clip whose layer was given up is materialized too, with ``state: given_up`` and the failed check,
+  because later layers go on without it;
+* a clip that a blocking gate of an essential layer stops gets an observation with the same metadata and
+  its failed checks, and no materialization, so that backfills leave out its later layers;
 * a clip that is refused (an earlier gate failed) gets nothing but a log line and a place in the error;
 * when clips were stopped, the step fails at its end, unless later layers of the same run still have
   to serve the other clips; then they refuse the stopped clips, and the last step fails.
@@ -20,7 +20,6 @@ which Dagster recognises outputs whose events were already reported.
 """
 
 import base64
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -62,6 +61,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
+from ego_assets.disk import require_space
 from ego_assets.execution import LayerFunction, LayerOutcome, LayerState, Services, run_layer
 from ego_assets.partitions import clip_partitions
 from ego_assets.schema.errors import InsufficientDisk
@@ -89,7 +89,7 @@ def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str
     Args:
         spec: What the layer is.
         make: Makes it for one clip.
-        ancestors: All layers upstream, whose blocking gates decide whether a clip may go on.
+        ancestors: Essential layers upstream, whose blocking gates decide whether a clip may go on.
     """
     resource_keys = {"settings", "database", "store", "models"}
     if spec.reads_original:
@@ -364,20 +364,17 @@ def require_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, s
     Raises:
         InsufficientDisk: The store's disk has less than the estimate plus the reserve.
     """
-    clips = [services.database.clip(clip_id) for clip_id in clip_ids]
-    needed = sum(spec.estimate_bytes(clip) for spec in specs for clip in clips)
     folder = services.store.local_root
-    if folder is None or needed == 0:
+    if folder is None:
         return
-    while not folder.exists():
-        folder = folder.parent
-    free, reserve = shutil.disk_usage(folder).free, services.settings.free_disk_reserve_bytes
-    if needed + reserve > free:
-        raise InsufficientDisk(
-            f"{', '.join(spec.name for spec in specs)} of {len(clips)} clip(s) will need about "
-            f"{needed / 1e9:.1f} GB, and {reserve / 1e9:.1f} GB are kept free, but {folder} has only "
-            f"{free / 1e9:.1f} GB left. Free some space, or lower EGO_FREE_DISK_RESERVE_BYTES."
-        )
+    settings = services.settings.for_enrichment()
+    clips = [services.database.clip(clip_id) for clip_id in clip_ids]
+    require_space(
+        folder,
+        sum(spec.estimate_bytes(clip, settings) for spec in specs for clip in clips),
+        reserve_bytes=services.settings.free_disk_reserve_bytes,
+        what=f"{', '.join(spec.name for spec in specs)} of {len(clips)} clip(s)",
+    )
 
 
 def build_layer_assets(layers: Sequence[tuple[LayerSpec, LayerFunction]]) -> list[AssetsDefinition]:
@@ -396,7 +393,12 @@ def build_layer_assets(layers: Sequence[tuple[LayerSpec, LayerFunction]]) -> lis
                     f"layer {spec.name} (stage {spec.stage}) needs {name} of stage {specs[name].stage}; "
                     "inputs must belong to earlier stages"
                 )
-    return [layer_asset(spec, make, ancestors=ancestors_of(spec.name, specs)) for spec, make in layers]
+    return [layer_asset(spec, make, ancestors=essential_ancestors(spec.name, specs)) for spec, make in layers]
+
+
+def essential_ancestors(name: str, specs: Mapping[str, LayerSpec]) -> tuple[str, ...]:
+    """The ancestors whose failure stops a clip."""
+    return tuple(layer for layer in ancestors_of(name, specs) if specs[layer].essential)
 
 
 def ancestors_of(name: str, specs: Mapping[str, LayerSpec]) -> tuple[str, ...]:

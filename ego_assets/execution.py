@@ -22,12 +22,12 @@ from ego_assets.schema.clip import PRIVACY_LAYER, BlurredClip, Clip
 from ego_assets.schema.detections import BackendInfo, RegionDetector
 from ego_assets.schema.errors import ArtifactMissing, ClipRefused, ConfigurationError, EgoAssetsError
 from ego_assets.schema.gates import GateResult
-from ego_assets.schema.layers import LayerSpec
+from ego_assets.schema.layers import COMPLETED, LayerSpec
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk, VaultPurpose
 
 if TYPE_CHECKING:
-    from ego_assets.settings import Settings
-    from resources.database import Database
+    from ego_assets.settings import EnrichmentSettings, Settings
+    from resources.database import Database, GateRecord
     from resources.intake import Intake
     from resources.storage import ArtifactStore, StagedLayer
     from resources.vault import Vault
@@ -142,7 +142,6 @@ class ClipWork:
         self.clip = clip
         self.run_id = run_id
         self.log = log
-        self.settings = services.settings
         self.database = services.database
         self.store = services.store
         self.models = services.models
@@ -153,6 +152,18 @@ class ClipWork:
     def used_inputs(self) -> Mapping[str, str]:
         """Data versions of the layers that were read so far."""
         return dict(self._used_inputs)
+
+    @property
+    def settings(self) -> EnrichmentSettings:
+        """The settings that every layer may see: no folder of originals among them."""
+        return self._services.settings.for_enrichment()
+
+    @property
+    def platform_settings(self) -> Settings:
+        """All settings, up to the privacy pass."""
+        if not self.spec.reads_original:
+            raise ConfigurationError(f"Layer {self.spec.name} has no access to the platform's folders.")
+        return self._services.settings
 
     @property
     def intake(self) -> Intake:
@@ -179,8 +190,14 @@ class ClipWork:
                 f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which has no committed version. "
                 f"Materialize {layer} first, or use `ego-assets run`."
             )
-        judged = {gate.data_version for gate in self.database.gates(self.clip.clip_id, layer)}
-        if judged != {document.data_version}:
+        verdicts = self.database.gates(self.clip.clip_id, layer)
+        refused = [verdict.message for verdict in verdicts if verdict.blocks]
+        if refused:
+            raise ArtifactMissing(
+                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which its gates refused: "
+                f"{' '.join(refused)}"
+            )
+        if {verdict.data_version for verdict in verdicts} != {document.data_version}:
             raise ArtifactMissing(
                 f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, whose committed version was not "
                 f"judged: the run that made it was interrupted. Materialize {layer} again, or use "
@@ -246,7 +263,7 @@ def run_layer(
         services: Surroundings; the vault is handed on only where ``spec.reads_original``.
         run_id: Dagster run, for the records.
         log: Where to log.
-        ancestors: All layers upstream; a failed blocking gate of any of them refuses the clip.
+        ancestors: Essential layers upstream; a failed blocking gate of any of them refuses the clip.
         sleep: Waits between retries.
     """
     started = time.monotonic()
@@ -305,7 +322,9 @@ def _attempt(
                 counts=draft.counts,
                 resolution=draft.resolution,
             )
-    state = LayerState.BLOCKED if blocking else LayerState.COMMITTED
+    state = LayerState.COMMITTED
+    if blocking:
+        state = LayerState.BLOCKED if spec.essential else LayerState.GIVEN_UP
     reason = " ".join(verdict.message for verdict in blocking)
     outcome = LayerOutcome(
         clip_id=clip_id,
@@ -372,9 +391,6 @@ def _record(
     updates: dict[str, Any] = {}
     if outcome.state is LayerState.COMMITTED and outcome.draft is not None:
         updates.update(outcome.draft.clip_updates)
-    if spec.essential:
-        updates["failed"] = not outcome.lets_clip_pass
-        updates["failed_reason"] = f"{spec.name}: {outcome.reason}" if updates["failed"] else ""
     with database.transaction():
         database.record_gates(
             clip_id,
@@ -395,6 +411,9 @@ def _record(
             run_id=run_id,
             duration_s=outcome.duration_s,
         )
+        stopping = _stopping_verdicts(database, clip_id)
+        updates["failed"] = bool(stopping)
+        updates["failed_reason"] = " ".join(f"{gate.layer}: {gate.message}" for gate in stopping)
         if outcome.lets_clip_pass:
             database.close_layer_reviews(clip_id, spec.name)
         for review in reviews:
@@ -409,8 +428,14 @@ def _record(
         database.refresh_progress(
             clip_id, layer=spec.name, bit=spec.bit, present=outcome.state is LayerState.COMMITTED
         )
-        if updates:
-            database.update_clip(clip_id, **updates)
+        database.update_clip(clip_id, **updates)
+
+
+def _stopping_verdicts(database: Database, clip_id: str) -> list[GateRecord]:
+    """The failed blocking gates of the layers that everything else depends on."""
+    gates = database.gates(clip_id)
+    essential = {gate.layer for gate in gates if gate.gate == COMPLETED and gate.blocking}
+    return [gate for gate in gates if gate.blocks and gate.layer in essential]
 
 
 def _check_verdicts(spec: LayerSpec, verdicts: Sequence[GateResult]) -> None:

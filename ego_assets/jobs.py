@@ -48,7 +48,7 @@ def build_schedules(jobs: dict[str, UnresolvedAssetJobDefinition]) -> list[Sched
             name="daily_quality_summary",
             job=jobs[COLLECTION_JOB],
             cron_schedule="0 5 * * *",
-            default_status=DefaultScheduleStatus.STOPPED,
+            default_status=DefaultScheduleStatus.RUNNING,
             description="Rebuilds the quality summary and the manifest every morning.",
         )
     ]

@@ -8,9 +8,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ego_assets.execution import LayerState
+from ego_assets.schema.errors import ArtifactCorrupted
 from ego_assets.schema.layers import LayerSpec
 
 if TYPE_CHECKING:
+    from ego_assets.schema.artifact import ArtifactDocument
     from resources.database import Database
     from resources.storage import ArtifactStore
 
@@ -43,6 +45,14 @@ class ClipPlan:
         return [name for name, plan in self.layers.items() if plan is LayerPlan.PENDING]
 
 
+def _readable_document(store: ArtifactStore, clip_id: str, layer: str) -> ArtifactDocument | None:
+    """The committed version; ``None`` also where its document is damaged, so that the layer is made again."""
+    try:
+        return store.document(clip_id, layer)
+    except ArtifactCorrupted:
+        return None
+
+
 def plan_clip(
     clip_id: str,
     specs: Sequence[LayerSpec],
@@ -59,7 +69,7 @@ def plan_clip(
     """
     states = {state.layer: state.state for state in database.layer_states(clip_id)}
     judged = {gate.layer: gate.data_version for gate in database.gates(clip_id=clip_id)}
-    documents = {spec.name: store.document(clip_id, spec.name) for spec in specs}
+    documents = {spec.name: _readable_document(store, clip_id, spec.name) for spec in specs}
     plans: dict[str, LayerPlan] = {}
     for spec in sorted(specs, key=lambda item: item.stage):
         name, document = spec.name, documents[spec.name]

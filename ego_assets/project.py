@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ego_assets.delivering import select_clips
+from ego_assets.disk import require_space
 from ego_assets.execution import Services, listen_to_progress
 from ego_assets.planning import ClipPlan, plan_clip
 from ego_assets.schema.gates import GateOutcome
@@ -209,6 +211,12 @@ class Project:
         if given:
             fields = {**description.fields, **parse_fields(given, source="the options")}
             description = replace(description, fields=fields)
+        require_space(
+            self.settings.vault,
+            description.size_bytes,
+            reserve_bytes=self.settings.free_disk_reserve_bytes,
+            what=f"The copy of {description.source_name!r} in the vault",
+        )
         clip = self.intake.register(description, upload_uri=path.absolute().as_uri())
         if not clip.raw_key:
             clip = self.intake.take(clip.clip_id, path, move=False, actor="cli:ingest")
@@ -221,7 +229,9 @@ class Project:
 
     def reindex(self) -> int:
         """Rebuild the index of artifacts from the store; returns how many there are."""
-        documents = [(document, self.store.uri(document)) for document in self.store.documents()]
+        # A damaged document has no place in the index; its layer is made again with the next run.
+        readable = self.store.documents(on_error=lambda error: None)
+        documents = [(document, self.store.uri(document)) for document in readable]
         self.database.replace_artifact_index(documents)
         return len(documents)
 
@@ -279,10 +289,9 @@ class Project:
             paths["report"] = str(report)
         return paths
 
-    def left_out_of_delivery(self) -> dict[str, str]:
-        """Clips that the newest delivery lacks, with the reason."""
-        deliveries = self.database.deliveries()
-        return dict(deliveries[-1].definition.get("left_out", {})) if deliveries else {}
+    def left_out_of_delivery(self) -> Mapping[str, str]:
+        """Clips that may not be delivered now, with the reason."""
+        return select_clips(self.database, self.store).left_out
 
     def require_disk_space(self, work: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Stop before anything starts when the disk cannot hold the results.
@@ -361,16 +370,15 @@ class Project:
         return _step_errors(result.all_events)
 
     def delivery_is_current(self) -> bool:
-        """Whether the newest delivery holds what may be delivered now, in its present versions."""
-        from ego_assets.assets.dataset_manifest import reason_to_leave_out
-
-        present = {}
-        for clip in self.database.clips():
-            package = self.store.document(clip.clip_id, "clip_package")
-            if package is not None and not reason_to_leave_out(clip, self.database):
-                present[clip.clip_id] = {"clip_package": package.data_version, **package.inputs}
+        """Whether the newest delivery is there and holds what may be delivered now, in its present versions."""
+        present = {
+            chosen.clip.clip_id: dict(chosen.data_versions)
+            for chosen in select_clips(self.database, self.store).clips
+        }
         deliveries = self.database.deliveries()
-        delivered = self.database.delivery_clips(deliveries[-1].id) if deliveries else []
+        if not deliveries or not Path(deliveries[-1].uri).is_dir():
+            return False
+        delivered = self.database.delivery_clips(deliveries[-1].id)
         return present == {clip.clip_id: dict(clip.data_versions) for clip in delivered}
 
     @contextmanager

@@ -16,7 +16,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from ego_assets.jobs import PROCESS_CLIP_JOB
 from ego_assets.partitions import clip_partitions
-from ego_assets.schema.errors import UploadRejected
+from ego_assets.schema.errors import EgoAssetsError, UploadRejected
 
 
 def build_sensors(jobs: Mapping[str, UnresolvedAssetJobDefinition]) -> list[SensorDefinition]:
@@ -73,6 +73,10 @@ def _tick(context: SensorEvaluationContext, resources: Any) -> SensorResult:
         except UploadRejected as rejection:
             rejected.append((description.path, rejection))
             continue
+        except (EgoAssetsError, OSError) as error:
+            # One file that cannot be taken now must not hold up the others; it is tried again at the next tick.
+            context.log.warning("%s has to wait: %s", description.path.name, error)
+            continue
         requests.append(
             RunRequest(
                 run_key=clip.clip_id,
@@ -81,7 +85,11 @@ def _tick(context: SensorEvaluationContext, resources: Any) -> SensorResult:
             )
         )
     for path, reason in rejected:
-        intake.reject(path, reason, move=True, actor="sensor:uploads")
+        try:
+            intake.reject(path, reason, move=True, actor="sensor:uploads")
+        except (EgoAssetsError, OSError) as error:
+            context.log.warning("%s cannot be moved to rejected/: %s", path.name, error)
+            continue
         context.log.warning("rejected %s (%s): %s", path.name, reason.code, reason)
     cursor = observations_to_cursor(scan.observations)
     if not requests:

@@ -6,6 +6,7 @@ need no account, no GPU and no download, and keep all data below one folder.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +14,21 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ego_assets.schema.errors import ConfigurationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrichmentSettings:
+    """What layers after the privacy pass may know of the settings: no folder of originals among it.
+
+    Attributes:
+        frames_per_second: Rate of the JPEG frames.
+        frames_input: ``proxy`` or ``full``.
+        lossless_frames_per_second: Rate of the lossless subsample; 0 leaves it out.
+    """
+
+    frames_per_second: float
+    frames_input: str
+    lossless_frames_per_second: float
 
 
 class Settings(BaseSettings):
@@ -76,6 +92,14 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
+
+    def for_enrichment(self) -> EnrichmentSettings:
+        """The part that enrichment may see."""
+        return EnrichmentSettings(
+            frames_per_second=self.frames_per_second,
+            frames_input=self.frames_input,
+            lossless_frames_per_second=self.lossless_frames_per_second,
+        )
 
     @property
     def root(self) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ego_assets.batching import ancestors_of
+from ego_assets.batching import ancestors_of, essential_ancestors
 from ego_assets.execution import (
     ClipWork,
     LayerDraft,
@@ -90,7 +90,7 @@ def try_layer(
                     services=project.services_with_vault() if spec.reads_original else project.services,
                     run_id="try",
                     log=logging.getLogger("ego_assets.try"),
-                    ancestors=ancestors_of(spec.name, specs),
+                    ancestors=essential_ancestors(spec.name, specs),
                 )
             document = outcome.document
             if outcome.state is not LayerState.COMMITTED and not (document and spec.name == layer):

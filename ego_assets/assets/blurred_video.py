@@ -9,6 +9,7 @@ from ego_assets.gates.blurred_video import (
     GATES,
     HIGH_RISK_LOW_CONFIDENCE_SHARE,
     LOW_CONFIDENCE,
+    NEUTRAL_METADATA_KEYS,
     PII_DENSITY,
     VideoFacts,
     judge_privacy,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ego_assets.privacy.report import PiiReport
     from ego_assets.schema.detections import RegionDetector
+    from ego_assets.settings import EnrichmentSettings
     from resources.storage import StagedLayer
 
 #: Kinds of regions that every profile must be able to find; a profile without one fails, it never skips.
@@ -36,9 +38,9 @@ REVIEWED_GATES = {
 }
 
 
-def _estimate_bytes(clip: Clip) -> int:
+def _estimate_bytes(clip: Clip, _settings: EnrichmentSettings) -> int:
     """The rendering is rarely larger than the original; the proxy adds about 1 MB per second."""
-    return 2 * clip.raw_bytes + int(1_000_000 * (clip.duration_s or 0))
+    return 2 * clip.raw_bytes + int(1_000_000 * clip.estimated_duration_s)
 
 
 SPEC = LayerSpec(
@@ -139,7 +141,7 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
             **counts,
             "redacted_share": report.redacted_share,
             "removed_streams": [f"{stream.kind} {stream.codec}" for stream in report.removed_streams],
-            "removed_metadata": list(report.removed_metadata_keys),
+            "removed_metadata": [k for k in report.removed_metadata_keys if k not in NEUTRAL_METADATA_KEYS],
         },
         pictures={"blurred frames": "contact_sheet.jpg"},
     )

@@ -13,6 +13,7 @@ from ego_assets.schema.layers import DeliveryMember, LayerSpec, RetryPolicySpec
 if TYPE_CHECKING:
     from ego_assets.delivery.metadata import TimeGrid
     from ego_assets.schema.artifact import ArtifactDocument
+    from ego_assets.settings import EnrichmentSettings
     from resources.storage import StagedLayer
 
 _CHUNK_BYTES = 1 << 20
@@ -26,8 +27,8 @@ def package_name(clip_id: str) -> str:
 def layer(enrichment: Sequence[LayerSpec]) -> tuple[LayerSpec, LayerFunction]:
     """The layer, which packs what every complete enrichment layer delivers."""
 
-    def estimate_bytes(clip: Clip) -> int:
-        return sum(item.estimate_bytes(clip) for item in enrichment if item.deliver)
+    def estimate_bytes(clip: Clip, settings: EnrichmentSettings) -> int:
+        return sum(item.estimate_bytes(clip, settings) for item in enrichment if item.deliver)
 
     spec = LayerSpec(
         name="clip_package",

@@ -52,7 +52,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     staged.path("quality.png").write_bytes(quality_plot(report))
     updates: dict[str, Any] = {"held": False, "held_reason": ""}
     flags = [v.message for v in verdicts if v.spec.name in FLAG_GATES and v.outcome is GateOutcome.WARNED]
-    if flags and work.settings.hold_flagged:
+    if flags and work.platform_settings.hold_flagged:
         updates = {"held": True, "held_reason": " ".join(flags)}
     return LayerDraft(
         gates=verdicts,

@@ -2,19 +2,13 @@
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, asset
 
 from ego_assets.assets.clip_package import package_name
-from ego_assets.schema.vocabulary import PrivacyStatus, ReviewRisk
-
-if TYPE_CHECKING:
-    from ego_assets.schema.clip import Clip
-    from resources.database import Database
-
-#: Name of the delivery that holds every clip that may be delivered.
-DELIVERY_NAME = "dataset"
+from ego_assets.delivering import DELIVERY_NAME, select_clips
+from ego_assets.disk import require_space
 
 
 @asset(
@@ -34,19 +28,11 @@ def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
 
     settings, database = context.resources.settings, context.resources.database.get()
     store = context.resources.store.get()
-    packaged: list[PackagedClip] = []
-    left_out: dict[str, str] = {}
-    versions: dict[str, dict[str, str]] = {}
-    for clip in database.clips():
-        package = store.document(clip.clip_id, "clip_package")
-        manifest = store.document(clip.clip_id, "manifest")
-        reason = reason_to_leave_out(clip, database)
-        if not reason and (package is None or manifest is None):
-            reason = "it is not packaged yet"
-        if reason or package is None or manifest is None:
-            left_out[clip.clip_id] = reason
-            continue
-        row = json.loads(store.read_bytes(manifest, "manifest.json"))["row"]
+    selection = select_clips(database, store)
+    packaged = []
+    for chosen in selection.clips:
+        clip, archive = chosen.clip, package_name(chosen.clip.clip_id)
+        row = json.loads(store.read_bytes(chosen.manifest, "manifest.json"))["row"]
         packaged.append(
             PackagedClip(
                 clip_id=clip.clip_id,
@@ -55,20 +41,27 @@ def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
                     "recording_date": clip.recording_date,
                     "privacy_status": clip.privacy_status.value,
                 },
-                package=package.file(package_name(clip.clip_id)),
-                open_package=partial(store.open, package, package_name(clip.clip_id)),
+                package=chosen.package.file(archive),
+                open_package=partial(store.open, chosen.package, archive),
             )
         )
-        versions[clip.clip_id] = {"clip_package": package.data_version, **package.inputs}
+    recorded = {made.version for made in database.deliveries() if made.name == DELIVERY_NAME}
     root = settings.deliveries / DELIVERY_NAME
-    delivery = write_delivery(root, packaged)
+    require_space(
+        root,
+        # Archive and folder; what the version before holds too is linked, so this is the most it can be.
+        2 * sum(clip.package.bytes for clip in packaged),
+        reserve_bytes=settings.free_disk_reserve_bytes,
+        what="The delivery",
+    )
+    delivery = write_delivery(root, packaged, recorded_versions=recorded)
     database.add_delivery(
         name=DELIVERY_NAME,
         version=delivery.version,
         uri=str(delivery.folder),
-        definition={"left_out": left_out},
+        definition={"left_out": dict(selection.left_out)},
         bytes=delivery.bytes,
-        clips=versions,
+        clips={chosen.clip.clip_id: chosen.data_versions for chosen in selection.clips},
     )
     return MaterializeResult(
         metadata={
@@ -77,24 +70,6 @@ def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
             "new": MetadataValue.bool(delivery.is_new),
             "clips": MetadataValue.int(len(packaged)),
             "size_bytes": MetadataValue.int(delivery.bytes),
-            "left out": MetadataValue.json(left_out),
+            "left out": MetadataValue.json(dict(selection.left_out)),
         }
     )
-
-
-def reason_to_leave_out(clip: "Clip", database: "Database") -> str:
-    """Why a clip may not be delivered; empty when it may."""
-    if clip.withdrawn:
-        return f"it was withdrawn: {clip.withdrawn_reason}"
-    if clip.duplicate_of:
-        return f"it is a duplicate of {clip.duplicate_of}"
-    if clip.failed:
-        return clip.failed_reason
-    if clip.held:
-        return f"it is held: {clip.held_reason}"
-    if clip.privacy_status not in (PrivacyStatus.BLURRED, PrivacyStatus.REVIEWED):
-        return "it is not de-identified"
-    risky = [item for item in database.review_items("open", clip.clip_id) if item.risk == ReviewRisk.HIGH]
-    if risky:
-        return f"a review is open: {risky[0].reason}"
-    return ""

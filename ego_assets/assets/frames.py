@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ego_assets.schema.layers import DeliveryMember
+    from ego_assets.settings import EnrichmentSettings
     from resources.storage import StagedLayer
 
 
-def _estimate_bytes(clip: Clip) -> int:
-    """About 120 KB per JPEG frame of 720 lines, the collection guide's setting."""
-    return int(120_000 * 30 * (clip.duration_s or 0))
+def _estimate_bytes(clip: Clip, settings: EnrichmentSettings) -> int:
+    """About 1.2 bits a pixel for JPEG (140 KB at 1280x720), and 30 for lossless 16-bit colour."""
+    pixels = 1280 * 720
+    if settings.frames_input == "full" and clip.width and clip.height:
+        pixels = clip.width * clip.height
+    rate = min(settings.frames_per_second, clip.fps or settings.frames_per_second)
+    bits_per_s = pixels * (1.2 * rate + 30 * settings.lossless_frames_per_second)
+    return int(clip.estimated_duration_s * bits_per_s / 8)
 
 
 def deliver(document: ArtifactDocument, read: Callable[[str], bytes]) -> list[DeliveryMember]:

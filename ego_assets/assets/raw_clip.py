@@ -42,7 +42,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
 
     if not work.clip.raw_key:
         upload = Path(unquote(urlsplit(work.clip.upload_uri).path))
-        watched = upload.is_relative_to(work.settings.uploads)
+        watched = upload.is_relative_to(work.platform_settings.uploads)
         work.intake.take(
             work.clip.clip_id, upload, move=watched, actor=f"asset:{SPEC.name}", run_id=work.run_id
         )

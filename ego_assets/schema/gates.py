@@ -23,7 +23,8 @@ class GateSpec:
     Attributes:
         name: Check name, unique within the layer.
         description: One sentence for people: what is judged and why.
-        blocking: A failure stops every later layer for this clip.
+        blocking: A failure makes the layer unusable. It stops the clip where the layer is essential, and
+            otherwise the layer is given up.
         threshold: The limit, in ``unit``; ``None`` where the gate is a yes/no fact.
         unit: Unit of ``threshold`` and of the measured value.
         source: Where the threshold comes from.
@@ -78,5 +79,5 @@ class GateResult:
 
     @property
     def blocks(self) -> bool:
-        """Whether this verdict stops the clip."""
+        """Whether this verdict makes the layer unusable."""
         return self.spec.blocking and self.outcome is GateOutcome.FAILED

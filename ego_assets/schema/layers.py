@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import Clip
@@ -25,6 +26,10 @@ COMPLETENESS_BITS: Mapping[str, int] = MappingProxyType(
         "cleansing": 8,
     }
 )
+
+
+#: Gate that every layer has: whether it was made. It blocks where the layer is essential.
+COMPLETED = "completed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +66,8 @@ class LayerSpec:
         inputs: Layers that must be committed with their blocking gates passed.
         optional_inputs: Layers that are waited for, and may have been given up.
         gates: Gates judged after every attempt; each becomes an asset check.
-        essential: A failure stops the clip. Otherwise the layer is given up, the clip goes to review
-            and on without it.
+        essential: A failure, or a failed blocking gate, stops the clip. Otherwise the layer is given up:
+            its completeness bit stays clear, and the clip goes to review and on without it.
         reads_original: May open the original in the vault. Only true up to the privacy pass.
         runs_when_held: Runs on clips that ``hold_flagged`` stopped; true up to the privacy pass, so that
             a reviewer has something to look at.
@@ -71,7 +76,7 @@ class LayerSpec:
         retry: Retries per clip.
         pool: Dagster concurrency pool.
         code_version: Raised when the same inputs give another result.
-        estimate_bytes: Disk space that the layer will need for a clip.
+        estimate_bytes: Disk space that the layer will need for a clip under the enrichment settings.
         deliver: Lists what the layer adds to a delivered clip folder, or ``None``.
     """
 
@@ -89,7 +94,7 @@ class LayerSpec:
     retry: RetryPolicySpec = RetryPolicySpec()
     pool: str = "cpu"
     code_version: str = "1"
-    estimate_bytes: Callable[[Clip], int] = lambda clip: 0
+    estimate_bytes: Callable[[Clip, Any], int] = lambda clip, settings: 0
     deliver: DeliveryWriter | None = None
 
     def __post_init__(self) -> None:
@@ -101,7 +106,7 @@ class LayerSpec:
     def completed_gate(self) -> GateSpec:
         """The gate every layer has: whether it was made at all."""
         return GateSpec(
-            name="completed",
+            name=COMPLETED,
             description="The layer was made. "
             + (
                 "A failure stops the clip."

@@ -40,7 +40,7 @@ class MediaProbe:
         declared_frame_count: Frame count as declared; ``None`` where absent.
         size_bytes: Size of the file.
         other_streams: Everything beside the video stream.
-        metadata_keys: Names (never values) of the container's metadata entries.
+        metadata_keys: Names (never values) of the metadata entries of the container and of its streams.
     """
 
     container: str

@@ -86,9 +86,9 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     try:
         running.wait(
             "the code location",
-            lambda: running.query("{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")[
-                "repositoriesOrError"
-            ].get("nodes"),
+            lambda: running.query(
+                "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
+            )["repositoriesOrError"].get("nodes"),
             timeout_s=120,
         )
         yield running

@@ -55,7 +55,9 @@ def evaluations(platform: Platform, layer: str, check: str) -> dict[str, bool]:
 
 
 def runs_in_progress(platform: Platform) -> list[Any]:
-    query = "{ runsOrError(filter: {statuses: [QUEUED, STARTING, STARTED]}) { ... on Runs { results { id } } } }"
+    query = (
+        "{ runsOrError(filter: {statuses: [QUEUED, STARTING, STARTED]}) { ... on Runs { results { id } } } }"
+    )
     return list(platform.query(query)["runsOrError"]["results"])
 
 

@@ -159,7 +159,7 @@ def test_dots_in_a_path_are_refused(project: Project, source: Path) -> None:
         project.ingest(source, source / ".." / source.name / "clip.mp4", {})
 
 
-@pytest.mark.parametrize("name", ["my clip.mp4", "küche – 台所.mov", "-v.mp4", "a'b\"c;d.mkv"])
+@pytest.mark.parametrize("name", ["my clip.mp4", "küche 台所.mov", "-v.mp4", "a'b\"c;d.mkv"])
 def test_strange_names_are_fine(project: Project, source: Path, name: str) -> None:
     path = write_clip(source / "plain.mp4")
     target = path.rename(source / name)
@@ -178,9 +178,7 @@ def test_strange_names_are_fine(project: Project, source: Path, name: str) -> No
         ([1, 2], "object"),
     ],
 )
-def test_a_wrong_sidecar_names_the_field(
-    project: Project, source: Path, sidecar: object, named: str
-) -> None:
+def test_a_wrong_sidecar_names_the_field(project: Project, source: Path, sidecar: object, named: str) -> None:
     write_clip(source / "clip.mp4")
     (source / "clip.json").write_text(json.dumps(sidecar))
     with pytest.raises(UploadRejected, match=named):
@@ -210,7 +208,9 @@ def test_variable_rate_keeps_every_time_stamp(project: Project, source: Path) ->
             assert np.array_equal(read_timeline(rendered).timestamps_ns, read_timeline(path).timestamps_ns)
 
 
-@pytest.mark.parametrize(("width", "height", "rotation"), [(101, 75, 0), (96, 64, 90), (64, 96, 180), (96, 64, 270)])
+@pytest.mark.parametrize(
+    ("width", "height", "rotation"), [(101, 75, 0), (96, 64, 90), (64, 96, 180), (96, 64, 270)]
+)
 def test_odd_sizes_and_rotation_keep_the_upright_picture(
     project: Project, source: Path, width: int, height: int, rotation: int
 ) -> None:

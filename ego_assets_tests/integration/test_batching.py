@@ -83,9 +83,7 @@ def test_evaluations_point_at_their_materialization(make_bench: MakeBench) -> No
 
 
 @pytest.mark.parametrize("as_range", [False, True])
-def test_a_layer_that_crashes_is_given_up_and_the_clip_goes_on(
-    make_bench: MakeBench, as_range: bool
-) -> None:
+def test_a_layer_that_crashes_is_given_up_and_the_clip_goes_on(make_bench: MakeBench, as_range: bool) -> None:
     bench = make_bench(3)
     clip = bench.clip_ids[1]
     bench.behaviour.set("depth_maps", clip, "crash")
@@ -181,9 +179,7 @@ def test_the_ui_tells_what_is_out_of_date(make_bench: MakeBench) -> None:
 
     def statuses() -> dict[str, StaleStatus]:
         graph = bench.definitions.resolve_asset_graph()
-        resolver = CachingStaleStatusResolver(
-            bench.instance, graph, LoadingContextForTest(bench.instance)
-        )
+        resolver = CachingStaleStatusResolver(bench.instance, graph, LoadingContextForTest(bench.instance))
         return {spec.name: resolver.get_status(AssetKey(spec.name), clip) for spec in SPECS}
 
     assert set(statuses().values()) == {StaleStatus.FRESH}
@@ -201,7 +197,7 @@ def test_too_little_disk_space_stops_before_anything_runs(make_bench: MakeBench)
         description="",
         stage=0,
         reads_original=True,
-        estimate_bytes=lambda clip: 10**18,
+        estimate_bytes=lambda clip, settings: 10**18,
     )
     from dagster import Definitions, define_asset_job
 

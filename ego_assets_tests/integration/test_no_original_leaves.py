@@ -84,7 +84,11 @@ def likeness(face: Image, picture: Image, frame_width: int) -> float:
     # Contact sheets and plots show frames smaller; the face is looked for at each tile size.
     for scale in (1.0, picture.shape[1] / frame_width, 240 / frame_width, 320 / frame_width):
         template = cv2.resize(face, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        if min(template.shape) < 12 or template.shape[0] > picture.shape[0] or template.shape[1] > picture.shape[1]:
+        if (
+            min(template.shape) < 12
+            or template.shape[0] > picture.shape[0]
+            or template.shape[1] > picture.shape[1]
+        ):
             continue
         best = max(best, float(cv2.matchTemplate(picture, template, cv2.TM_CCOEFF_NORMED).max()))
     return best
@@ -101,7 +105,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GroundTruth
 
 def planted_face(path: Path, truth: GroundTruth) -> Image:
     """The face as the original shows it, cut out of its middle frame."""
-    boxes = {box.frame_index: box for box in truth.boxes if box.kind == "face" and box.visible_fraction > 0.95}
+    boxes = {
+        box.frame_index: box for box in truth.boxes if box.kind == "face" and box.visible_fraction > 0.95
+    }
     assert boxes, "the scene shows no face"
     index = sorted(boxes)[len(boxes) // 2]
     left, top, right, bottom = (round(value) for value in boxes[index].box_xyxy)
@@ -131,7 +137,8 @@ def test_the_face_is_nowhere_but_in_the_vault(
         assert likeness(face, shown_openly, 960) > 0.9, "the search must find the face where it is shown"
 
     searched = [
-        (name, likeness(face, picture, 960)) for name, picture in everything_outside_the_vault(project.settings.root)
+        (name, likeness(face, picture, 960))
+        for name, picture in everything_outside_the_vault(project.settings.root)
     ]
     kinds = {name.split("/")[0].split("[")[0] for name, _ in searched}
     assert {"store", "reports", "dagster_home"} <= kinds, f"nothing was searched in some places: {kinds}"

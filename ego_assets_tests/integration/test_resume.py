@@ -38,9 +38,7 @@ def test_what_is_done_is_not_done_again(project: Project, tmp_path: Path) -> Non
     assert run_pending(project, clip.clip_id) == []
 
 
-def test_a_new_version_of_an_input_makes_what_depends_on_it_pending(
-    project: Project, tmp_path: Path
-) -> None:
+def test_a_new_version_of_an_input_makes_what_depends_on_it_pending(project: Project, tmp_path: Path) -> None:
     clip = project.ingest(tmp_path, write_clip(tmp_path / "clip.mp4"), {})
     run_pending(project, clip.clip_id)
     project.settings = project.settings.model_copy(update={"frames_per_second": 5.0})

@@ -96,7 +96,9 @@ def test_packages_import_only_what_they_may(package: str) -> None:
             continue
         checked += 1
         # `from ego_assets import __version__` is free for all.
-        own = {n for n in imported(path) if within(n, "ego_assets") or within(n, "resources")} - {"ego_assets"}
+        own = {n for n in imported(path) if within(n, "ego_assets") or within(n, "resources")} - {
+            "ego_assets"
+        }
         wrong = {n for n in own if not any(within(n, allowed) for allowed in ALLOWED[package])}
         assert not wrong, f"{name} must not import {sorted(wrong)}"
     assert checked, f"{package} has no modules: correct ALLOWED"

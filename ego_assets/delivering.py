@@ -1,0 +1,100 @@
+"""Which clips may be delivered now, and why the others may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ego_assets.schema.artifact import ArtifactDocument
+from ego_assets.schema.clip import Clip
+from ego_assets.schema.errors import ArtifactCorrupted
+from ego_assets.schema.vocabulary import PrivacyStatus, ReviewRisk
+
+if TYPE_CHECKING:
+    from resources.database import Database
+    from resources.storage import ArtifactStore
+
+#: Name of the delivery that holds every clip that may be delivered.
+DELIVERY_NAME = "dataset"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliverableClip:
+    """A clip that may be delivered, with what is delivered of it.
+
+    Attributes:
+        clip: The clip.
+        package: Its committed ``clip_package``.
+        manifest: Its committed ``manifest``.
+    """
+
+    clip: Clip
+    package: ArtifactDocument
+    manifest: ArtifactDocument
+
+    @property
+    def data_versions(self) -> Mapping[str, str]:
+        """Data version of the package and of every layer inside."""
+        return {"clip_package": self.package.data_version, **self.package.inputs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a delivery made now would hold.
+
+    Attributes:
+        clips: Clips that may be delivered, oldest first.
+        left_out: Reason by id of every other clip.
+    """
+
+    clips: tuple[DeliverableClip, ...]
+    left_out: Mapping[str, str]
+
+
+def select_clips(database: Database, store: ArtifactStore) -> Selection:
+    """Choose the clips whose gates passed, whose package is that of their present layers, and that nobody holds."""
+    clips: list[DeliverableClip] = []
+    left_out: dict[str, str] = {}
+    for clip in database.clips():
+        found = _deliverable(clip, database, store)
+        if isinstance(found, DeliverableClip):
+            clips.append(found)
+        else:
+            left_out[clip.clip_id] = found
+    return Selection(clips=tuple(clips), left_out=left_out)
+
+
+def _deliverable(clip: Clip, database: Database, store: ArtifactStore) -> DeliverableClip | str:
+    """The clip as it may be delivered, or why it may not."""
+    reason = _reason_to_leave_out(clip, database)
+    if reason:
+        return reason
+    try:
+        package = store.document(clip.clip_id, "clip_package")
+        manifest = store.document(clip.clip_id, "manifest")
+        if package is None or manifest is None:
+            return "it is not packaged yet"
+        for layer, version in package.inputs.items():
+            present = store.document(clip.clip_id, layer)
+            if present is None or present.data_version != version:
+                return f"{layer} has changed since it was packaged: use `ego-assets run`"
+    except ArtifactCorrupted as error:
+        return str(error)
+    return DeliverableClip(clip=clip, package=package, manifest=manifest)
+
+
+def _reason_to_leave_out(clip: Clip, database: Database) -> str:
+    """Why the clip's state keeps it out; empty when it does not."""
+    if clip.withdrawn:
+        return f"it was withdrawn: {clip.withdrawn_reason}"
+    if clip.duplicate_of:
+        return f"it is a duplicate of {clip.duplicate_of}"
+    if clip.failed:
+        return clip.failed_reason
+    if clip.held:
+        return f"it is held: {clip.held_reason}"
+    if clip.privacy_status not in (PrivacyStatus.BLURRED, PrivacyStatus.REVIEWED):
+        return "it is not de-identified"
+    risky = [item for item in database.review_items("open", clip.clip_id) if item.risk == ReviewRisk.HIGH]
+    return f"a review is open: {risky[0].reason}" if risky else ""

@@ -18,11 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 Better = Literal["lower", "higher"]
 
 
-def parse_arguments(description: str, *, clip: bool = True) -> argparse.Namespace:
-    """``[--clip PATH] [--quick]``."""
+def parse_arguments(description: str) -> argparse.Namespace:
+    """``[--clip PATH] [--quick]``, the same for every benchmark."""
     parser = argparse.ArgumentParser(description=description)
-    if clip:
-        parser.add_argument("--clip", type=Path, help="real clip instead of a synthetic one")
+    parser.add_argument(
+        "--clip", type=Path, help="real clip instead of a synthetic one, where the benchmark needs a clip"
+    )
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     return parser.parse_args()
 

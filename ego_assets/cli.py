@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from ego_assets.project import ClipStatus, Project
 
 STOPPED, USAGE, ENVIRONMENT = 1, 2, 3
+
+#: What a killed run left in the store's staging area is removed after this time.
+ABANDONED_S = 24 * 3600.0
 #: What typer makes of Ctrl-C.
 INTERRUPTED = 130
 
@@ -75,7 +78,7 @@ def demo(
         ]
         if not paths:
             _stop(f"{clips} holds no .mp4, .mov or .mkv files.", USAGE)
-        rejected = _ingest(project, clips.resolve(), paths, {}, quiet=as_json)
+        ingested = _ingest(project, clips.resolve(), paths, {}, quiet=as_json)
     else:
         from ego_assets.synth import demo_clips
 
@@ -84,9 +87,9 @@ def demo(
             task = progress.add_task("rendering synthetic clips", total=None)
             rendered = demo_clips(folder, quick=quick)
             progress.update(task, total=1, completed=1)
-        rejected = 0
+        ingested = _Ingested()
         for clip in rendered:
-            rejected += _ingest(project, folder, [clip.path], clip.sidecar, quiet=as_json)
+            ingested += _ingest(project, folder, [clip.path], clip.sidecar, quiet=as_json)
     stopped = _process(project, quiet=as_json)
     with _progress(as_json) as progress:
         task = progress.add_task("building delivery and report", total=1)
@@ -96,7 +99,7 @@ def demo(
         _stop(collection_error, STOPPED)
     _show_status(project, project.status(), as_json=as_json, with_paths=True)
     # A clip that a gate stops is what the demo shows; only a crash is a failure of the demo.
-    raise typer.Exit(0 if not rejected and not stopped.crashed else STOPPED)
+    raise typer.Exit(0 if not ingested.rejected and not stopped.crashed else STOPPED)
 
 
 @app.command()
@@ -130,21 +133,22 @@ def ingest(
     except UploadRejected as rejection:
         _stop(str(rejection), USAGE)
     project = _project()
-    rejected = 0
+    outcome = _Ingested()
     for path in paths:
         if not os.path.lexists(path):
-            messages.print(f"[red]{escape(str(path))} does not exist.[/red]")
-            rejected += 1
+            missing = f"{path} does not exist."
+            messages.print(f"[red]{escape(missing)}[/red]")
+            outcome.rejected.append({"path": str(path), "code": "missing", "reason": missing})
             continue
         # A link as the last part stays one, so that it is refused.
         root = path.resolve() if path.name == ".." else path.parent.resolve() / path.name
         found = list(find_uploads(root)) if root.is_dir() and not root.is_symlink() else [root]
         if not found:
             messages.print(f"[yellow]{escape(str(path))} holds no videos.[/yellow]")
-        rejected += _ingest(project, root if root.is_dir() else root.parent, found, given, quiet=as_json)
+        outcome += _ingest(project, root if root.is_dir() else root.parent, found, given, quiet=as_json)
     if as_json:
-        _print_json([row.as_dict() for row in project.status()])
-    raise typer.Exit(STOPPED if rejected else 0)
+        _print_json(asdict(outcome))
+    raise typer.Exit(STOPPED if outcome.rejected else 0)
 
 
 @app.command()
@@ -324,11 +328,13 @@ def ui(
         "-p",
         str(port),
     ]
-    raise typer.Exit(subprocess.call(command))
+    os.execv(sys.executable, command)
 
 
 def main() -> None:
     """Entry point: expected errors become one clear line and an exit status."""
+    # Being ended is as orderly as Ctrl-C: temporary copies are removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.filterwarnings("ignore", module="dagster")
     try:
         app()
@@ -384,11 +390,13 @@ def _progress(quiet: bool) -> Iterator[Progress]:
         yield progress
 
 
-def _ingest(project: Project, root: Path, paths: list[Path], given: Mapping[str, Any], *, quiet: bool) -> int:
-    """Copy files into the vault; returns how many were rejected."""
+def _ingest(
+    project: Project, root: Path, paths: list[Path], given: Mapping[str, Any], *, quiet: bool
+) -> _Ingested:
+    """Copy files into the vault."""
     from ego_assets.schema.errors import DuplicateUpload
 
-    rejected = 0
+    outcome = _Ingested()
     with _progress(quiet) as progress:
         task = progress.add_task("ingesting", total=len(paths))
         for path in paths:
@@ -398,13 +406,36 @@ def _ingest(project: Project, root: Path, paths: list[Path], given: Mapping[str,
                 progress.console.print(
                     f"{escape(path.name)} is clip [bold]{clip.clip_id}[/bold]", soft_wrap=True
                 )
+                outcome.ingested.append({"path": str(path), "clip_id": clip.clip_id})
             except DuplicateUpload as duplicate:
                 progress.console.print(f"[yellow]{escape(str(duplicate))}[/yellow]", soft_wrap=True)
+                outcome.duplicates.append({"path": str(path), "clip_id": duplicate.first_clip_id})
             except UploadRejected as rejection:
-                rejected += 1
                 progress.console.print(f"[red]{escape(str(rejection))}[/red]", soft_wrap=True)
+                outcome.rejected.append({"path": str(path), "code": rejection.code, "reason": str(rejection)})
+                _record_rejection(project, path, rejection)
             progress.advance(task)
-    return rejected
+    return outcome
+
+
+def _record_rejection(project: Project, path: Path, rejection: UploadRejected) -> None:
+    """Keep the reason in the vault's rejected/ folder; the file itself stays where it is."""
+    if os.path.lexists(path):
+        project.intake.reject(path, rejection, move=False, actor="cli:ingest")
+
+
+@dataclass
+class _Ingested:
+    """What became of the files that were given."""
+
+    ingested: list[dict[str, str]] = field(default_factory=list)
+    duplicates: list[dict[str, str]] = field(default_factory=list)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+
+    def __add__(self, other: _Ingested) -> _Ingested:
+        return _Ingested(
+            self.ingested + other.ingested, self.duplicates + other.duplicates, self.rejected + other.rejected
+        )
 
 
 class _Outcome:
@@ -440,12 +471,11 @@ def _process(
         wanted = [name for name in specs if name in pending]
         if wanted:
             work.append((plan.clip_id, wanted))
-        elif plan.reason and not clips[plan.clip_id].duplicate_of:
-            outcome.stopped += 1
     if not work:
         if not quiet:
             messages.print("Nothing is pending.")
         return outcome
+    project.store.clean_staging(older_than_s=ABANDONED_S)
     project.require_disk_space(work)
     project.add_partitions([clip_id for clip_id, _ in work])
     with _progress(quiet) as progress:

@@ -98,7 +98,11 @@ def _pack(work: ClipWork, staged: StagedLayer, deliverable: Sequence[LayerSpec])
             documents={"metadata.json": metadata_json(metadata)},
         )
     staged.path("metadata.json").write_bytes(metadata_json(metadata))
+    # The privacy layer's contact sheet shows blurred frames, which is what the package holds.
+    sheet = work.store.read_bytes(privacy, "contact_sheet.jpg")
+    staged.path("contact_sheet.jpg").write_bytes(sheet)
     return LayerDraft(
+        pictures={"blurred frames": "contact_sheet.jpg"},
         counts={"files": summary.file_count, "bytes": summary.bytes},
         metadata={
             "files": summary.file_count,

@@ -38,6 +38,7 @@ def layer(enrichment: Sequence[LayerSpec]) -> tuple[LayerSpec, LayerFunction]:
 def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Score the clip and list its layers."""
     from ego_assets.curation.completeness import has_layer, layers_in
+    from ego_assets.curation.plots import score_plot
     from ego_assets.delivery.manifest import LayerReference, layer_digest, manifest_row
 
     score = _score(work)
@@ -57,10 +58,12 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         },
     )
     content = {"score": score.to_dict(), "row": row}
+    staged.path("score.png").write_bytes(score_plot(score))
     staged.path("manifest.json").write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
     return LayerDraft(
         gates=judge_score(score.value, confidence=score.confidence, parts=score.parts.to_dict()),
         config={"score_version": score.version},
+        pictures={"score": "score.png"},
         clip_updates={
             "quality_score": score.value,
             "quality_confidence": score.confidence,

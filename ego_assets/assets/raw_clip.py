@@ -37,6 +37,7 @@ SPEC = LayerSpec(
 
 def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Move an upload into the vault where that has not happened yet, then probe the original."""
+    from ego_assets.media.plots import interval_plot
     from ego_assets.media.probe import probe
     from ego_assets.media.timeline import read_timeline
 
@@ -63,6 +64,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     staged.path("probe.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
     updates: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
+    pictures: dict[str, str] = {}
     if found is not None and timeline is not None:
         updates = {
             "duration_s": timeline.duration_s,
@@ -81,9 +83,13 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             "codec": found.codec,
             "other_streams": [f"{stream.kind} {stream.codec}" for stream in found.other_streams],
         }
+        staged.path("intervals.png").write_bytes(interval_plot(timeline))
+        pictures = {"time between frames": "intervals.png"}
     if problem is not None:
         metadata["problem"] = str(problem)
-    return LayerDraft(clip_updates=updates, metadata=metadata, config={"original_sha256": _digest(work)})
+    return LayerDraft(
+        clip_updates=updates, metadata=metadata, pictures=pictures, config={"original_sha256": _digest(work)}
+    )
 
 
 def _digest(work: ClipWork) -> str:

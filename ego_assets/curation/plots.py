@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from ego_assets.curation.score import QualityScore
 from ego_assets.curation.summary import QualitySummary, Table
 from ego_assets.quality.plots import render_png
 from ego_assets.schema.gates import GateOutcome
@@ -30,6 +31,23 @@ def summary_plots(summary: QualitySummary) -> dict[str, bytes]:
         summary.gates.title: _stacked_outcomes(summary.gates),
     }
     return {title: png for title, png in charts.items() if png is not None}
+
+
+def score_plot(score: QualityScore) -> bytes:
+    """The parts of a clip's score as bars from 0 to 1; parts that were not evaluated say so."""
+    parts = score.parts.to_dict()
+    figure = Figure(figsize=(6, 2.2), dpi=100)
+    figure.subplots_adjust(left=0.24, right=0.96, top=0.88, bottom=0.14)
+    axes = figure.subplots()
+    bars = axes.barh(range(len(parts)), [part or 0.0 for part in parts.values()], color=_BAR, height=0.65)
+    labels = ["not evaluated" if part is None else f"{part:.2f}" for part in parts.values()]
+    axes.bar_label(bars, labels=labels, padding=3, fontsize=8)
+    axes.set_xlim(0, 1.15)
+    axes.set_xticks([0, 0.5, 1])
+    value = "not evaluated" if score.value is None else f"{score.value:.2f}"
+    title = f"Score {value}, from {score.confidence:.0%} of its weight"
+    _finish(figure, [name.replace("_", " ") for name in parts], title)
+    return render_png(figure)
 
 
 def _bars(table: Table, *, value: str) -> bytes | None:

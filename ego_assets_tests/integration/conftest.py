@@ -43,12 +43,20 @@ SPECS = (
     LayerSpec(name="frames", group="t", description="", stage=3, inputs=("gate",), retry=NO_WAIT),
     LayerSpec(name="depth_maps", group="t", description="", stage=3, inputs=("gate",), retry=NO_WAIT),
     LayerSpec(
+        name="masks", group="t", description="", stage=3, inputs=("gate",), gates=(FIT,), retry=NO_WAIT
+    ),
+    LayerSpec(name="follow_up", group="t", description="", stage=4, inputs=("masks",), retry=NO_WAIT),
+    LayerSpec(
+        name="masks", group="t", description="", stage=3, inputs=("gate",), gates=(FIT,), retry=NO_WAIT
+    ),
+    LayerSpec(name="follow_up", group="t", description="", stage=4, inputs=("masks",), retry=NO_WAIT),
+    LayerSpec(
         name="manifest",
         group="t",
         description="",
         stage=6,
         inputs=("gate",),
-        optional_inputs=("frames", "depth_maps"),
+        optional_inputs=("frames", "depth_maps", "masks", "follow_up"),
         retry=NO_WAIT,
     ),
 )

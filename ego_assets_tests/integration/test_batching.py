@@ -94,7 +94,7 @@ def test_a_layer_that_crashes_is_given_up_and_the_clip_goes_on(make_bench: MakeB
     assert clip in materialized(bench, "manifest")
     assert check_statuses(bench, "depth_maps", "completed")[clip] is Status.FAILED
     row = bench.database.clip(clip)
-    assert not row.failed and row.needs_review and row.completeness == 0b01
+    assert not row.failed and row.needs_review and row.completeness == 0b101, "frames and masks"
     assert bench.store.document(clip, "depth_maps") is None
     assert [item.layer for item in bench.database.review_items("open", clip)] == ["depth_maps"]
 
@@ -228,3 +228,30 @@ def test_layers_must_depend_on_earlier_stages() -> None:
 def test_large_pictures_stay_out_of_the_event_log() -> None:
     assert "left out" in str(picture_metadata(b"\xff" * (MAX_PICTURE_BYTES + 1)).value)
     assert "data:image/png;base64" in str(picture_metadata(b"\x89PNG....").value)
+
+
+@pytest.mark.parametrize("as_range", [False, True])
+def test_a_layer_that_its_gate_refuses_is_given_up_alone_and_in_a_range(
+    make_bench: MakeBench, as_range: bool
+) -> None:
+    bench = make_bench(2)
+    clip = bench.clip_ids[0]
+    bench.behaviour.set("masks", clip, "unfit")
+    result = bench.run_range(*bench.clip_ids) if as_range else bench.run_clip(clip)
+    assert result.success
+    assert clip in materialized(bench, "manifest")
+    assert check_statuses(bench, "masks", "fit")[clip] is Status.FAILED
+    row = bench.database.clip(clip)
+    assert not row.failed and row.needs_review
+    assert row.completeness == 0b011, "frames and depth, not masks"
+    assert ("follow_up", clip) in bench.behaviour.calls
+    assert bench.store.document(clip, "follow_up") is None, "it needs what was refused"
+
+
+def test_a_later_success_does_not_hide_a_failed_gate(make_bench: MakeBench) -> None:
+    bench = make_bench(1)
+    clip = bench.clip_ids[0]
+    bench.behaviour.set("gate", clip, "unfit")
+    bench.run_clip(clip)
+    assert bench.run_clip(clip, asset_selection=[AssetKey("intake")]).success
+    assert bench.database.clip(clip).failed

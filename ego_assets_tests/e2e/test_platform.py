@@ -147,6 +147,11 @@ def test_a_backfill_of_fifty_clips_with_two_bad_ones_completes_forty_eight(
     for layer in LAYER_NAMES[1:]:
         assert made[layer] == expected, layer
     assert len(expected) == 48
-    verdicts = evaluations(platform, "clip_quality", "parse")
-    assert {clip_id for clip_id, passed in verdicts.items() if not passed} <= bad
+    for check, broken in (("parse", clip_ids[31]), ("completeness", clip_ids[13])):
+        verdicts = evaluations(platform, "clip_quality", check)
+        assert set(verdicts) == set(clip_ids)
+        failed = {clip_id for clip_id, passed in verdicts.items() if not passed}
+        # The picture under a video's name has no completeness that could be judged.
+        assert failed - {clip_ids[31]} == {broken} - {clip_ids[31]}
+        assert broken in failed
     assert all(project.database.clip(clip_id).failed == (clip_id in bad) for clip_id in clip_ids)

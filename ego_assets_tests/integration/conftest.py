@@ -47,10 +47,6 @@ SPECS = (
     ),
     LayerSpec(name="follow_up", group="t", description="", stage=4, inputs=("masks",), retry=NO_WAIT),
     LayerSpec(
-        name="masks", group="t", description="", stage=3, inputs=("gate",), gates=(FIT,), retry=NO_WAIT
-    ),
-    LayerSpec(name="follow_up", group="t", description="", stage=4, inputs=("masks",), retry=NO_WAIT),
-    LayerSpec(
         name="manifest",
         group="t",
         description="",

@@ -114,7 +114,9 @@ def test_an_essential_layer_that_crashes_stops_its_clip_only(make_bench: MakeBen
     bench.behaviour.set("intake", bad, "crash")
     assert not bench.run_range(bad, good).success
     assert materialized(bench, "manifest") == {good}
-    assert bench.database.clip(bad).failed_reason.startswith("intake: RuntimeError")
+    assert bench.database.clip(bad).failed_reason.startswith(
+        "intake: intake failed after 3 attempt(s): RuntimeError"
+    )
     assert not bench.database.clip(good).failed
 
 

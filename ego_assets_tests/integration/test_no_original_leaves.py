@@ -160,5 +160,8 @@ def test_before_the_privacy_pass_there_are_numbers_and_plots_only(
     clip = project.ingest(path.parent, path, {})
     assert project.run_clip(clip.clip_id, ["raw_clip", "clip_quality"]).success
     found = list(everything_outside_the_vault(project.settings.root))
-    assert {Path(name).name for name, _ in found if name.startswith("store")} == {"quality.png"}
+    assert {Path(name).name for name, _ in found if name.startswith("store")} == {
+        "intervals.png",
+        "quality.png",
+    }
     assert all(likeness(face, picture, 960) < SHOWN for _, picture in found)

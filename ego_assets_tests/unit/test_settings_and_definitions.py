@@ -223,7 +223,7 @@ def test_jobs_schedules_and_sensors(definitions: Definitions) -> None:
     assert executed == {"process_clip": set(EXPECTED) - COLLECTION, "collection": COLLECTION}
     [schedule] = repository.schedule_defs
     assert (schedule.name, schedule.job_name) == ("daily_quality_summary", "collection")
-    assert schedule.default_status is DefaultScheduleStatus.STOPPED
+    assert schedule.default_status is DefaultScheduleStatus.RUNNING
     [sensor] = repository.sensor_defs
     assert (sensor.name, sensor.job_name) == ("uploads_sensor", "process_clip")
     assert sensor.default_status is DefaultSensorStatus.RUNNING

@@ -99,7 +99,7 @@ def test_a_delivery_holds_what_its_card_says(tmp_path: Path) -> None:
             hashlib.sha256(package).hexdigest(),
         )
         assert row["package_uri"] == str(delivery.folder / row["package_path"])
-    assert json.loads(files["delivery.json"])["clips"] == len(rows) == 2
+    assert len(json.loads(files["delivery.json"])["packages"]) == len(rows) == 2
 
 
 READ = """

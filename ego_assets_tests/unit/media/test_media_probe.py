@@ -208,3 +208,17 @@ def test_rate_is_measured_where_the_declared_one_is_absurd(make_clip) -> None:
     # Intervals of one tick make FFmpeg take the time base for the rate.
     path = make_clip(pts=[0, 500, 1500, 1501, 9000, 9700, 12000, 40000], time_base=Fraction(1, 90000))
     assert 0 < probe(path).frame_rate <= 1000
+
+
+def test_metadata_of_a_stream_is_named_too(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.metadata["title"] = "Jane Doe at 52.5N"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode())
+    found = probe(path)
+    assert "title" in {key.lower() for key in found.metadata_keys}
+    assert not any("Jane" in key for key in found.metadata_keys), "names of entries, never values"

@@ -368,7 +368,7 @@ def require_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, s
     if folder is None:
         return
     settings = services.settings.for_enrichment()
-    clips = [services.database.clip(clip_id) for clip_id in clip_ids]
+    clips = [clip for clip_id in clip_ids if (clip := services.database.find_clip(clip_id))]
     require_space(
         folder,
         sum(spec.estimate_bytes(clip, settings) for spec in specs for clip in clips),

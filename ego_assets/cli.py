@@ -6,6 +6,7 @@ called wrongly, 3 something this machine lacks, 130 it was interrupted.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from ego_assets.project import ClipStatus, Project
 
 STOPPED, USAGE, ENVIRONMENT = 1, 2, 3
-
-#: What a killed run left in the store's staging area is removed after this time.
-ABANDONED_S = 24 * 3600.0
 #: What typer makes of Ctrl-C.
 INTERRUPTED = 130
 
@@ -224,7 +222,11 @@ def review(
     if resolve is not None:
         if not note:
             _stop("--resolve needs --note, which says what was found.", USAGE)
-        project.database.resolve_review_item(resolve, resolution=note, actor="cli:review")
+        actor = f"cli:{getpass.getuser()}"
+        item = project.database.resolve_review_item(resolve, resolution=note, actor=actor)
+        project.database.write_audit(
+            actor=actor, action="resolve_review", clip_id=item.clip_id, detail=f"{item.kind}: {note}"
+        )
     items = project.database.review_items("open")
     if as_json:
         _print_json([asdict(item) for item in items])
@@ -310,9 +312,11 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
 ) -> None:
     """Open the Dagster UI (`dagster dev`) on this project's data."""
-    from ego_assets.project import prepare_dagster_home
+    from ego_assets.project import prepare_dagster_home, write_workspace
 
-    workspace = prepare_dagster_home(_settings()) / "workspace.yaml"
+    settings = _settings()
+    prepare_dagster_home(settings)
+    workspace = write_workspace(settings)
     console.print(
         f"The UI opens on http://127.0.0.1:{port}. It has no login of its own: do not expose the port."
     )
@@ -475,7 +479,7 @@ def _process(
         if not quiet:
             messages.print("Nothing is pending.")
         return outcome
-    project.store.clean_staging(older_than_s=ABANDONED_S)
+    project.store.clean_staging()
     project.require_disk_space(work)
     project.add_partitions([clip_id for clip_id, _ in work])
     with _progress(quiet) as progress:

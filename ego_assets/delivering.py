@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import Clip
-from ego_assets.schema.errors import ArtifactCorrupted
+from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing
 from ego_assets.schema.vocabulary import PrivacyStatus, ReviewRisk
 
 if TYPE_CHECKING:
@@ -75,13 +75,23 @@ def _deliverable(clip: Clip, database: Database, store: ArtifactStore) -> Delive
         manifest = store.document(clip.clip_id, "manifest")
         if package is None or manifest is None:
             return "it is not packaged yet"
-        for layer, version in package.inputs.items():
+        for layer in package_inputs():
             present = store.document(clip.clip_id, layer)
-            if present is None or present.data_version != version:
+            if package.inputs.get(layer) != (present.data_version if present else None):
                 return f"{layer} has changed since it was packaged: use `ego-assets run`"
-    except ArtifactCorrupted as error:
+        for document in (package, manifest):
+            for entry in document.files:
+                store.open(document, entry.name).close()
+    except (ArtifactCorrupted, ArtifactMissing) as error:
         return str(error)
     return DeliverableClip(clip=clip, package=package, manifest=manifest)
+
+
+def package_inputs() -> tuple[str, ...]:
+    """All layers that a package is made of, present or not."""
+    from ego_assets.assets import LAYERS
+
+    return next((*spec.inputs, *spec.optional_inputs) for spec, _ in LAYERS if spec.name == "clip_package")
 
 
 def _reason_to_leave_out(clip: Clip, database: Database) -> str:

@@ -20,8 +20,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, BlurredClip, Clip
 from ego_assets.schema.detections import BackendInfo, RegionDetector
-from ego_assets.schema.errors import ArtifactMissing, ClipRefused, ConfigurationError, EgoAssetsError
-from ego_assets.schema.gates import GateResult
+from ego_assets.schema.errors import (
+    ArtifactMissing,
+    ClipRefused,
+    ConfigurationError,
+    DuplicateUpload,
+    EgoAssetsError,
+    UnknownClip,
+)
+from ego_assets.schema.gates import GateOutcome, GateResult
 from ego_assets.schema.layers import COMPLETED, LayerSpec
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk, VaultPurpose
 
@@ -146,12 +153,14 @@ class ClipWork:
         self.store = services.store
         self.models = services.models
         self._services = services
-        self._used_inputs: dict[str, str] = {}
+        declared = (*spec.inputs, *spec.optional_inputs)
+        present = {name: services.store.document(clip.clip_id, name) for name in declared}
+        self._inputs = {name: document for name, document in present.items() if document is not None}
 
     @property
-    def used_inputs(self) -> Mapping[str, str]:
-        """Data versions of the layers that were read so far."""
-        return dict(self._used_inputs)
+    def input_versions(self) -> Mapping[str, str]:
+        """Data versions of the declared inputs, as they are when the layer starts."""
+        return {name: document.data_version for name, document in self._inputs.items()}
 
     @property
     def settings(self) -> EnrichmentSettings:
@@ -182,23 +191,28 @@ class ClipWork:
         """The committed version of an input layer.
 
         Raises:
-            ArtifactMissing: Nothing is committed.
+            ClipRefused: It was not made yet, or not judged: this layer comes too early.
+            ArtifactMissing: It was given up, so this layer cannot be made either.
         """
         document = self.optional_input(layer)
-        if document is None:
+        verdicts = self.database.gates(self.clip.clip_id, layer)
+        refused = [
+            verdict.message
+            for verdict in verdicts
+            if verdict.blocks or (verdict.gate == COMPLETED and verdict.outcome == GateOutcome.FAILED)
+        ]
+        if refused:
             raise ArtifactMissing(
+                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which was given up: "
+                f"{' '.join(refused)}"
+            )
+        if document is None:
+            raise ClipRefused(
                 f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which has no committed version. "
                 f"Materialize {layer} first, or use `ego-assets run`."
             )
-        verdicts = self.database.gates(self.clip.clip_id, layer)
-        refused = [verdict.message for verdict in verdicts if verdict.blocks]
-        if refused:
-            raise ArtifactMissing(
-                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which its gates refused: "
-                f"{' '.join(refused)}"
-            )
         if {verdict.data_version for verdict in verdicts} != {document.data_version}:
-            raise ArtifactMissing(
+            raise ClipRefused(
                 f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, whose committed version was not "
                 f"judged: the run that made it was interrupted. Materialize {layer} again, or use "
                 "`ego-assets run`."
@@ -209,10 +223,7 @@ class ClipWork:
         """The committed version of a layer, or ``None`` where there is none."""
         if layer not in (*self.spec.inputs, *self.spec.optional_inputs):
             raise ConfigurationError(f"Layer {self.spec.name} does not declare {layer} as an input.")
-        document = self.store.document(self.clip.clip_id, layer)
-        if document is not None:
-            self._used_inputs[layer] = document.data_version
-        return document
+        return self._inputs.get(layer)
 
     def read_json(self, document: ArtifactDocument, name: str) -> Any:
         """A JSON file of a committed layer."""
@@ -268,7 +279,9 @@ def run_layer(
     """
     started = time.monotonic()
     database = services.database
-    clip = database.clip(clip_id)
+    clip = database.find_clip(clip_id)
+    if clip is None:
+        return LayerOutcome(clip_id=clip_id, state=LayerState.REFUSED, reason=str(UnknownClip(clip_id)))
     refusal = database.refusal(clip_id, inputs=ancestors, held_stops=not spec.runs_when_held)
     if refusal is not None:
         log.error("%s: %s", spec.name, refusal)
@@ -276,10 +289,10 @@ def run_layer(
 
     retry = 0
     while True:
-        work = ClipWork(spec=spec, clip=clip, services=services, run_id=run_id, log=log)
         try:
+            work = ClipWork(spec=spec, clip=clip, services=services, run_id=run_id, log=log)
             return _attempt(work, make, services, attempts=retry + 1, started=started)
-        except ClipRefused as error:
+        except (ClipRefused, DuplicateUpload) as error:
             log.error("%s: %s", spec.name, error)
             return LayerOutcome(clip_id=clip_id, state=LayerState.REFUSED, reason=str(error))
         except Exception as error:
@@ -316,7 +329,7 @@ def _attempt(
         if not blocking or spec.publish_when_blocked:
             document = staged.commit(
                 config=draft.config,
-                inputs=work.used_inputs,
+                inputs=work.input_versions,
                 backends=draft.backends,
                 attempts=draft.attempts,
                 counts=draft.counts,

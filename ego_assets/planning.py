@@ -65,7 +65,7 @@ def plan_clip(
 
     A layer is done when its committed version was made from the present versions of its inputs and its
     gates were judged on that very version. A layer that failed or was given up stays so, unless
-    ``retry_failed`` asks for another try or its inputs have changed since.
+    ``retry_failed`` asks for another try or a layer that it needs is made anew.
     """
     states = {state.layer: state.state for state in database.layer_states(clip_id)}
     judged = {gate.layer: gate.data_version for gate in database.gates(clip_id=clip_id)}

@@ -172,7 +172,9 @@ class Project:
             "module": "dagster._core.storage.noop_compute_log_manager",
             "class": "NoOpComputeLogManager",
         }
-        (home / "command_line.yaml").write_text(yaml.safe_dump(overrides))
+        staged = home / f".command_line.{os.getpid()}.yaml"
+        staged.write_text(yaml.safe_dump(overrides))
+        staged.replace(home / "command_line.yaml")
         return DagsterInstance.from_config(str(home), "command_line.yaml")
 
     def plans(self, clips: Sequence[Clip] | None = None, *, retry_failed: bool = False) -> list[ClipPlan]:
@@ -299,13 +301,21 @@ class Project:
         Raises:
             InsufficientDisk: The message says how much is needed and how much there is.
         """
-        from ego_assets.batching import require_disk_space
-
-        wanted = {name for _, layers in work for name in layers}
-        require_disk_space(
-            [spec for spec in self.specs if spec.name in wanted],
-            [clip_id for clip_id, _ in work],
-            services=self.services,
+        folder = self.store.local_root
+        if folder is None:
+            return
+        specs = {spec.name: spec for spec in self.specs}
+        settings = self.settings.for_enrichment()
+        clips = {clip_id: self.database.clip(clip_id) for clip_id, _ in work}
+        require_space(
+            folder,
+            sum(
+                specs[layer].estimate_bytes(clips[clip_id], settings)
+                for clip_id, layers in work
+                for layer in layers
+            ),
+            reserve_bytes=self.settings.free_disk_reserve_bytes,
+            what=f"{len(work)} clip(s)",
         )
 
     def add_partitions(self, clip_ids: Sequence[str]) -> None:
@@ -424,15 +434,22 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
-    """Make the instance's folder, with the project's ``dagster.yaml`` where there is none, and a workspace."""
+    """Make the instance's folder, with the project's ``dagster.yaml`` where there is none."""
     home = dagster_home(settings)
     home.mkdir(parents=True, exist_ok=True)
     target = home / "dagster.yaml"
     if not target.exists():
         target.write_text(_default_instance_settings())
-    (home / "workspace.yaml").write_text(yaml.safe_dump(WORKSPACE))
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def write_workspace(settings: Settings) -> Path:
+    """Write the workspace file that `ego-assets ui` opens; it lies beside the data, not in ``DAGSTER_HOME``."""
+    settings.root.mkdir(parents=True, exist_ok=True)
+    path = settings.root / "workspace.yaml"
+    path.write_text(yaml.safe_dump(WORKSPACE))
+    return path
 
 
 def _default_instance_settings() -> str:

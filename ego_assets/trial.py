@@ -15,7 +15,6 @@ from ego_assets.execution import (
     ClipWork,
     LayerDraft,
     LayerFunction,
-    LayerState,
     listen_to_progress,
     run_layer,
 )
@@ -93,7 +92,7 @@ def try_layer(
                     ancestors=essential_ancestors(spec.name, specs),
                 )
             document = outcome.document
-            if outcome.state is not LayerState.COMMITTED and not (document and spec.name == layer):
+            if not outcome.lets_clip_pass and not (document and spec.name == layer):
                 raise EgoAssetsError(f"{spec.name} of {file.name}: {outcome.reason}")
         on_progress(layer, 1.0)
         if document is None:

@@ -16,6 +16,7 @@ from ego_assets.media.uploads import (
     describe_upload,
     find_uploads,
     settled,
+    sidecar_of,
 )
 from ego_assets.schema.errors import UploadRejected
 
@@ -68,8 +69,15 @@ def scan_uploads(
         except FileNotFoundError:
             continue
         scan.observations[relative] = now
-        before = previous.get(relative)
-        if before is None or not settled(before, now, quiet_s=quiet_s) or len(scan.accepted) >= at_most:
+        complete = _is_settled(previous.get(relative), now, quiet_s)
+        sidecar = sidecar_of(path)
+        if sidecar is not None and not sidecar.is_symlink():
+            # A sidecar caught half-written would get its video rejected.
+            seen = UploadObservation.of(sidecar)
+            name = str(sidecar.relative_to(root))
+            scan.observations[name] = seen
+            complete = complete and _is_settled(previous.get(name), seen, quiet_s)
+        if not complete or len(scan.accepted) >= at_most:
             waiting += 1
             continue
         try:
@@ -80,6 +88,10 @@ def scan_uploads(
     return UploadScan(
         accepted=scan.accepted, rejected=scan.rejected, observations=scan.observations, waiting=waiting
     )
+
+
+def _is_settled(before: UploadObservation | None, now: UploadObservation, quiet_s: float) -> bool:
+    return before is not None and settled(before, now, quiet_s=quiet_s)
 
 
 def _rejection(root: Path, path: Path) -> UploadRejected:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from ego_assets.media.uploads import UploadDescription, vanished
+from ego_assets.media.uploads import UploadDescription, upload_path, vanished
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.errors import DuplicateUpload, UploadRejected
 from resources.database import ClipExists, Database
@@ -139,5 +138,4 @@ class Intake:
 
 def _exists(upload_uri: str) -> bool:
     """Whether the local file that a path or ``file://`` URL names is still there."""
-    path = unquote(urlsplit(upload_uri).path) if upload_uri.startswith("file://") else upload_uri
-    return bool(path) and os.path.lexists(path)
+    return bool(upload_uri) and os.path.lexists(upload_path(upload_uri))

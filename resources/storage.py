@@ -35,6 +35,8 @@ from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing, Transie
 
 POINTER = "artifact.json"
 STAGING = ".staging"
+#: What a killed process left in the staging area counts as abandoned after this time.
+ABANDONED_S = 24 * 3600.0
 
 _LAYER = re.compile(r"[a-z_]+")
 _VERSION_ID = re.compile(r"[0-9a-f]{16}")
@@ -189,7 +191,7 @@ class ArtifactStore:
                     f"sha256 {entry.sha256}, found {actual}. {_remedy(document.clip_id, document.layer)}"
                 )
 
-    def clean_staging(self, *, older_than_s: float) -> int:
+    def clean_staging(self, *, older_than_s: float = ABANDONED_S) -> int:
         """Remove what killed processes left behind.
 
         Args:
@@ -544,7 +546,7 @@ def _missing(document: ArtifactDocument, name: str) -> ArtifactMissing:
 
 
 def _remedy(clip_id: str, layer: str) -> str:
-    return f"Make it again with `ego-assets run --clip {clip_id} --layer {layer}`."
+    return f"Make it again with `ego-assets run --clip {clip_id} --layer {layer} --again`."
 
 
 @contextlib.contextmanager

@@ -115,6 +115,8 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
         face_detections=faces.detections if faces else 0,
         face_frames_analysed=faces.examined_frames if faces else 0,
         low_confidence_frames=len(report.low_confidence_frames),
+        # A repeated time stamp cannot be stored twice: each repetition moves by one tick.
+        tick_ns=round(1e9 * timeline.time_base),
     )
     counts = {
         f"{kind}_{what}": getattr(findings, what)

@@ -80,4 +80,5 @@ def _measure(work: ClipWork) -> QualityReport:
                 assessor.add(frame.index, frame.timestamp_ns, frame.luma())
                 if frame.index % 30 == 0:
                     work.progress(frame.index, timeline.frame_count)
-        return assessor.finish(decode_errors=reader.decode_errors)
+        # Frames that were concealed are there; only those that never came out of the decoder are missing.
+        return assessor.finish(decode_errors=reader.frames_lost)

@@ -41,20 +41,15 @@ def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
                     "recording_date": clip.recording_date,
                     "privacy_status": clip.privacy_status.value,
                 },
+                data_versions=chosen.data_versions,
                 package=chosen.package.file(archive),
                 open_package=partial(store.open, chosen.package, archive),
             )
         )
     recorded = {made.version for made in database.deliveries() if made.name == DELIVERY_NAME}
     root = settings.deliveries / DELIVERY_NAME
-    require_space(
-        root,
-        # Archive and folder; what the version before holds too is linked, so this is the most it can be.
-        2 * sum(clip.package.bytes for clip in packaged),
-        reserve_bytes=settings.free_disk_reserve_bytes,
-        what="The delivery",
-    )
-    delivery = write_delivery(root, packaged, recorded_versions=recorded)
+    fits = partial(require_space, root, reserve_bytes=settings.free_disk_reserve_bytes, what="The delivery")
+    delivery = write_delivery(root, packaged, recorded_versions=recorded, require_space=fits)
     database.add_delivery(
         name=DELIVERY_NAME,
         version=delivery.version,

@@ -9,6 +9,7 @@ from dagster import AssetExecutionContext, AssetKey, MaterializeResult, Metadata
 
 from ego_assets.batching import data_uri, picture_metadata
 from ego_assets.schema.clip import PRIVACY_LAYER
+from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing
 
 if TYPE_CHECKING:
     from ego_assets.curation.report import ClipCard
@@ -39,6 +40,7 @@ def quality_summary(context: AssetExecutionContext) -> MaterializeResult[Any]:
     from ego_assets.curation.summary import summarise
 
     database, store = context.resources.database.get(), context.resources.store.get()
+    store.clean_staging()
     clips, gates = database.clips(), database.gates()
     summary = summarise(clips, gates, database.layer_states())
     plots = summary_plots(summary)
@@ -126,7 +128,8 @@ def _status(clip: "Clip") -> str:
 
 def _thumbnail(clip: "Clip", store: "ArtifactStore") -> str | None:
     """The contact sheet of the privacy layer, which shows blurred frames only."""
-    document = store.document(clip.clip_id, PRIVACY_LAYER)
-    if document is None:
+    try:
+        document = store.document(clip.clip_id, PRIVACY_LAYER)
+        return data_uri(store.read_bytes(document, "contact_sheet.jpg")) if document else None
+    except (ArtifactCorrupted, ArtifactMissing):
         return None
-    return data_uri(store.read_bytes(document, "contact_sheet.jpg"))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from ego_assets.execution import ClipWork, LayerDraft
 from ego_assets.schema.errors import MediaError
@@ -40,9 +38,10 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     from ego_assets.media.plots import interval_plot
     from ego_assets.media.probe import probe
     from ego_assets.media.timeline import read_timeline
+    from ego_assets.media.uploads import upload_path
 
     if not work.clip.raw_key:
-        upload = Path(unquote(urlsplit(work.clip.upload_uri).path))
+        upload = upload_path(work.clip.upload_uri)
         watched = upload.is_relative_to(work.platform_settings.uploads)
         work.intake.take(
             work.clip.clip_id, upload, move=watched, actor=f"asset:{SPEC.name}", run_id=work.run_id

@@ -42,9 +42,3 @@ def layers_in(bitfield: int) -> tuple[str, ...]:
 def has_layer(bitfield: int, layer: str) -> bool:
     """Whether the layer is set; raises as :func:`completeness_bit`."""
     return bool(bitfield & completeness_bit(layer))
-
-
-def with_layer(bitfield: int, layer: str, *, present: bool) -> int:
-    """The bitfield with one layer set or cleared; raises as :func:`completeness_bit`."""
-    bit = completeness_bit(layer)
-    return bitfield | bit if present else bitfield & ~bit

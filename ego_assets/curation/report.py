@@ -88,7 +88,6 @@ def render_report(
     clip_cards: Sequence[ClipCard],
     *,
     plots: Mapping[str, str] | None = None,
-    title: str = "Collection report",
     generated_at: str = "",
 ) -> str:
     """Render the report as one HTML document without scripts or external resources.
@@ -97,7 +96,6 @@ def render_report(
         summary: The state of the collection.
         clip_cards: The clips to show, in this order.
         plots: Charts as data URIs, by the title of the table they belong to.
-        title: Heading.
         generated_at: When the data was read, as shown in the heading.
 
     Returns:
@@ -114,7 +112,7 @@ def render_report(
     environment.filters["words"] = lambda text: str(text).replace("_", " ")
     template = resources.files("ego_assets.curation").joinpath("templates/report.html.j2").read_text("utf-8")
     return environment.from_string(template).render(
-        summary=summary, cards=clip_cards, plots=charts, title=title, generated_at=generated_at
+        summary=summary, cards=clip_cards, plots=charts, generated_at=generated_at
     )
 
 

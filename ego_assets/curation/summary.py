@@ -15,10 +15,8 @@ from ego_assets.schema.gates import GateOutcome
 #: Share of the scored clips that is listed for a decision (collection guide, step 5).
 LOW_SCORE_SHARE = 0.1
 
-#: A layer in one of these states counts as failed; ``refused`` ones were stopped by an earlier layer.
+#: A layer in one of these states counts as failed.
 FAILED_STATES = ("blocked", "given_up", "failed")
-#: States in which the layer was tried on the clip.
-TRIED_STATES = ("committed", *FAILED_STATES)
 
 _EXCEPTION_NAME = re.compile(r"^([A-Z]\w*(?:Error|Exception|Warning|Interrupt|Exit|Iteration)): ")
 
@@ -98,10 +96,6 @@ class QualitySummary:
             self.collectors,
             self.lowest_scores,
         )
-
-    def markdown(self) -> str:
-        """All tables in Markdown, under their titles."""
-        return "\n".join(f"### {table.title}\n\n{table.markdown()}" for table in self.tables)
 
 
 def summarise(
@@ -188,15 +182,14 @@ def _layer_table(states: Sequence[LayerStateRecord]) -> Table:
         by_layer[state.layer].append(state)
     rows: list[dict[str, Value]] = []
     for layer, records in sorted(by_layer.items()):
-        tried = [record for record in records if str(record.state) in TRIED_STATES]
-        failed = [record for record in tried if str(record.state) in FAILED_STATES]
-        times_s = [record.duration_s for record in tried if record.duration_s is not None]
+        failed = [record for record in records if str(record.state) in FAILED_STATES]
+        times_s = [record.duration_s for record in records if record.duration_s is not None]
         rows.append(
             {
                 "layer": layer,
-                "tried": len(tried),
+                "tried": len(records),
                 "failed": len(failed),
-                "failure rate (%)": 100 * len(failed) / len(tried) if tried else None,
+                "failure rate (%)": 100 * len(failed) / len(records),
                 "mean time (s)": math.fsum(times_s) / len(times_s) if times_s else None,
             }
         )

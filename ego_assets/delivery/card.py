@@ -32,18 +32,17 @@ for info in dataset.clips(min_quality=0.5, complete=["frames"]):
 """
 
 
-def dataset_card(rows: Iterable[Mapping[str, Any]], *, title: str = "First-person clips") -> str:
+def dataset_card(rows: Iterable[Mapping[str, Any]]) -> str:
     """A dataset card in Markdown that states what a delivery holds and under which terms.
 
     Args:
         rows: Rows of the manifest.
-        title: Heading.
     """
     clips = list(rows)
     hours = math.fsum(row["duration_s"] or 0.0 for row in clips) / 3600
     layers = Counter(layer for row in clips for layer in layers_in(row["enrichment_completeness"]))
     sections = [
-        f"# {_plain(title)}",
+        "# First-person clips",
         f"{len(clips)} clips, {hours:.2f} hours, {sum(row['step_count'] for row in clips)} time steps.",
         "Faces and readable text were blurred, sound and container metadata removed. Detection "
         "is never perfect: report what you find to the sender, and do not try to identify anybody.",

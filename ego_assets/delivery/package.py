@@ -1,4 +1,4 @@
-"""Builds the delivered folder of a clip, and its archive, from committed layers without re-encoding.
+"""Packs the delivered folder of a clip as an archive, from committed layers without re-encoding.
 
 The tree below ``{clip_id}/`` holds what the layers deliver (``rgb/frame_000000.jpg`` and so on) beside
 ``metadata.json``. Equal content gives an equal archive, byte for byte.
@@ -7,17 +7,14 @@ The tree below ``{clip_id}/`` holds what the layers deliver (``rgb/frame_000000.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import itertools
 import re
-import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from ego_assets.schema.artifact import ArtifactDocument
@@ -45,7 +42,7 @@ class PackageMember:
     Attributes:
         path: Relative path with forward slashes, such as ``rgb/frame_000000.jpg``.
         size: Number of bytes.
-        chunks: Yields the bytes in pieces; called once per copy that is written.
+        chunks: Yields the bytes in pieces; called once per archive that is written.
     """
 
     path: str
@@ -65,13 +62,11 @@ class PackageSummary:
     """What was written.
 
     Attributes:
-        bytes: Size of the archive, or of all files of the folder.
-        sha256: Digest of the archive; empty for a folder.
-        file_count: Number of files.
+        bytes: Size of the archive.
+        file_count: Number of files inside.
     """
 
     bytes: int
-    sha256: str
     file_count: int
 
 
@@ -133,7 +128,7 @@ def write_package(
         ArtifactCorrupted: A member yields more or fewer bytes than it states.
     """
     ordered = _ordered(clip_id, members, documents or {})
-    counted = _DigestingWriter(out)
+    counted = _CountingWriter(out)
     with (
         gzip.GzipFile(
             filename="", mode="wb", fileobj=counted, compresslevel=_COMPRESSION_LEVEL, mtime=0
@@ -145,46 +140,7 @@ def write_package(
             entry.size, entry.mode, entry.mtime = member.size, _FILE_MODE, 0
             with _opened(member) as reader:
                 tar.addfile(entry, reader)
-    return PackageSummary(bytes=counted.bytes, sha256=counted.digest.hexdigest(), file_count=len(ordered))
-
-
-def write_folder(
-    parent: Path,
-    *,
-    clip_id: str,
-    members: Iterable[PackageMember],
-    documents: Mapping[str, bytes] | None = None,
-) -> PackageSummary:
-    """Write the clip folder as ``parent / clip_id``, replacing an earlier one only when it is complete.
-
-    Args:
-        parent: Existing or new folder of the delivery.
-        clip_id: Name of the clip's folder.
-        members: Files, in any order.
-        documents: Small files by path.
-
-    Raises:
-        DeliveryError: As :func:`write_package`.
-        ArtifactCorrupted: As :func:`write_package`.
-    """
-    ordered = _ordered(clip_id, members, documents or {})
-    parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{clip_id}.", dir=parent))
-    try:
-        new = staged / "new"
-        new.mkdir()
-        for member in ordered:
-            target = new / member.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file, _opened(member) as reader:
-                shutil.copyfileobj(reader, file)
-        final = parent / clip_id
-        if final.exists():
-            final.rename(staged / "old")
-        new.rename(final)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-    return PackageSummary(bytes=sum(member.size for member in ordered), sha256="", file_count=len(ordered))
+    return PackageSummary(bytes=counted.bytes, file_count=len(ordered))
 
 
 def _ordered(
@@ -251,13 +207,12 @@ def _opened(member: PackageMember) -> Iterator[BinaryIO]:
         raw.require_end()
 
 
-class _DigestingWriter(io.RawIOBase):
-    """Passes bytes on, counting and digesting them."""
+class _CountingWriter(io.RawIOBase):
+    """Passes bytes on and counts them."""
 
     def __init__(self, out: BinaryIO) -> None:
         super().__init__()
         self._out = out
-        self.digest = hashlib.sha256()
         self.bytes = 0
 
     def writable(self) -> bool:
@@ -265,6 +220,5 @@ class _DigestingWriter(io.RawIOBase):
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         self._out.write(data)
-        self.digest.update(data)
         self.bytes += len(data)
         return len(data)

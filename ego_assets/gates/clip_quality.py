@@ -96,7 +96,7 @@ def _judge_parse(report: QualityReport) -> GateResult:
             value=0,
             decode_errors=report.decode_errors,
         )
-    if frames < 2:
+    if frames < PARSE.limit:
         return PARSE.failed(
             "The file holds a single frame, which is a photo rather than a video. Switch the camera to video "
             "mode and record again.",
@@ -122,7 +122,7 @@ def _judge_completeness(report: QualityReport) -> GateResult:
         "rate_hz": report.rate_hz,
         "variable_rate": report.variable_rate,
     }
-    if missing <= _limit(COMPLETENESS):
+    if missing <= COMPLETENESS.limit:
         return COMPLETENESS.passed(f"{decoded} of {expected} expected frames.", value=missing, **details)
     seen = f"{decoded} of {expected} expected frames could be decoded ({_percent(missing)} missing)."
     return COMPLETENESS.failed(f"{seen} {_completeness_advice(report)}", value=missing, **details)
@@ -154,9 +154,9 @@ def _judge_blur(report: QualityReport) -> GateResult:
     if share is None:
         return BLUR.not_evaluated("No frame was sampled.")
     details = _blur_details(report)
-    if share <= _limit(BLUR):
+    if share <= BLUR.limit:
         return BLUR.passed(f"{_percent(share)} of the sampled frames are blurred.", value=share, **details)
-    if (report.blurred_share_working_scale or 0.0) <= _limit(BLUR_WORKING_SCALE):
+    if (report.blurred_share_working_scale or 0.0) <= BLUR_WORKING_SCALE.limit:
         advice = (
             "Reduced in size they are sharp, so focus and lens are probably fine: the camera's resolution or "
             "compression exceeds the detail it records. Choose a higher bit rate if the camera offers one."
@@ -180,7 +180,7 @@ def _judge_blur_working_scale(report: QualityReport) -> GateResult:
         f"{report.config.working_short_side_px} pixels."
     )
     details = _blur_details(report)
-    if share <= _limit(BLUR_WORKING_SCALE):
+    if share <= BLUR_WORKING_SCALE.limit:
         return BLUR_WORKING_SCALE.passed(seen, value=share, **details)
     advice = "So the lens, the focus or fast movement is the cause, not the resolution."
     return BLUR_WORKING_SCALE.warned(f"{seen} {advice}", value=share, **details)
@@ -195,7 +195,7 @@ def _judge_exposure(report: QualityReport) -> GateResult:
         "under_exposed_share": under,
         "sampled_frames": int(report.exposure.frame_index.size),
     }
-    if bad <= _limit(EXPOSURE):
+    if bad <= EXPOSURE.limit:
         seen = f"{_percent(bad)} of the sampled frames are over- or under-exposed."
         return EXPOSURE.passed(seen, value=bad, **details)
     found = []
@@ -220,10 +220,6 @@ def _blur_details(report: QualityReport) -> dict[str, object]:
         "sampled_frames": int(report.blur.frame_index.size),
         "blurred_below": report.config.blurred_below,
     }
-
-
-def _limit(spec: GateSpec) -> float:
-    return spec.threshold if spec.threshold is not None else 0.0
 
 
 def _percent(share: float) -> str:

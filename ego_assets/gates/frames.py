@@ -51,7 +51,7 @@ def _judge_count(expected: int, extracted: int) -> GateResult:
             "The time grid holds no frame: look at the clip's frame count and rate.", value=None, **details
         )
     difference = abs(extracted - expected) / expected
-    if difference > (FRAME_COUNT.threshold or 0):
+    if difference > FRAME_COUNT.limit:
         advice = "Materialize frames again; if it repeats, blurred_video is damaged and has to be made again."
         return FRAME_COUNT.failed(f"{seen} {advice}", value=difference, **details)
     return FRAME_COUNT.passed(seen, value=difference, **details)
@@ -61,7 +61,7 @@ def _judge_decodable(checked: int, undecodable: Sequence[int]) -> GateResult:
     if checked <= 0:
         return DECODABLE.not_evaluated("No image was checked.")
     details: dict[str, object] = {"checked_count": checked, "undecodable_frames": list(undecodable[:20])}
-    if undecodable:
+    if len(undecodable) > DECODABLE.limit:
         return DECODABLE.failed(
             f"{len(undecodable)} of {checked} checked images cannot be decoded, frame {undecodable[0]} "
             "first. Materialize frames again.",

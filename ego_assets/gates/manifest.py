@@ -40,7 +40,7 @@ def judge_score(
     evaluated = {name: part for name, part in parts.items() if part is not None}
     seen = f"Score {value:.2f}, from {confidence:.0%} of its weight."
     details: dict[str, object] = {"confidence": confidence, "parts": dict(parts)}
-    if value < (spec.threshold or 0.0):
+    if value < spec.limit:
         weakest = min(evaluated, key=lambda name: evaluated[name]) if evaluated else ""
         advice = f" The weakest part is {weakest.replace('_', ' ')}." if weakest else ""
         return [

@@ -7,8 +7,6 @@ Names follow GoPro's file naming convention. HERO6 and later: ``GX020001.MP4`` i
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -37,25 +35,6 @@ class Chapter:
             raise ValueError(f"number: expected 1 or more, got {self.number}")
 
 
-@dataclass(frozen=True)
-class Recording:
-    """Files of one recording in the order they were recorded.
-
-    Attributes:
-        key: Key of the recording.
-        names: File names as given.
-        numbers: Their chapter numbers; a gap means that a chapter is absent.
-    """
-
-    key: str
-    names: tuple[str, ...]
-    numbers: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.names) != len(self.numbers):
-            raise ValueError(f"numbers: expected {len(self.names)}, got {len(self.numbers)}")
-
-
 def parse_chapter(name: str) -> Chapter | None:
     """The chapter that a file name (case ignored) stands for, or ``None`` for any other name.
 
@@ -75,15 +54,3 @@ def parse_chapter(name: str) -> Chapter | None:
     if number < 1:
         return None
     return Chapter(str(path.parent / f"{kind}{file_number}"), number)
-
-
-def group_chapters(names: Iterable[str]) -> tuple[Recording, ...]:
-    """The recordings among ``names``, sorted by key; names that are no chapters are left out."""
-    groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for name in names:
-        if chapter := parse_chapter(name):
-            groups[chapter.recording].append((chapter.number, name))
-    return tuple(
-        Recording(key, tuple(name for _, name in sorted(files)), tuple(number for number, _ in sorted(files)))
-        for key, files in sorted(groups.items())
-    )

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -220,6 +221,13 @@ def find_uploads(root: Path) -> Iterator[Path]:
         for name in sorted([*file_names, *links]):
             if not is_ignored(here / name):
                 yield here / name
+
+
+def upload_path(upload_uri: str) -> Path:
+    """The local file that a path or ``file://`` URL names, also where its name is no UTF-8."""
+    if not upload_uri.startswith("file://"):
+        return Path(upload_uri)
+    return Path(os.fsdecode(unquote_to_bytes(urlsplit(upload_uri).path)))
 
 
 def settled(

@@ -20,9 +20,6 @@ from ego_assets.schema.media import MediaProbe, StreamInfo
 #: Raised whenever the meaning of a field changes.
 REPORT_FORMAT = 1
 
-#: Guide, step 3: clips with more face detections a minute are audited.
-HIGH_DENSITY_FACES_PER_MINUTE = 50.0
-
 _TRACKS_SCHEMA = pa.schema(
     [
         ("track_id", pa.int32()),
@@ -50,7 +47,7 @@ class KindReport:
         examined_per_s: Rate of those looks.
         detections: Detections over all examined frames.
         detections_per_minute: Detections a minute *at one examined frame a second*: 60 times the mean number of
-            detections on an examined frame. The guide states its limit of 50 for that rate, so looking
+            detections on an examined frame. The guide states its limit for that rate, so looking
             more often does not inflate the figure.
         tracks: Regions followed over time.
         low_confidence_frames: Indices of examined frames that show a region whose every sighting scored below
@@ -77,7 +74,8 @@ class PiiReport:
         frame_count: Frames of the clip.
         duration_s: Duration of the clip.
         resolution: Width and height in pixels of the upright picture, which all boxes refer to.
-        redacted_share: Mean share of the picture's area that was blurred, measured on the proxy's grid of cells.
+        redacted_share: Mean share of the picture's area that was blurred, measured on a coarse grid of cells over the
+            coded picture.
         redacted_frames: Frames with at least one blurred region.
         removed_streams: Streams of the original that the output lacks, such as sound and telemetry.
         removed_metadata_keys: Names of the container's metadata entries that were dropped, GPS among them.
@@ -95,12 +93,6 @@ class PiiReport:
     removed_metadata_keys: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     format: int = REPORT_FORMAT
-
-    @property
-    def face_detections_per_minute(self) -> float | None:
-        """Face density, comparable to :data:`HIGH_DENSITY_FACES_PER_MINUTE`; ``None`` if nobody looked."""
-        faces = self.kinds.get("faces")
-        return None if faces is None else faces.detections_per_minute
 
     @property
     def low_confidence_frames(self) -> tuple[int, ...]:

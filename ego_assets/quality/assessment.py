@@ -222,7 +222,7 @@ class QualityReport:
             "blur_median_working_scale": _median(self.blur.working_scale),
             "over_exposed_share": self.over_exposed_share,
             "under_exposed_share": self.under_exposed_share,
-            "mean_luma": _median(self.exposure.mean_luma),
+            "median_luma": _median(self.exposure.mean_luma),
         }
 
     @classmethod

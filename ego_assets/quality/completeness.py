@@ -34,15 +34,12 @@ class FrameExpectation:
         gap_frame_count: Frames that gaps between the time stamps show to be missing.
         duration_s: Duration that was used.
         rate_hz: Rate that was used: frames a second without the gaps.
-        declared_duration_used: Whether ``duration_s`` is the declared one, because it differs from the
-            time stamps.
     """
 
     expected_frame_count: int
     gap_frame_count: int
     duration_s: float
     rate_hz: float
-    declared_duration_used: bool
 
 
 def expect_frames(timeline: Timeline, probe: MediaProbe) -> FrameExpectation:
@@ -70,7 +67,6 @@ def expect_frames(timeline: Timeline, probe: MediaProbe) -> FrameExpectation:
             gap_frame_count=0,
             duration_s=duration_s,
             rate_hz=rate_hz,
-            declared_duration_used=declared_s is not None,
         )
     gaps = count_gap_frames(timeline.timestamps_ns)
     spanned = timeline.frame_count + gaps
@@ -90,7 +86,6 @@ def expect_frames(timeline: Timeline, probe: MediaProbe) -> FrameExpectation:
         gap_frame_count=gaps,
         duration_s=duration_s,
         rate_hz=rate_hz,
-        declared_duration_used=differs,
     )
 
 

@@ -60,16 +60,6 @@ class Exposure:
     bright_share: float
     dark_share: float
 
-    @property
-    def over_exposed(self) -> bool:
-        """Whether the frame is over-exposed, as this module defines it."""
-        return self.clipped_share > CLIPPED_SHARE_LIMIT or self.bright_share > BRIGHT_SHARE_LIMIT
-
-    @property
-    def under_exposed(self) -> bool:
-        """Whether the frame is under-exposed, as this module defines it."""
-        return self.dark_share > DARK_SHARE_LIMIT
-
 
 def _full_range_values(*, full_range: bool) -> npt.NDArray[np.float64]:
     """Full-range luma of each of the 256 coded values."""

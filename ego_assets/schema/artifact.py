@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.errors import ConfigurationError
 
 #: Raised whenever the meaning of a field changes.
 ARTIFACT_FORMAT = 1
@@ -78,11 +79,12 @@ class ArtifactDocument:
         """Read a stored document.
 
         Raises:
-            ValueError: The document is not JSON or was written by a newer version.
+            ValueError: The document is not JSON or lacks something.
+            ConfigurationError: It was written by a newer version of the platform.
         """
         raw = json.loads(text)
         if raw.get("format", 0) > ARTIFACT_FORMAT:
-            raise ValueError(
+            raise ConfigurationError(
                 f"artifact.json has format {raw['format']}, this version reads up to {ARTIFACT_FORMAT}: "
                 "upgrade ego_assets"
             )

@@ -37,6 +37,17 @@ class GateSpec:
     unit: str = ""
     source: str = ""
 
+    @property
+    def limit(self) -> float:
+        """The threshold of a gate that has one.
+
+        Raises:
+            ValueError: The gate is a yes/no fact.
+        """
+        if self.threshold is None:
+            raise ValueError(f"gate {self.name}: expected a threshold, got None")
+        return self.threshold
+
     def passed(self, message: str, *, value: float | None = None, **details: object) -> GateResult:
         """A passing verdict of this gate."""
         return self._result(GateOutcome.PASSED, message, value, details)

@@ -245,3 +245,42 @@ def test_an_unknown_clip_is_named(project: Project) -> None:
 
     with pytest.raises(ConfigurationError, match="UUID"):
         require_clip_id("clip-7")
+
+
+def test_a_duplicate_in_the_upload_folder_is_no_failure(project: Project, source: Path) -> None:
+    first = project.ingest(source, write_clip(source / "a.mp4"), {})
+    folder = project.settings.uploads / "raw" / "c1" / "2026-05-14"
+    folder.mkdir(parents=True)
+    copy = folder / "b.mp4"
+    copy.write_bytes((source / "a.mp4").read_bytes())
+    from ego_assets.media.uploads import describe_upload
+
+    second = project.intake.register(
+        describe_upload(project.settings.uploads, copy), upload_uri=copy.as_uri()
+    )
+    project.add_partitions([second.clip_id])
+    result = project.run_clip(second.clip_id, ["raw_clip"])
+    assert not result.success and first.clip_id in result.error
+    row = project.database.clip(second.clip_id)
+    assert row.duplicate_of == first.clip_id and not row.failed and not row.needs_review
+    assert list(project.settings.vault.rglob("rejected/**/b.mp4")), "nothing is lost"
+
+
+def test_a_repeated_time_stamp_is_kept_within_a_tick(project: Project, source: Path) -> None:
+    path = source / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=20, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for stamp in (0, 50, 50, 100, 150):
+            picture = np.full((64, 96, 3), 60 + stamp // 2, np.uint8)
+            picture[::2, ::2] = 200
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = stamp, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    clip = project.ingest(source, path, {})
+    result = project.run_clip(clip.clip_id, ["raw_clip", "clip_quality", "blurred_video"])
+    assert result.success, result.error

@@ -257,3 +257,23 @@ def test_a_later_success_does_not_hide_a_failed_gate(make_bench: MakeBench) -> N
     bench.run_clip(clip)
     assert bench.run_clip(clip, asset_selection=[AssetKey("intake")]).success
     assert bench.database.clip(clip).failed
+
+
+def test_a_layer_run_too_early_leaves_no_trace(make_bench: MakeBench) -> None:
+    bench = make_bench(1)
+    clip = bench.clip_ids[0]
+    for layer in ("gate", "frames"):
+        assert not bench.run_clip(clip, asset_selection=[AssetKey(layer)]).success
+    row = bench.database.clip(clip)
+    assert not row.failed and not row.needs_review
+    assert bench.database.layer_states(clip) == []
+    assert bench.run_clip(clip).success
+    assert clip in materialized(bench, "manifest")
+
+
+def test_an_unregistered_partition_costs_the_others_nothing(make_bench: MakeBench) -> None:
+    bench = make_bench(3)
+    stray = "00000000-0000-4000-8000-00000000abcd"
+    bench.instance.add_dynamic_partitions("clip_id", [stray])
+    assert not bench.run_range(bench.clip_ids[0], stray).success
+    assert materialized(bench, "manifest") == set(bench.clip_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import io
 import json
 import os
@@ -295,7 +296,7 @@ def test_reviews_decide_what_the_next_run_delivers(processed: Processed) -> None
     resolved = processed.ego("review", "--resolve", item.id, "--note", "Only posters.", "--json")
     assert resolved.code == 0 and item.id not in [open_item["id"] for open_item in resolved.json]
     [entry] = database.review_items("resolved", good)
-    assert (entry.resolution, entry.resolved_by) == ("Only posters.", "cli:review")
+    assert (entry.resolution, entry.resolved_by) == ("Only posters.", f"cli:{getpass.getuser()}")
     again = processed.ego("review", "--resolve", item.id, "--note", "Twice.")
     assert again.code == 1 and "resolved" in again.err
 

@@ -107,6 +107,18 @@ def test_known_uploads_are_passed_over(tmp_path: Path) -> None:
     assert asked == [known.as_uri(), new.as_uri()]
 
 
+def test_a_sidecar_that_is_still_written_holds_its_video_back(tmp_path: Path) -> None:
+    drop(tmp_path, "a.mp4")
+    sidecar = drop(tmp_path, "a.json", b'{"collector_id": "c0')
+    before = scan(tmp_path).observations
+    drop(tmp_path, "a.json", b'{"collector_id": "c042"}')
+    looked = scan(tmp_path, previous=before)
+    assert looked.accepted == [] and looked.rejected == [], "not rejected for half a sidecar"
+    looked = scan(tmp_path, previous=looked.observations)
+    assert [upload.fields["collector_id"] for upload in looked.accepted] == ["c042"]
+    assert sidecar.exists()
+
+
 def test_a_file_that_vanishes_during_the_look_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

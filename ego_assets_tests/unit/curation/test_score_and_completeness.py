@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ego_assets.curation.completeness import bitfield_of, has_layer, layers_in, with_layer
+from ego_assets.curation.completeness import bitfield_of, has_layer, layers_in
 from ego_assets.curation.score import (
     WEIGHTS,
     QualityScore,
@@ -85,12 +85,6 @@ def test_bitfields_and_layers_are_two_forms_of_the_same(layers):
     assert set(layers_in(bitfield)) == layers
     assert bitfield < 2**31
     assert all(has_layer(bitfield, layer) is (layer in layers) for layer in COMPLETENESS_BITS)
-
-
-@given(LAYERS, st.sampled_from(sorted(COMPLETENESS_BITS)), st.booleans())
-def test_setting_one_layer_leaves_the_others(layers, layer, present):
-    changed = set(layers_in(with_layer(bitfield_of(layers), layer, present=present)))
-    assert changed == (layers | {layer} if present else layers - {layer})
 
 
 def test_positions_are_fixed():

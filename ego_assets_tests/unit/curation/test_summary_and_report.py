@@ -77,11 +77,10 @@ def test_the_bottom_tenth_is_rounded_up_and_worst_first():
     assert summarise([], [], []).lowest_scores.rows == ()
 
 
-def test_failure_rates_leave_refused_layers_out():
+def test_failure_rates_and_times_are_those_of_the_layer():
     states = [
         State("a", "depth_maps", "committed", duration_s=2.0),
         State("b", "depth_maps", "given_up", "RuntimeError: out of memory", 4.0),
-        State("c", "depth_maps", "refused", "stopped earlier"),
     ]
     layers = summarise([], [], states).layers
     assert rows(layers, "layer", "tried", "failed", "failure rate (%)", "mean time (s)") == [
@@ -127,7 +126,6 @@ def test_markdown_tables_survive_their_content():
     )
     assert table.markdown().splitlines()[2:] == ["| x\\|y z |  |", "| 0.123 | 1234 |"]
     assert "Nothing" in Table(title="t", columns=("a",), rows=()).markdown()
-    assert summarise(CLIPS, [], []).markdown().count("###") == 8
     with pytest.raises(ValueError, match="columns"):
         Table(title="t", columns=("a",), rows=({"b": 1},))
 
@@ -182,7 +180,7 @@ class _Tags(HTMLParser):
 
 def rendered(**changes):
     return render_report(
-        summarise(CLIPS, [], []), [replace(CARD, **changes)], plots={"Clips by stage": PIXEL}, title="A & B"
+        summarise(CLIPS, [], []), [replace(CARD, **changes)], plots={"Clips by stage": PIXEL}
     )
 
 
@@ -199,7 +197,6 @@ def test_the_report_escapes_what_came_from_outside():
     html = rendered()
     assert "&lt;script&gt;alert(1)" in html
     assert "Wipe &lt;b&gt;the" in html
-    assert "A &amp; B" in html
 
 
 def test_the_report_shows_cards_and_tables():

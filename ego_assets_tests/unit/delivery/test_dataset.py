@@ -69,6 +69,7 @@ def packaged(number: int, *, level: int = 100, **row: Any) -> PackagedClip:
             ),
             **row,
         },
+        data_versions={"clip_package": f"version of {clip.clip_id}"},
         package=FileEntry(
             name=f"{clip.clip_id}.tar.gz", bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
         ),

@@ -2,6 +2,7 @@ import datetime as dt
 import io
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from ego_assets.delivery.manifest import (
     write_manifest,
 )
 from ego_assets.delivery.metadata import TimeGrid, clip_metadata, metadata_json
-from ego_assets.delivery.package import PackageMember, write_folder, write_package
+from ego_assets.delivery.package import PackageMember, write_package
 from ego_assets.schema.artifact import ArtifactDocument, FileEntry
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.vocabulary import LocationType
@@ -81,11 +82,13 @@ def write_delivery(root):
                 )
             )
         documents = {"metadata.json": document}
+        archive = root / f"{IDS[number]}.tar.gz"
+        with archive.open("wb") as out:
+            write_package(out, clip_id=IDS[number], members=members, documents=documents)
         if number == 0:
-            write_folder(root, clip_id=IDS[0], members=members, documents=documents)
-        else:
-            with (root / f"{IDS[1]}.tar.gz").open("wb") as out:
-                write_package(out, clip_id=IDS[1], members=members, documents=documents)
+            with tarfile.open(archive) as tar:
+                tar.extractall(root, filter="data")
+            archive.unlink()
     rows = [
         row(0, package=PackageReference(clip_path=IDS[0])),
         row(1, package=PackageReference(package_path=f"{IDS[1]}.tar.gz"), blur=0.5, split="test"),

@@ -116,3 +116,9 @@ def test_score_gate(value, confidence, low, outcome):
         assert "blur" in found.message
     if low is not None:
         assert found.spec.threshold == low
+
+
+def test_a_gate_without_a_threshold_has_no_limit():
+    assert manifest.SCORE.limit == 0.4
+    with pytest.raises(ValueError, match="deidentified"):
+        _ = blurred_video.DEIDENTIFIED.limit

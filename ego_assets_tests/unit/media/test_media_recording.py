@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ego_assets.media.recording import Chapter, Recording, group_chapters, parse_chapter
+from ego_assets.media.recording import Chapter, parse_chapter
 
 
 @pytest.mark.parametrize(
@@ -30,21 +28,3 @@ from ego_assets.media.recording import Chapter, Recording, group_chapters, parse
 )
 def test_names(name: str, chapter: Chapter | None) -> None:
     assert parse_chapter(name) == chapter
-
-
-@given(st.permutations(["GX100007.MP4", "GX010007.MP4", "gx020007.mp4", "GX010008.MP4", "other.mp4"]))
-def test_groups_are_ordered_by_chapter_number(names: list[str]) -> None:
-    assert group_chapters(names) == (
-        Recording("GX0007", ("GX010007.MP4", "gx020007.mp4", "GX100007.MP4"), (1, 2, 10)),
-        Recording("GX0008", ("GX010008.MP4",), (1,)),
-    )
-
-
-def test_equal_names_in_two_folders_are_two_recordings() -> None:
-    names = ["a/GX010001.MP4", "b/GX010001.MP4", "b/GX020001.MP4"]
-    assert [recording.names for recording in group_chapters(names)] == [tuple(names[:1]), tuple(names[1:])]
-
-
-def test_older_cameras_begin_with_another_name() -> None:
-    recordings = group_chapters(["GP020009.MP4", "GOPR0009.MP4", "GP010009.MP4"])
-    assert [recording.names for recording in recordings] == [("GOPR0009.MP4", "GP010009.MP4", "GP020009.MP4")]

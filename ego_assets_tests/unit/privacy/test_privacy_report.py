@@ -58,7 +58,7 @@ def test_looking_more_often_does_not_inflate_the_density(looks: int) -> None:
     frames = np.linspace(0, 299, looks).astype(int)
     found = report([FrameDetections(int(index), detections(2, 0.9)) for index in frames])
     assert found.kinds["faces"].detections == 2 * looks
-    assert found.face_detections_per_minute == pytest.approx(120)
+    assert found.kinds["faces"].detections_per_minute == pytest.approx(120)
     assert found.kinds["faces"].tracks == 2
 
 
@@ -91,11 +91,10 @@ def test_the_document_is_json_and_names_what_was_removed() -> None:
     assert document["config"]["box_margin"] == 0.2
 
 
-def test_a_kind_nobody_looked_for_has_no_density() -> None:
+def test_where_nobody_looked_nothing_was_doubtful() -> None:
     empty = PiiReport(
         kinds={}, frame_count=0, duration_s=0, resolution=(2, 2), redacted_share=0, redacted_frames=0
     )
-    assert empty.face_detections_per_minute is None
     assert empty.low_confidence_frames == ()
 
 

@@ -89,7 +89,7 @@ def test_a_cut_off_file_is_expected_to_have_its_declared_length():
 def test_an_absurd_declared_duration_expects_absurdly_many():
     found = expect_frames(timeline(grid(60)), probe(36_000.0))
     assert found.expected_frame_count == 1_080_000
-    assert found.declared_duration_used
+    assert found.duration_s == 36_000.0
 
 
 def test_an_edit_list_that_shows_less_expects_less():
@@ -100,7 +100,7 @@ def test_an_edit_list_that_shows_less_expects_less():
 def test_unusable_durations_are_ignored(declared):
     found = expect_frames(timeline(grid(60)), probe(declared))
     assert found.expected_frame_count == 60
-    assert not found.declared_duration_used
+    assert found.duration_s == pytest.approx(2.0, abs=0.01)
 
 
 def test_rounding_and_sound_that_ends_later_are_tolerated():

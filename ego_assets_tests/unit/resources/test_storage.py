@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.detections import BackendInfo
-from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing, TransientError
+from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing, ConfigurationError, TransientError
 from resources.storage import ArtifactStore
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -234,7 +234,16 @@ def test_a_pointer_cannot_lead_out_of_the_store(local: ArtifactStore, tmp_path: 
         local.open(document, "b")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 99}'])
+def test_a_document_of_a_newer_version_is_never_taken_for_damage(
+    local: ArtifactStore, tmp_path: Path
+) -> None:
+    commit(local, {"a": b"1"})
+    (tmp_path / "store" / CLIP / "frames" / "artifact.json").write_text('{"format": 99}')
+    with pytest.raises(ConfigurationError, match="upgrade"):
+        local.document(CLIP, "frames")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_a_damaged_pointer(local: ArtifactStore, tmp_path: Path, content: str) -> None:
     commit(local, {"a": b"1"})
     commit(local, {"a": b"1"}, layer="masks")

@@ -113,6 +113,15 @@ class Vault:
         """
         if not is_clip_id(clip_id):
             raise ValueError(f"clip_id: expected a lower-case UUID, got {clip_id!r}")
+
+        def accepted(digest: str) -> None:
+            if accept is not None:
+                accept(digest)
+            # Before the original is in its place: a process that dies in between must not leave it unrecorded.
+            self._database.write_audit(
+                actor=actor, action="vault.take", clip_id=clip_id, detail=digest, run_id=run_id
+            )
+
         folder = self._folder(ORIGINALS, clip_id)
         with _exclusive(folder):
             stored = self._stored(clip_id)
@@ -124,14 +133,11 @@ class Vault:
                 return stored
             if stored is None:
                 try:
-                    stored = self._bring_in(folder, clip_id, source, before, move=move, accept=accept)
+                    stored = self._bring_in(folder, clip_id, source, before, move=move, accepted=accepted)
                 except FileNotFoundError:
                     if os.path.lexists(source):
                         raise
                     raise vanished(source) from None
-                self._database.write_audit(
-                    actor=actor, action="vault.take", clip_id=clip_id, detail=stored.sha256, run_id=run_id
-                )
             elif _sha256(source) != stored.sha256:
                 raise UploadRejected(
                     "clip_id_taken",
@@ -153,7 +159,7 @@ class Vault:
         before: os.stat_result,
         *,
         move: bool,
-        accept: Callable[[str], None] | None,
+        accepted: Callable[[str], None],
     ) -> StoredOriginal:
         """Hash the upload, and copy it into its place, digest verified, or rename it."""
         target = folder / f"original{source.suffix.lower()}"
@@ -162,8 +168,7 @@ class Vault:
         try:
             digest = _sha256(source) if renames else _copy(source, temporary)
             _require_unchanged(source, before)
-            if accept is not None:
-                accept(digest)
+            accepted(digest)
             stored = StoredOriginal(
                 key=f"{ORIGINALS}/{clip_id}/{target.name}", sha256=digest, bytes=before.st_size
             )

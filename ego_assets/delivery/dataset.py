@@ -6,6 +6,7 @@ whole; the same clips with the same content give the version that exists already
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -83,6 +84,24 @@ def write_delivery(
         require_space: Raises when the bytes that will be written do not fit.
         progress: Hears clips done and in total.
     """
+    root.mkdir(parents=True, exist_ok=True)
+    lock = os.open(root, os.O_RDONLY)
+    try:
+        # The schedule and the command line may both want to write the next version.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _write_next(root, clips, recorded_versions, require_space, progress)
+    finally:
+        os.close(lock)
+
+
+def _write_next(
+    root: Path,
+    clips: Sequence[PackagedClip],
+    recorded_versions: Collection[str],
+    require_space: Callable[[int], None],
+    progress: ProgressCallback,
+) -> WrittenDelivery:
+    """As :func:`write_delivery`, alone on the folder."""
     digest = _content_digest(clips)
     found = [path for path in root.glob("v*") if _VERSION.fullmatch(path.name) and path.is_dir()]
     existing = sorted(found, key=lambda path: int(path.name[1:]))

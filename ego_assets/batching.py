@@ -258,10 +258,7 @@ def _metadata(outcome: LayerOutcome) -> dict[str, MetadataValue]:
         for info in outcome.document.backends:
             metadata[f"backend_{info.task}"] = MetadataValue.text(f"{info.backend}: {info.model}")
     if outcome.draft is not None:
-        for name, value in outcome.draft.metadata.items():
-            metadata[name] = value if isinstance(value, MetadataValue) else _plain_metadata(value)
-        for title, markdown in outcome.draft.tables.items():
-            metadata[title] = MetadataValue.md(markdown)
+        metadata.update({name: _plain_metadata(value) for name, value in outcome.draft.metadata.items()})
     for title, picture in outcome.pictures.items():
         metadata[title] = picture_metadata(picture)
     return metadata

@@ -88,7 +88,7 @@ def demo(
         ingested = _Ingested()
         for clip in rendered:
             ingested += _ingest(project, folder, [clip.path], clip.sidecar, quiet=as_json)
-    stopped = _process(project, quiet=as_json)
+    outcome = _process(project, quiet=as_json)
     with _progress(as_json) as progress:
         task = progress.add_task("building delivery and report", total=1)
         collection_error = project.run_collection()
@@ -97,7 +97,7 @@ def demo(
         _stop(collection_error, STOPPED)
     _show_status(project, project.status(), as_json=as_json, with_paths=True)
     # A clip that a gate stops is what the demo shows; only a crash is a failure of the demo.
-    raise typer.Exit(0 if not ingested.rejected and not stopped.crashed else STOPPED)
+    raise typer.Exit(0 if not ingested.rejected and not outcome.crashed else STOPPED)
 
 
 @app.command()
@@ -385,7 +385,7 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}", table_column=None),
+        TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),

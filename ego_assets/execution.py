@@ -90,7 +90,6 @@ class LayerDraft:
         clip_updates: Columns of the clip's row to set once the gates let the clip pass.
         reviews: Reasons for a person to look.
         metadata: Plain values to show in the UI.
-        tables: Markdown texts to show in the UI, by title.
         pictures: Files of the artifact to show in the UI, by title; each below 50 KB.
     """
 
@@ -103,7 +102,6 @@ class LayerDraft:
     clip_updates: Mapping[str, Any] = field(default_factory=dict)
     reviews: Sequence[ReviewRequest] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    tables: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
 
 

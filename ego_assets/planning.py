@@ -65,7 +65,7 @@ def plan_clip(
 
     A layer is done when its committed version was made from the present versions of its inputs and its
     gates were judged on that very version. A layer that failed or was given up stays so, unless
-    ``retry_failed`` asks for another try or a layer that it needs is made anew.
+    ``retry_failed`` asks for another try; one that was given up is also tried again when an input is pending.
     """
     states = {state.layer: state.state for state in database.layer_states(clip_id)}
     judged = {gate.layer: gate.data_version for gate in database.gates(clip_id=clip_id)}
@@ -93,7 +93,9 @@ def plan_clip(
             current = {layer: made.data_version for layer in available if (made := documents[layer])}
             plans[name] = LayerPlan.DONE if dict(document.inputs) == current else LayerPlan.PENDING
     clip = database.clip(clip_id)
-    reason = database.refusal(clip_id, inputs=[spec.name for spec in specs], held_stops=True) or ""
+    # A refused layer that the clip can go on without is no reason to stop.
+    essential = [spec.name for spec in specs if spec.essential]
+    reason = database.refusal(clip_id, inputs=essential, held_stops=True) or ""
     if clip.held and not clip.failed:
         plans = {
             spec.name: plans[spec.name]

@@ -14,7 +14,7 @@ from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing
 if TYPE_CHECKING:
     from ego_assets.curation.report import ClipCard
     from ego_assets.schema.clip import Clip
-    from resources.database import Database
+    from resources.database import GateRecord, LayerStateRecord
     from resources.storage import ArtifactStore
 
 #: The report shows this many clips, those that need attention first.
@@ -41,12 +41,12 @@ def quality_summary(context: AssetExecutionContext) -> MaterializeResult[Any]:
 
     database, store = context.resources.database.get(), context.resources.store.get()
     store.clean_staging()
-    clips, gates = database.clips(), database.gates()
-    summary = summarise(clips, gates, database.layer_states())
+    clips, gates, states = database.clips(), database.gates(), database.layer_states()
+    summary = summarise(clips, gates, states)
     plots = summary_plots(summary)
     report = render_report(
         summary,
-        _cards(clips, gates, database=database, store=store),
+        _cards(clips, gates, states, store=store),
         plots={title: data_uri(picture) for title, picture in plots.items()},
         generated_at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -69,7 +69,11 @@ def quality_summary(context: AssetExecutionContext) -> MaterializeResult[Any]:
 
 
 def _cards(
-    clips: "Sequence[Clip]", gates: Sequence[Any], *, database: "Database", store: "ArtifactStore"
+    clips: "Sequence[Clip]",
+    gates: "Sequence[GateRecord]",
+    states: "Sequence[LayerStateRecord]",
+    *,
+    store: "ArtifactStore",
 ) -> "list[ClipCard]":
     """One card per clip, those that need attention first, with a picture of the blurred video."""
     from ego_assets.curation.report import ClipCard, GateLine
@@ -86,9 +90,9 @@ def _cards(
                 blocking=gate.blocking,
             )
         )
-    states: Mapping[str, list[tuple[str, str]]] = defaultdict(list)
-    for state in database.layer_states():
-        states[state.clip_id].append((state.layer, str(state.state)))
+    layers: Mapping[str, list[tuple[str, str]]] = defaultdict(list)
+    for state in states:
+        layers[state.clip_id].append((state.layer, str(state.state)))
 
     def urgency(clip: "Clip") -> tuple[bool, bool, float]:
         return (not clip.failed, not clip.needs_review, clip.quality_score or 0.0)
@@ -104,7 +108,7 @@ def _cards(
             score=clip.quality_score,
             confidence=clip.quality_confidence,
             gates=lines[clip.clip_id],
-            layers=states[clip.clip_id],
+            layers=layers[clip.clip_id],
             thumbnail=_thumbnail(clip, store),
         )
         for clip in sorted(clips, key=urgency)[:MAX_CARDS]

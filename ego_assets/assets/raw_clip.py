@@ -40,11 +40,12 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     from ego_assets.media.timeline import read_timeline
     from ego_assets.media.uploads import upload_path
 
-    if not work.clip.raw_key:
+    clip = work.clip
+    if not clip.raw_key:
         upload = upload_path(work.clip.upload_uri)
         watched = upload.is_relative_to(work.platform_settings.uploads)
-        work.intake.take(
-            work.clip.clip_id, upload, move=watched, actor=f"asset:{SPEC.name}", run_id=work.run_id
+        clip = work.intake.take(
+            clip.clip_id, upload, move=watched, actor=f"asset:{SPEC.name}", run_id=work.run_id
         )
     found: MediaProbe | None = None
     timeline: Timeline | None = None
@@ -87,12 +88,11 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     if problem is not None:
         metadata["problem"] = str(problem)
     return LayerDraft(
-        clip_updates=updates, metadata=metadata, pictures=pictures, config={"original_sha256": _digest(work)}
+        clip_updates=updates,
+        metadata=metadata,
+        pictures=pictures,
+        config={"original_sha256": clip.raw_sha256},
     )
-
-
-def _digest(work: ClipWork) -> str:
-    return work.database.clip(work.clip.clip_id).raw_sha256
 
 
 def _probe_json(found: MediaProbe | None) -> dict[str, Any] | None:

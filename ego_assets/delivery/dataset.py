@@ -106,24 +106,26 @@ def _write_next(
     found = [path for path in root.glob("v*") if _VERSION.fullmatch(path.name) and path.is_dir()]
     existing = sorted(found, key=lambda path: int(path.name[1:]))
     newest = existing[-1] if existing else None
-    if newest is not None and _stored(newest).get("content_digest") == digest:
+    stored = _stored(newest) if newest is not None else {}
+    if newest is not None and stored.get("content_digest") == digest:
         return WrittenDelivery(folder=newest, version=newest.name, bytes=_size_of(newest), is_new=False)
     taken = {path.name for path in existing} | {
         name for name in recorded_versions if _VERSION.fullmatch(name)
     }
     number = max((int(name[1:]) for name in taken), default=0) + 1
     final = root / f"v{number:04d}"
-    linked = _stored(newest).get("packages", {}) if newest is not None else {}
-    fresh = [clip for clip in clips if linked.get(clip.clip_id) != clip.package.sha256]
+    packages = stored.get("packages", {})
+    unchanged = {clip.clip_id for clip in clips if packages.get(clip.clip_id) == clip.package.sha256}
     # Archive and folder.
-    require_space(2 * sum(clip.package.bytes for clip in fresh))
+    require_space(2 * sum(clip.package.bytes for clip in clips if clip.clip_id not in unchanged))
     _clean_staging(root)
     staged = root / f".staging-{uuid.uuid4().hex}"
     staged.mkdir(parents=True)
     try:
         for done, clip in enumerate(clips):
             progress(done, len(clips))
-            if newest is None or not _link_from(newest, clip, staged):
+            linked = newest is not None and clip.clip_id in unchanged and _link_from(newest, clip, staged)
+            if not linked:
                 _unpack(clip, staged)
         rows = [_row(clip, final) for clip in clips]
         with (staged / "manifest.parquet").open("wb") as out:
@@ -163,8 +165,6 @@ def _link_from(previous: Path, clip: PackagedClip, folder: Path) -> bool:
     Returns:
         Whether that was possible; nothing is left behind where it was not.
     """
-    if _stored(previous).get("packages", {}).get(clip.clip_id) != clip.package.sha256:
-        return False
     try:
         os.link(previous / clip.package.name, folder / clip.package.name)
         shutil.copytree(previous / clip.clip_id, folder / clip.clip_id, copy_function=os.link)

@@ -6,23 +6,20 @@ called wrongly, 3 something this machine lacks, 130 it was interrupted.
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ego_assets.processing import process_clips
 from ego_assets.schema.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -30,13 +27,26 @@ from ego_assets.schema.errors import (
     InsufficientDisk,
     UploadRejected,
 )
+from ego_assets.terminal import (
+    ENVIRONMENT,
+    STOPPED,
+    USAGE,
+    JsonOption,
+    ProfileOption,
+    actor,
+    console,
+    messages,
+    open_project,
+    open_settings,
+    print_json,
+    progress_bar,
+    report_error,
+    stop,
+)
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from ego_assets.project import ClipStatus, Project
 
-STOPPED, USAGE, ENVIRONMENT = 1, 2, 3
 #: What typer makes of Ctrl-C.
 INTERRUPTED = 130
 
@@ -47,12 +57,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-messages = Console(stderr=True)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else, for scripts.")]
 CollectorOption = Annotated[str, typer.Option(help="Only clips of this collector.")]
-ProfileOption = Annotated[str, typer.Option(help="Profile name or file; default: EGO_PROFILE or local.")]
 
 
 @app.command()
@@ -67,34 +72,34 @@ def demo(
     from ego_assets.media.recording import SUPPORTED_EXTENSIONS
     from ego_assets.media.uploads import find_uploads
 
-    project = _project()
+    project = open_project()
     if clips is not None:
         if not clips.is_dir():
-            _stop(f"{clips} is not a folder. Give the folder that holds your videos.", USAGE)
+            stop(f"{clips} is not a folder. Give the folder that holds your videos.", USAGE)
         paths = [
             path for path in find_uploads(clips.resolve()) if path.suffix.lower() in SUPPORTED_EXTENSIONS
         ]
         if not paths:
-            _stop(f"{clips} holds no .mp4, .mov or .mkv files.", USAGE)
+            stop(f"{clips} holds no .mp4, .mov or .mkv files.", USAGE)
         ingested = _ingest(project, clips.resolve(), paths, {}, quiet=as_json)
     else:
         from ego_assets.synth import demo_clips
 
         folder = project.settings.root / "demo_clips"
-        with _progress(as_json) as progress:
+        with progress_bar(as_json) as progress:
             task = progress.add_task("rendering synthetic clips", total=None)
             rendered = demo_clips(folder, quick=quick)
             progress.update(task, total=1, completed=1)
         ingested = _Ingested()
         for clip in rendered:
             ingested += _ingest(project, folder, [clip.path], clip.sidecar, quiet=as_json)
-    outcome = _process(project, quiet=as_json)
-    with _progress(as_json) as progress:
+    outcome = process_clips(project, quiet=as_json)
+    with progress_bar(as_json) as progress:
         task = progress.add_task("building delivery and report", total=1)
         collection_error = project.run_collection()
         progress.update(task, completed=1)
     if collection_error:
-        _stop(collection_error, STOPPED)
+        stop(collection_error, STOPPED)
     _show_status(project, project.status(), as_json=as_json, with_paths=True)
     # A clip that a gate stops is what the demo shows; only a crash is a failure of the demo.
     raise typer.Exit(0 if not ingested.rejected and not outcome.crashed else STOPPED)
@@ -129,8 +134,8 @@ def ingest(
     try:
         parse_fields(given, source="The options")
     except UploadRejected as rejection:
-        _stop(str(rejection), USAGE)
-    project = _project()
+        stop(str(rejection), USAGE)
+    project = open_project()
     outcome = _Ingested()
     for path in paths:
         if not os.path.lexists(path):
@@ -145,7 +150,7 @@ def ingest(
             messages.print(f"[yellow]{escape(str(path))} holds no videos.[/yellow]")
         outcome += _ingest(project, root if root.is_dir() else root.parent, found, given, quiet=as_json)
     if as_json:
-        _print_json(asdict(outcome))
+        print_json(asdict(outcome))
     raise typer.Exit(STOPPED if outcome.rejected else 0)
 
 
@@ -169,19 +174,19 @@ def run(
     from ego_assets.partitions import require_clip_id
 
     clip_ids = list(dict.fromkeys(require_clip_id(clip_id) for clip_id in clip or []))
-    project = _project(profile)
+    project = open_project(profile)
     known = {spec.name for spec in project.specs}
     unknown = [name for name in layer or [] if name not in known]
     if unknown:
-        _stop(f"No layer {', '.join(unknown)}. There are: {', '.join(s.name for s in project.specs)}.", USAGE)
+        stop(f"No layer {', '.join(unknown)}. There are: {', '.join(s.name for s in project.specs)}.", USAGE)
     if again and not layer:
-        _stop("--again needs --layer, to say what to run again.", USAGE)
-    outcome = _process(
+        stop("--again needs --layer, to say what to run again.", USAGE)
+    outcome = process_clips(
         project, clip_ids=clip_ids, layers=layer, retry_failed=retry_failed, again=again, quiet=as_json
     )
     outdated = outcome.ran or not project.delivery_is_current()
     if outdated and (error := project.run_collection()):
-        _stop(error, STOPPED)
+        stop(error, STOPPED)
     _show_status(project, project.status(clip_ids=clip_ids), as_json=as_json)
     raise typer.Exit(STOPPED if outcome.stopped else 0)
 
@@ -192,7 +197,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show every clip: gates, score, layers, and what has to be done."""
-    project = _project()
+    project = open_project()
     rows = project.status(collector_id=collector or None)
     if collector and not rows and not as_json:
         console.print(f"No clips of collector {escape(collector)}.")
@@ -205,7 +210,7 @@ def release(clip: Annotated[list[str], typer.Argument(help="Clips that hold_flag
     """Let clips go on that were held because of quality flags."""
     from ego_assets.partitions import require_clip_id
 
-    project = _project()
+    project = open_project()
     for clip_id in map(require_clip_id, clip):
         project.release(clip_id)
         console.print(f"{clip_id} goes on with the next `ego-assets run`.")
@@ -218,18 +223,18 @@ def review(
     as_json: JsonOption = False,
 ) -> None:
     """List what a person should look at, or close an item."""
-    project = _project()
+    project = open_project()
     if resolve is not None:
         if not note:
-            _stop("--resolve needs --note, which says what was found.", USAGE)
-        actor = f"cli:{getpass.getuser()}"
-        item = project.database.resolve_review_item(resolve, resolution=note, actor=actor)
+            stop("--resolve needs --note, which says what was found.", USAGE)
+        who = actor()
+        item = project.database.resolve_review_item(resolve, resolution=note, actor=who)
         project.database.write_audit(
-            actor=actor, action="resolve_review", clip_id=item.clip_id, detail=f"{item.kind}: {note}"
+            actor=who, action="resolve_review", clip_id=item.clip_id, detail=f"{item.kind}: {note}"
         )
     items = project.database.review_items("open")
     if as_json:
-        _print_json([asdict(item) for item in items])
+        print_json([asdict(item) for item in items])
         return
     if not items:
         console.print("Nothing is waiting for a review.")
@@ -241,9 +246,9 @@ def review(
 @app.command()
 def reindex(as_json: JsonOption = False) -> None:
     """Rebuild the database's index of artifacts from the store."""
-    count = _project().reindex()
+    count = open_project().reindex()
     if as_json:
-        _print_json({"artifacts": count})
+        print_json({"artifacts": count})
     else:
         console.print(f"{count} committed artifact(s) indexed.")
 
@@ -265,7 +270,7 @@ def try_(
     """Run one layer on one file outside any project, to judge it before adopting it."""
     from ego_assets.trial import try_layer
 
-    with _progress(as_json) as progress:
+    with progress_bar(as_json) as progress:
         task = progress.add_task(layer, total=1.0)
 
         def on_progress(name: str, done: float) -> None:
@@ -280,7 +285,7 @@ def try_(
             on_progress=on_progress,
         )
     if as_json:
-        _print_json({"files": [str(path) for path in files]})
+        print_json({"files": [str(path) for path in files]})
         return
     for path in files:
         console.print(str(path), soft_wrap=True)
@@ -291,9 +296,9 @@ def doctor(profile: ProfileOption = "", as_json: JsonOption = False) -> None:
     """Say what is installed, which backends can run, what is missing and how to get it."""
     from ego_assets.doctor import examine
 
-    findings = examine(_settings(profile))
+    findings = examine(open_settings(profile))
     if as_json:
-        _print_json([finding.as_dict() for finding in findings])
+        print_json([finding.as_dict() for finding in findings])
     else:
         table = Table(box=None, pad_edge=False)
         for heading in ("", "what", "found", "what to do"):
@@ -314,7 +319,7 @@ def ui(
     """Open the Dagster UI (`dagster dev`) on this project's data."""
     from ego_assets.project import prepare_dagster_home, write_workspace
 
-    settings = _settings()
+    settings = open_settings()
     prepare_dagster_home(settings)
     workspace = write_workspace(settings)
     console.print(
@@ -343,55 +348,18 @@ def main() -> None:
     try:
         app()
     except (BackendUnavailable, InsufficientDisk) as error:
-        _report(error)
+        report_error(error)
         sys.exit(ENVIRONMENT)
     except ConfigurationError as error:
-        _report(error)
+        report_error(error)
         sys.exit(USAGE)
     except EgoAssetsError as error:
-        _report(error)
+        report_error(error)
         sys.exit(STOPPED)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             messages.print("Interrupted. What is finished is kept; the same command goes on from here.")
         raise
-
-
-def _report(error: Exception) -> None:
-    messages.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
-
-
-def _stop(message: str, code: int) -> None:
-    messages.print(f"[red]{escape(message)}[/red]", soft_wrap=True)
-    raise typer.Exit(code)
-
-
-def _settings(profile: str = "") -> Any:
-    from ego_assets.settings import load_settings
-
-    settings = load_settings()
-    return settings.model_copy(update={"profile": profile}) if profile else settings
-
-
-def _project(profile: str = "") -> Project:
-    from ego_assets.project import Project
-
-    return Project(_settings(profile))
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=messages, disable=quiet) as progress:
-        yield progress
 
 
 def _ingest(
@@ -401,7 +369,7 @@ def _ingest(
     from ego_assets.schema.errors import DuplicateUpload
 
     outcome = _Ingested()
-    with _progress(quiet) as progress:
+    with progress_bar(quiet) as progress:
         task = progress.add_task("ingesting", total=len(paths))
         for path in paths:
             progress.update(task, description=f"ingesting {escape(path.name)}")
@@ -442,74 +410,13 @@ class _Ingested:
         )
 
 
-class _Outcome:
-    """What a processing pass did."""
-
-    def __init__(self) -> None:
-        self.ran = 0
-        self.stopped = 0
-        self.crashed = 0
-
-
-def _process(
-    project: Project,
-    *,
-    clip_ids: list[str] | None = None,
-    layers: list[str] | None = None,
-    retry_failed: bool = False,
-    again: bool = False,
-    quiet: bool,
-) -> _Outcome:
-    """Run what is pending, clip by clip."""
-    from ego_assets.batching import ancestors_of
-
-    outcome = _Outcome()
-    known = [project.database.clip(clip_id) for clip_id in clip_ids] if clip_ids else project.database.clips()
-    clips = {clip.clip_id: clip for clip in known}
-    specs = {spec.name: spec for spec in project.specs}
-    chosen = set(specs if layers is None else layers)
-    needed = chosen.union(*(ancestors_of(name, specs) for name in chosen))
-    work = []
-    for plan in project.plans(known, retry_failed=retry_failed):
-        pending = needed.intersection(plan.pending) | (chosen if again else set())
-        wanted = [name for name in specs if name in pending]
-        if wanted:
-            work.append((plan.clip_id, wanted))
-    if not work:
-        if not quiet:
-            messages.print("Nothing is pending.")
-        return outcome
-    project.store.clean_staging()
-    project.require_disk_space(work)
-    project.add_partitions([clip_id for clip_id, _ in work])
-    with _progress(quiet) as progress:
-        overall = progress.add_task(f"{len(work)} clip(s)", total=len(work))
-        for clip_id, wanted in work:
-            name = escape(clips[clip_id].source_name)
-            task = progress.add_task(name, total=1.0)
-
-            def on_progress(layer: str, done: float, task: Any = task, name: str = name) -> None:
-                progress.update(task, description=f"{name}: {layer}", completed=done)
-
-            result = project.run_clip(clip_id, wanted, on_progress=on_progress)
-            progress.update(task, description=name, completed=1.0)
-            progress.advance(overall)
-            outcome.ran += 1
-            if not result.success:
-                outcome.stopped += 1
-                if not project.database.clip(clip_id).failed:
-                    outcome.crashed += 1
-                progress.console.print(f"[yellow]{escape(result.error)}[/yellow]", soft_wrap=True)
-    return outcome
-
-
 def _show_status(
     project: Project, rows: list[ClipStatus], *, as_json: bool, with_paths: bool = False
 ) -> None:
     """The table of clips, and where the results are."""
     paths = project.result_paths()
     if as_json:
-        _print_json({"clips": [row.as_dict() for row in rows], **({"paths": paths} if with_paths else {})})
+        print_json({"clips": [row.as_dict() for row in rows], **({"paths": paths} if with_paths else {})})
         return
     if not rows:
         console.print("No clips yet. Start with `ego-assets ingest PATH` or `ego-assets demo`.")
@@ -550,10 +457,6 @@ def _show_status(
         for name, path in paths.items():
             console.print(f"{name}: {escape(path)}", soft_wrap=True)
         console.print("Look at it all in the Dagster UI with `make ui` (or `ego-assets ui`).")
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str))
 
 
 if __name__ == "__main__":

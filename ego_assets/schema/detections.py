@@ -92,6 +92,10 @@ class RegionDetector(Protocol):
         """What runs."""
         ...
 
-    def detect(self, images: Sequence[BgrImage]) -> list[Detections]:
-        """One :class:`Detections` per image, in its pixels; an empty list for no images."""
+    def detect(self, images: Sequence[BgrImage], *, strict: bool = False) -> list[Detections]:
+        """One :class:`Detections` per image, in its pixels; an empty list for no images.
+
+        With ``strict`` the backend's lower threshold holds: more is found, and more of it is wrong. The pass after
+        an incident or a leak asks for that.
+        """
         ...

@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 Better = Literal["lower", "higher"]
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
-    """``[--clip PATH] [--quick]``, the same for every benchmark."""
+def parse_arguments(description: str | None, *, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """``[--clip PATH] [--quick]``, the same for every benchmark; ``[--part NAME]`` where it has several."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--clip", type=Path, help="real clip instead of a synthetic one, where the benchmark needs a clip"
     )
     parser.add_argument("--quick", action="store_true", help="end within a minute")
+    if parts:
+        parser.add_argument("--part", choices=parts, action="append", help="only this part; may be repeated")
     return parser.parse_args()
 
 
@@ -84,12 +87,19 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - before
 
 
-def child_cpu_seconds(command: list[str]) -> float:
-    """CPU seconds of a command and its children."""
-    pid = os.posix_spawn(command[0], command, os.environ)
+def child_usage(command: list[str], *, quiet: bool = False) -> resource.struct_rusage:
+    """What a command used; ``quiet`` hides what it prints."""
+    actions = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)] if quiet else []
+    pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
     _, status, usage = os.wait4(pid, 0)
     if status != 0:
         raise RuntimeError(f"{command} ended with status {status}")
+    return usage
+
+
+def child_cpu_seconds(command: list[str], *, quiet: bool = False) -> float:
+    """CPU seconds of a command and its children."""
+    usage = child_usage(command, quiet=quiet)
     return usage.ru_utime + usage.ru_stime
 
 

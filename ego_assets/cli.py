@@ -19,6 +19,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ego_assets.commands.audit import audit
+from ego_assets.commands.incident import app as incident_app
+from ego_assets.commands.privacy import blur, detect
+from ego_assets.commands.review import app as review_app
 from ego_assets.processing import process_clips
 from ego_assets.schema.errors import (
     BackendUnavailable,
@@ -33,7 +37,6 @@ from ego_assets.terminal import (
     USAGE,
     JsonOption,
     ProfileOption,
-    actor,
     console,
     messages,
     open_project,
@@ -57,6 +60,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(review_app)
+app.add_typer(incident_app)
+app.command()(audit)
+app.command()(blur)
+app.command()(detect)
 CollectorOption = Annotated[str, typer.Option(help="Only clips of this collector.")]
 
 
@@ -214,33 +222,6 @@ def release(clip: Annotated[list[str], typer.Argument(help="Clips that hold_flag
     for clip_id in map(require_clip_id, clip):
         project.release(clip_id)
         console.print(f"{clip_id} goes on with the next `ego-assets run`.")
-
-
-@app.command()
-def review(
-    resolve: Annotated[int | None, typer.Option(help="Close the item with this number.")] = None,
-    note: Annotated[str, typer.Option(help="What was found; needed with --resolve.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """List what a person should look at, or close an item."""
-    project = open_project()
-    if resolve is not None:
-        if not note:
-            stop("--resolve needs --note, which says what was found.", USAGE)
-        who = actor()
-        item = project.database.resolve_review_item(resolve, resolution=note, actor=who)
-        project.database.write_audit(
-            actor=who, action="resolve_review", clip_id=item.clip_id, detail=f"{item.kind}: {note}"
-        )
-    items = project.database.review_items("open")
-    if as_json:
-        print_json([asdict(item) for item in items])
-        return
-    if not items:
-        console.print("Nothing is waiting for a review.")
-    for item in items:
-        console.print(f"[bold]{item.id}[/bold] {item.clip_id} {item.layer}: {item.kind} ({item.risk} risk)")
-        console.print(f"    {escape(item.reason)}", soft_wrap=True)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dagster import Definitions, in_process_executor
 
-from ego_assets.assets import COLLECTION_ASSETS, LAYERS
+from ego_assets.assets import COLLECTION_ASSETS, COLLECTION_CHECKS, LAYERS
 from ego_assets.batching import build_layer_assets
 from ego_assets.jobs import build_jobs, build_schedules
 from ego_assets.sensors import build_sensors
@@ -18,6 +18,7 @@ def build_definitions(settings: Settings) -> Definitions:
     jobs = build_jobs([spec.name for spec, _ in LAYERS])
     return Definitions(
         assets=[*layer_assets, *COLLECTION_ASSETS],
+        asset_checks=COLLECTION_CHECKS,
         jobs=list(jobs.values()),
         schedules=build_schedules(jobs),
         sensors=build_sensors(jobs),

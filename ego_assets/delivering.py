@@ -98,6 +98,9 @@ def _reason_to_leave_out(clip: Clip, database: Database) -> str:
     """Why the clip's state keeps it out; empty when it does not."""
     if clip.withdrawn:
         return f"it was withdrawn: {clip.withdrawn_reason}"
+    incident = database.open_incident(clip.clip_id)
+    if incident is not None:
+        return f"privacy incident {incident} is not resolved: see `ego-assets incident show {incident}`"
     if clip.duplicate_of:
         return f"it is a duplicate of {clip.duplicate_of}"
     if clip.failed:

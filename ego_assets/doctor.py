@@ -97,11 +97,13 @@ def _backends(settings: Settings) -> list[Finding]:
     from resources.profiles import backend_report, load_profile
 
     try:
-        used = {(task, config.backend) for task, config in load_profile(settings.profile).backends.items()}
+        profile = load_profile(settings.profile)
+        chosen = (*profile.backends.items(), *profile.leak_check.items())
+        used = {(task, config.backend) for task, config in chosen}
     except EgoAssetsError as error:
         return [Finding(subject=f"profile {settings.profile}", state="missing", found="-", advice=str(error))]
     findings = []
-    for row in backend_report():
+    for row in backend_report(settings.models):
         subject = f"{row.task}: {row.backend}"
         if row.available:
             findings.append(Finding(subject=subject, state="ok", found=row.detail))

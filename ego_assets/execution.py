@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, BlurredClip, Clip
+from ego_assets.schema.corrections import CORRECTIONS_INPUT, Correction, corrections_version
 from ego_assets.schema.detections import BackendInfo, RegionDetector
 from ego_assets.schema.errors import (
     ArtifactMissing,
@@ -34,6 +35,7 @@ from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk, VaultPurpose
 
 if TYPE_CHECKING:
     from ego_assets.settings import EnrichmentSettings, Settings
+    from resources.corrections import CorrectionLog
     from resources.database import Database, GateRecord
     from resources.intake import Intake
     from resources.storage import ArtifactStore, StagedLayer
@@ -47,8 +49,8 @@ progress_listener: ContextVar[ProgressListener | None] = ContextVar("progress_li
 class Models(Protocol):
     """Hands out the backends of the active profile; a backend is loaded once per process."""
 
-    def detector(self, task: str) -> RegionDetector:
-        """The detection backend for ``faces``, ``text`` or ``plates``."""
+    def detector(self, task: str, *, leak_check: bool = False) -> RegionDetector:
+        """The detection backend for ``faces``, ``text`` or ``plates``; or the one for the leak check."""
         ...
 
     def settings(self, tasks: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
@@ -136,6 +138,35 @@ class Services:
     vault: Vault | None = None
     intake: Intake | None = None
 
+    @property
+    def corrections(self) -> CorrectionLog:
+        """What people ordered to be covered."""
+        from resources.corrections import CorrectionLog
+
+        return CorrectionLog(self.database)
+
+
+def input_versions(
+    spec: LayerSpec,
+    documents: Mapping[str, ArtifactDocument | None],
+    corrections: Sequence[Correction],
+) -> dict[str, str]:
+    """Data versions of what a layer is made from: its declared inputs and, where it follows them, corrections.
+
+    Args:
+        spec: The layer.
+        documents: Committed layers by name; ``None`` and absent ones are left out.
+        corrections: All orders for the clip.
+    """
+    versions = {
+        name: document.data_version
+        for name in (*spec.inputs, *spec.optional_inputs)
+        if (document := documents.get(name)) is not None
+    }
+    if spec.follows_corrections and corrections:
+        versions[CORRECTIONS_INPUT] = corrections_version(corrections)
+    return versions
+
 
 class ClipWork:
     """One layer's view of one clip: its inputs, its services and nothing it must not touch."""
@@ -152,13 +183,43 @@ class ClipWork:
         self.models = services.models
         self._services = services
         declared = (*spec.inputs, *spec.optional_inputs)
+        # Read before the inputs: an order that comes in between is found missing when the layer is published.
+        self._orders = tuple(services.corrections.of_clip(clip.clip_id))
         present = {name: services.store.document(clip.clip_id, name) for name in declared}
         self._inputs = {name: document for name, document in present.items() if document is not None}
 
     @property
     def input_versions(self) -> Mapping[str, str]:
-        """Data versions of the declared inputs, as they are when the layer starts."""
-        return {name: document.data_version for name, document in self._inputs.items()}
+        """Data versions of the declared inputs and of the corrections, as they are when the layer starts."""
+        return input_versions(self.spec, self._inputs, self._orders)
+
+    @property
+    def corrections(self) -> tuple[Correction, ...]:
+        """What people ordered to be covered, oldest first, for a layer that follows corrections.
+
+        Raises:
+            ConfigurationError: The layer does not declare that it follows them.
+        """
+        if not self.spec.follows_corrections:
+            raise ConfigurationError(f"Layer {self.spec.name} does not declare that it follows corrections.")
+        return self._orders
+
+    def require_present_orders(self) -> None:
+        """Refuse to go on when something was ordered to be covered since the layer started.
+
+        What the layer made may show it then, whichever of its inputs it came from. Layers before the privacy
+        pass are never shown, and go on.
+
+        Raises:
+            ClipRefused: There are new orders.
+        """
+        if self.spec.reads_original and not self.spec.follows_corrections:
+            return
+        if len(self._services.corrections.of_clip(self.clip.clip_id)) != len(self._orders):
+            raise ClipRefused(
+                f"Clip {self.clip.clip_id}: while {self.spec.name} ran, a person ordered something to be "
+                "covered, so what it made is dropped. Use `ego-assets run`."
+            )
 
     @property
     def settings(self) -> EnrichmentSettings:
@@ -324,6 +385,7 @@ def _attempt(
         blocking = [verdict for verdict in gates if verdict.blocks]
         pictures = {title: staged.path(name).read_bytes() for title, name in draft.pictures.items()}
         document = None
+        work.require_present_orders()
         if not blocking or spec.publish_when_blocked:
             document = staged.commit(
                 config=draft.config,
@@ -344,14 +406,24 @@ def _attempt(
         gates=gates,
         document=document,
         draft=draft,
-        pictures=pictures,
+        # What was not published is not shown either.
+        pictures=pictures if document is not None else {},
         attempts=attempts,
         duration_s=time.monotonic() - started,
     )
     reviews = list(draft.reviews)
     if blocking:
         reviews.append(ReviewRequest(kind=ReviewKind.GATE_FAILED, risk=ReviewRisk.HIGH, reason=reason))
-    _record(spec, outcome, reviews, database=database, store=services.store, run_id=work.run_id)
+    try:
+        with database.transaction():
+            # Once more, now that nobody can order anything in between.
+            database.lock_clip(clip_id)
+            work.require_present_orders()
+            _record(spec, outcome, reviews, database=database, store=services.store, run_id=work.run_id)
+    except ClipRefused:
+        if document is not None:
+            services.store.discard(document)
+        raise
     return outcome
 
 
@@ -422,7 +494,7 @@ def _record(
             run_id=run_id,
             duration_s=outcome.duration_s,
         )
-        stopping = _stopping_verdicts(database, clip_id)
+        stopping = stopping_verdicts(database, clip_id)
         updates["failed"] = bool(stopping)
         updates["failed_reason"] = " ".join(f"{gate.layer}: {gate.message}" for gate in stopping)
         if outcome.lets_clip_pass:
@@ -442,7 +514,7 @@ def _record(
         database.update_clip(clip_id, **updates)
 
 
-def _stopping_verdicts(database: Database, clip_id: str) -> list[GateRecord]:
+def stopping_verdicts(database: Database, clip_id: str) -> list[GateRecord]:
     """The failed blocking gates of the layers that everything else depends on."""
     gates = database.gates(clip_id)
     essential = {gate.layer for gate in gates if gate.gate == COMPLETED and gate.blocking}

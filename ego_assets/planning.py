@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ego_assets.execution import LayerState
+from ego_assets.execution import LayerState, input_versions
 from ego_assets.schema.errors import ArtifactCorrupted
 from ego_assets.schema.layers import LayerSpec
 
@@ -63,17 +63,19 @@ def plan_clip(
 ) -> ClipPlan:
     """Compare what is committed and judged with what the chain asks for.
 
-    A layer is done when its committed version was made from the present versions of its inputs and its
-    gates were judged on that very version. A layer that failed or was given up stays so, unless
+    A layer is done when its committed version was made from the present versions of its inputs, corrections
+    among them, and its gates were judged on that very version. A layer that failed or was given up stays so, unless
     ``retry_failed`` asks for another try; one that was given up is also tried again when an input is pending.
     """
+    from resources.corrections import CorrectionLog
+
     states = {state.layer: state.state for state in database.layer_states(clip_id)}
     judged = {gate.layer: gate.data_version for gate in database.gates(clip_id=clip_id)}
     documents = {spec.name: _readable_document(store, clip_id, spec.name) for spec in specs}
+    corrections = CorrectionLog(database).of_clip(clip_id)
     plans: dict[str, LayerPlan] = {}
     for spec in sorted(specs, key=lambda item: item.stage):
         name, document = spec.name, documents[spec.name]
-        available = [*spec.inputs, *(layer for layer in spec.optional_inputs if documents.get(layer))]
         inputs_stopped = any(plans.get(layer) is LayerPlan.STOPPED for layer in spec.inputs)
         inputs_pending = any(
             plans.get(layer) is LayerPlan.PENDING for layer in (*spec.inputs, *spec.optional_inputs)
@@ -90,7 +92,7 @@ def plan_clip(
         elif document is None or judged.get(name) != document.data_version:
             plans[name] = LayerPlan.PENDING
         else:
-            current = {layer: made.data_version for layer in available if (made := documents[layer])}
+            current = input_versions(spec, documents, corrections)
             plans[name] = LayerPlan.DONE if dict(document.inputs) == current else LayerPlan.PENDING
     clip = database.clip(clip_id)
     # A refused layer that the clip can go on without is no reason to stop.
@@ -103,6 +105,7 @@ def plan_clip(
             else LayerPlan.STOPPED
             for spec in specs
         }
-    if clip.withdrawn or clip.duplicate_of:
+    withdrawn = clip.withdrawn and not database.is_withdrawn_by_incident(clip_id)
+    if withdrawn or clip.duplicate_of or database.open_incident(clip_id, quarantined=False):
         plans = dict.fromkeys(plans, LayerPlan.STOPPED)
     return ClipPlan(clip_id=clip_id, layers=plans, reason=reason)

@@ -143,7 +143,7 @@ class Project:
             settings=self.settings,
             database=self.database,
             store=self.store,
-            models=open_models(self.settings.profile),
+            models=open_models(self.settings.profile, self.settings.models),
         )
 
     def services_with_vault(self) -> Services:

@@ -1,9 +1,12 @@
 """Sensors: what starts work without anybody asking."""
 
+import datetime as dt
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from dagster import (
+    AssetKey,
     DefaultSensorStatus,
     RunRequest,
     SensorDefinition,
@@ -14,7 +17,7 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from ego_assets.jobs import PROCESS_CLIP_JOB
+from ego_assets.jobs import COLLECTION_JOB, PROCESS_CLIP_JOB
 from ego_assets.partitions import clip_partitions
 from ego_assets.schema.errors import EgoAssetsError, UploadRejected
 
@@ -37,7 +40,72 @@ def build_sensors(jobs: Mapping[str, UnresolvedAssetJobDefinition]) -> list[Sens
     def uploads_sensor(context: SensorEvaluationContext) -> SensorResult:
         return _tick(context, context.resources)
 
-    return [uploads_sensor]
+    @sensor(
+        name="incidents_sensor",
+        jobs=[jobs[PROCESS_CLIP_JOB], jobs[COLLECTION_JOB]],
+        minimum_interval_seconds=60,
+        default_status=DefaultSensorStatus.RUNNING,
+        required_resource_keys={"settings", "database", "store", "vault"},
+        description=(
+            "Finishes what can be finished of privacy incidents: a quarantine that was interrupted, and the purge "
+            "once every layer was made anew. Makes clips anew where the command line left that to the daemon, "
+            "and rebuilds the collection when an incident has moved on or is overdue."
+        ),
+    )
+    def incidents_sensor(context: SensorEvaluationContext) -> SensorResult:
+        return _answer_incidents(context, context.resources)
+
+    return [uploads_sensor, incidents_sensor]
+
+
+def _answer_incidents(context: SensorEvaluationContext, resources: Any) -> SensorResult:
+    """One tick of the incidents sensor."""
+    from ego_assets.assets import LAYERS
+    from ego_assets.event_pictures import remove_pictures
+    from ego_assets.gates.collection import is_overdue
+    from ego_assets.incidents import IncidentDesk, layers_that_show
+    from ego_assets.schema.incidents import Incident, IncidentState
+
+    specs = tuple(spec for spec, _ in LAYERS)
+    desk = IncidentDesk(
+        settings=resources.settings,
+        specs=specs,
+        database=resources.database.get(),
+        store=resources.store.get(),
+        vault=resources.vault.get(),
+        remove_pictures=partial(remove_pictures, context.instance),
+    )
+
+    def waits(incident: Incident, error: Exception) -> None:
+        context.log.error("incident %d has to wait: %s", incident.id, error)
+
+    now = dt.datetime.now(dt.UTC)
+    requests, states = [], []
+    for incident in desk.advance_all(on_error=waits):
+        states.append(f"{incident.id} {incident.state.value}{' overdue' * is_overdue(incident, now)}")
+        if incident.background and incident.state is IncidentState.QUARANTINED:
+            requests.append(
+                RunRequest(
+                    run_key=f"incident {incident.id}",
+                    job_name=PROCESS_CLIP_JOB,
+                    partition_key=incident.clip_id,
+                    asset_selection=[AssetKey(spec.name) for spec in layers_that_show(specs)],
+                    tags={"ego_assets/clip": incident.clip_id, "ego_assets/incident": str(incident.id)},
+                )
+            )
+    cursor = ", ".join(states)
+    if cursor != (context.cursor or ""):
+        moment = now.isoformat(timespec="seconds")
+        requests.append(RunRequest(run_key=f"incidents {moment}", job_name=COLLECTION_JOB))
+    if not requests:
+        return SensorResult(skip_reason=SkipReason(cursor or "No privacy incident is open."), cursor=cursor)
+    return SensorResult(
+        run_requests=requests,
+        dynamic_partitions_requests=[
+            clip_partitions.build_add_request([r.partition_key for r in requests if r.partition_key])
+        ],
+        cursor=cursor,
+    )
 
 
 def _tick(context: SensorEvaluationContext, resources: Any) -> SensorResult:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -60,6 +61,24 @@ class Settings(BaseSettings):
         default="local",
         description="Profile name, or path of a profile file: which backend serves each task.",
     )
+    models_dir: Path | None = Field(
+        default=None,
+        description="Folder of the weights that ship in no package; empty means data_dir/models.",
+    )
+    redaction: Literal["blur", "pixelate", "solid"] = Field(
+        default="blur", description="How regions are made unrecognisable: blur, pixelate or solid."
+    )
+    audio: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="Whether the full-size blurred video keeps its sound. Voices identify people: drop by default.",
+    )
+    plates: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description=(
+            "Whether number plates are looked for: auto does so unless the clip says it was recorded in a kitchen, "
+            "an office or a workshop and its activity names no vehicle."
+        ),
+    )
     hold_flagged: bool = Field(
         default=False,
         description="Stop clips with blur or exposure flags before enrichment, until a person releases them.",
@@ -88,7 +107,7 @@ class Settings(BaseSettings):
         default=1_000_000_000, ge=0, description="Space that a run leaves free on the disk of the store."
     )
 
-    @field_validator("vault_dir", "uploads_dir", "deliveries_dir", mode="before")
+    @field_validator("vault_dir", "uploads_dir", "deliveries_dir", "models_dir", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
@@ -130,6 +149,11 @@ class Settings(BaseSettings):
     def deliveries(self) -> Path:
         """Root of the deliveries, absolute."""
         return (self.deliveries_dir or self.root / "deliveries").expanduser().resolve()
+
+    @property
+    def models(self) -> Path:
+        """Folder of the weights that ship in no package, absolute."""
+        return (self.models_dir or self.root / "models").expanduser().resolve()
 
     @property
     def reports(self) -> Path:

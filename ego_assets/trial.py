@@ -107,7 +107,7 @@ def _without_detection(make: LayerFunction, layer: str) -> LayerFunction:
         if layer == PRIVACY_LAYER:
             from ego_assets.assets.blurred_video import render
 
-            draft = render(work, staged, detectors={})
+            draft = render(work, staged, detectors={}, leak_detectors={})
         else:
             draft = make(work, staged)
         return replace(draft, config={**draft.config, "already_deidentified": True})

@@ -40,6 +40,7 @@ from sqlalchemy import (
     event,
     func,
     inspect,
+    or_,
     select,
     text,
     update,
@@ -56,6 +57,7 @@ from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.errors import ConfigurationError, EgoAssetsError, TransientError, UnknownClip
 from ego_assets.schema.gates import GateOutcome, GateResult
+from ego_assets.schema.incidents import INCIDENT_WITHDRAWAL
 from ego_assets.schema.layers import derive_processing_status
 from ego_assets.schema.vocabulary import (
     ConsentScope,
@@ -68,7 +70,7 @@ from ego_assets.schema.vocabulary import (
 )
 
 #: The newest migration; :meth:`Database.upgrade` does nothing when the database has it.
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0003"
 
 #: How long a writer waits for another one on SQLite before it gives up.
 BUSY_TIMEOUT_S = 30.0
@@ -330,7 +332,7 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
 
 
-def _words(vocabulary: type[StrEnum]) -> Enum:
+def vocabulary_column(vocabulary: type[StrEnum]) -> Enum:
     """A text column that holds the words of a closed vocabulary."""
     return Enum(
         vocabulary,
@@ -350,15 +352,15 @@ class Base(DeclarativeBase):
         str: Text(),
         dict[str, Any]: JSON(none_as_null=True),
         list[dict[str, Any]]: JSON(none_as_null=True),
-        SourceCamera: _words(SourceCamera),
-        LocationType: _words(LocationType),
-        ConsentScope: _words(ConsentScope),
-        PrivacyStatus: _words(PrivacyStatus),
-        ProcessingStatus: _words(ProcessingStatus),
-        GateOutcome: _words(GateOutcome),
-        ReviewKind: _words(ReviewKind),
-        ReviewRisk: _words(ReviewRisk),
-        ReviewStatus: _words(ReviewStatus),
+        SourceCamera: vocabulary_column(SourceCamera),
+        LocationType: vocabulary_column(LocationType),
+        ConsentScope: vocabulary_column(ConsentScope),
+        PrivacyStatus: vocabulary_column(PrivacyStatus),
+        ProcessingStatus: vocabulary_column(ProcessingStatus),
+        GateOutcome: vocabulary_column(GateOutcome),
+        ReviewKind: vocabulary_column(ReviewKind),
+        ReviewRisk: vocabulary_column(ReviewRisk),
+        ReviewStatus: vocabulary_column(ReviewStatus),
     }
 
 
@@ -536,6 +538,78 @@ class DeliveryClipRow(Base):
     data_versions: Mapped[dict[str, Any]]
 
 
+class CorrectionRow(Base):
+    """``corrections``: what people ordered to be covered; rows are only ever added."""
+
+    __tablename__ = "corrections"
+    __table_args__ = (Index("ix_corrections_clip_id", "clip_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    clip_id: Mapped[str] = mapped_column(_ID, ForeignKey("clips.clip_id"))
+    kind: Mapped[str] = mapped_column(String(32))
+    first_frame: Mapped[int]
+    last_frame: Mapped[int]
+    box_xyxy: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True))
+    origin: Mapped[str]
+    actor: Mapped[str]
+    note: Mapped[str]
+    created_at: Mapped[dt.datetime]
+
+
+class IncidentRow(Base):
+    """``incidents``: what leaked, and what was done about it and when."""
+
+    __tablename__ = "incidents"
+    __table_args__ = (
+        Index("ix_incidents_clip_id", "clip_id"),
+        Index("ix_incidents_resolved_at", "resolved_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    clip_id: Mapped[str] = mapped_column(_ID, ForeignKey("clips.clip_id"))
+    kind: Mapped[str] = mapped_column(String(32))
+    first_frame: Mapped[int]
+    last_frame: Mapped[int]
+    box_xyxy: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True))
+    note: Mapped[str]
+    background: Mapped[bool]
+    layers: Mapped[list[str]] = mapped_column(JSON())
+    quarantined: Mapped[list[dict[str, Any]]]
+    deliveries: Mapped[list[dict[str, Any]]]
+    opened_at: Mapped[dt.datetime]
+    opened_by: Mapped[str]
+    quarantined_at: Mapped[dt.datetime | None]
+    corrected_at: Mapped[dt.datetime | None]
+    purged_at: Mapped[dt.datetime | None]
+    resolved_at: Mapped[dt.datetime | None]
+    resolved_by: Mapped[str]
+    resolution: Mapped[str]
+
+
+class FrameReviewRow(Base):
+    """``frame_reviews``: the latest finding of every reviewer on every frame of every rendering."""
+
+    __tablename__ = "frame_reviews"
+    __table_args__ = (
+        UniqueConstraint(
+            "clip_id", "data_version", "frame_index", "reviewer", name="uq_frame_reviews_frame_reviewer"
+        ),
+        Index("ix_frame_reviews_data_version", "data_version"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    clip_id: Mapped[str] = mapped_column(_ID, ForeignKey("clips.clip_id"))
+    data_version: Mapped[str] = mapped_column(String(64))
+    frame_index: Mapped[int]
+    reviewer: Mapped[str] = mapped_column(_NAME)
+    item_id: Mapped[int]
+    sampled: Mapped[bool]
+    covered: Mapped[dict[str, Any]]
+    false_regions: Mapped[dict[str, Any]]
+    missed: Mapped[list[dict[str, Any]]]
+    reviewed_at: Mapped[dt.datetime]
+
+
 _CLIP_FIELDS = tuple(field.name for field in fields(Clip))
 _FIXED_CLIP_FIELDS = ("clip_id", "created_at", "updated_at")
 
@@ -676,11 +750,11 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Join everything this thread does inside the ``with`` into one transaction; nesting is allowed."""
-        with self._write():
+        with self.write_session():
             yield
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[Session]:
+    def write_session(self) -> Iterator[Session]:
         """A session whose changes become visible together at the end, or not at all."""
         joined: Session | None = getattr(self._joined, "session", None)
         if joined is not None:
@@ -698,7 +772,7 @@ class Database:
                 self._joined.session = None
 
     @contextlib.contextmanager
-    def _read(self) -> Iterator[Session]:
+    def read_session(self) -> Iterator[Session]:
         """A session on one consistent state; inside a transaction it sees that transaction's changes."""
         joined: Session | None = getattr(self._joined, "session", None)
         if joined is not None:
@@ -742,7 +816,7 @@ class Database:
         if not is_clip_id(clip.clip_id):
             raise ValueError(f"clip_id: expected a lower-case UUID, got {clip.clip_id!r}")
         values = {name: _column_value(name, getattr(clip, name)) for name in _CLIP_FIELDS}
-        with self._write() as session:
+        with self.write_session() as session:
             if session.get(ClipRow, clip.clip_id) is not None:
                 raise ClipExists(clip.clip_id)
             session.add(ClipRow(**values))
@@ -760,7 +834,7 @@ class Database:
 
     def find_clip(self, clip_id: str) -> Clip | None:
         """The clip, or ``None`` when it is not registered."""
-        with self._read() as session:
+        with self.read_session() as session:
             return _maybe(Clip, session.get(ClipRow, clip_id, populate_existing=True))
 
     def clips(self, *, collector_id: str | None = None) -> list[Clip]:
@@ -768,8 +842,8 @@ class Database:
         query = select(ClipRow).order_by(ClipRow.created_at, ClipRow.clip_id)
         if collector_id is not None:
             query = query.where(ClipRow.collector_id == collector_id)
-        with self._read() as session:
-            return [_record(Clip, row) for row in session.scalars(query)]
+        with self.read_session() as session:
+            return [record_of(Clip, row) for row in session.scalars(query)]
 
     def update_clip(self, clip_id: str, **changes: Any) -> Clip:
         """Set fields of a clip and its ``updated_at``, and return it as it is then.
@@ -785,17 +859,17 @@ class Database:
                 f"clip {clip_id}: cannot set {', '.join(unknown)}; fields are {', '.join(allowed)}"
             )
         values = {name: _column_value(name, value) for name, value in changes.items()}
-        with self._write() as session:
+        with self.write_session() as session:
             row = self._clip_row(session, clip_id)
             for name, value in values.items():
                 setattr(row, name, value)
-            row.updated_at = _now()
+            row.updated_at = utc_now()
             session.flush()
-            return _record(Clip, row)
+            return record_of(Clip, row)
 
     def clip_with_digest(self, sha256: str) -> Clip | None:
         """The earliest clip with this original that is not itself a duplicate, or ``None``."""
-        with self._read() as session:
+        with self.read_session() as session:
             return _maybe(Clip, _holder(session, sha256))
 
     def clip_with_upload(self, upload_uri: str) -> Clip | None:
@@ -806,7 +880,7 @@ class Database:
             .order_by(ClipRow.created_at.desc(), ClipRow.clip_id)
             .limit(1)
         )
-        with self._read() as session:
+        with self.read_session() as session:
             return _maybe(Clip, session.scalars(query).first())
 
     def record_original(self, clip_id: str, *, raw_key: str, raw_sha256: str, raw_bytes: int) -> Clip:
@@ -818,7 +892,7 @@ class Database:
         Returns:
             The clip as it is then; ``duplicate_of`` tells which case it was.
         """
-        with self._write() as session:
+        with self.write_session() as session:
             if not self.is_sqlite:
                 session.execute(select(func.pg_advisory_xact_lock(int(raw_sha256[:15], 16))))
             row = self._clip_row(session, clip_id)
@@ -828,9 +902,18 @@ class Database:
             else:
                 row.duplicate_of = ""
                 row.raw_key, row.raw_sha256, row.raw_bytes = raw_key, raw_sha256, raw_bytes
-            row.updated_at = _now()
+            row.updated_at = utc_now()
             session.flush()
-            return _record(Clip, row)
+            return record_of(Clip, row)
+
+    def lock_clip(self, clip_id: str) -> None:
+        """Keep other writers away from a clip until the end of the transaction that this is called in.
+
+        Raises:
+            UnknownClip: The clip is not registered.
+        """
+        with self.write_session() as session:
+            self._clip_row(session, clip_id)
 
     def _clip_row(self, session: Session, clip_id: str) -> ClipRow:
         """The row, locked until the end of the transaction."""
@@ -865,7 +948,7 @@ class Database:
         Raises:
             UnknownClip: The clip is not registered.
         """
-        now = _now()
+        now = utc_now()
         rows = [
             {
                 "clip_id": clip_id,
@@ -884,7 +967,7 @@ class Database:
             }
             for result in results
         ]
-        with self._write() as session:
+        with self.write_session() as session:
             self._clip_row(session, clip_id)
             if replace_layer:
                 session.execute(
@@ -903,8 +986,8 @@ class Database:
             query = query.where(GateRow.clip_id == clip_id)
         if layer is not None:
             query = query.where(GateRow.layer == layer)
-        with self._read() as session:
-            return [_record(GateRecord, row) for row in session.scalars(_fresh(query))]
+        with self.read_session() as session:
+            return [record_of(GateRecord, row) for row in session.scalars(_fresh(query))]
 
     def record_layer_state(
         self,
@@ -930,9 +1013,9 @@ class Database:
             "attempts": attempts,
             "run_id": run_id,
             "duration_s": _finite(duration_s),
-            "updated_at": _now(),
+            "updated_at": utc_now(),
         }
-        with self._write() as session:
+        with self.write_session() as session:
             self._clip_row(session, clip_id)
             self._upsert(session, LayerStateRow, [row])
 
@@ -941,12 +1024,12 @@ class Database:
         query = select(LayerStateRow).order_by(LayerStateRow.clip_id, LayerStateRow.layer)
         if clip_id is not None:
             query = query.where(LayerStateRow.clip_id == clip_id)
-        with self._read() as session:
-            return [_record(LayerStateRecord, row) for row in session.scalars(_fresh(query))]
+        with self.read_session() as session:
+            return [record_of(LayerStateRecord, row) for row in session.scalars(_fresh(query))]
 
     def record_artifact(self, document: ArtifactDocument, *, uri: str) -> None:
         """Index a committed version as the current one of its layer."""
-        with self._write() as session:
+        with self.write_session() as session:
             session.execute(
                 update(ArtifactRow)
                 .where(ArtifactRow.clip_id == document.clip_id, ArtifactRow.layer == document.layer)
@@ -963,16 +1046,41 @@ class Database:
             query = query.where(ArtifactRow.clip_id == clip_id)
         if current_only:
             query = query.where(ArtifactRow.current)
-        with self._read() as session:
-            return [_record(ArtifactRecord, row) for row in session.scalars(_fresh(query))]
+        with self.read_session() as session:
+            return [record_of(ArtifactRecord, row) for row in session.scalars(_fresh(query))]
 
     def replace_artifact_index(self, documents: Iterable[tuple[ArtifactDocument, str]]) -> int:
         """Rebuild the index from the current documents of the store and their URIs; returns their number."""
         rows = [_artifact_values(document, uri) for document, uri in documents]
-        with self._write() as session:
+        with self.write_session() as session:
             session.execute(delete(ArtifactRow))
             self._upsert(session, ArtifactRow, rows)
         return len(rows)
+
+    def forget_layers(self, clip_id: str, bits: Mapping[str, int | None]) -> None:
+        """Take back everything that is recorded of some layers of a clip, as if they had not run yet.
+
+        Their versions stay in the index, none of them as the current one. Whether the clip failed is for the
+        caller to say: a gate that stopped it may be gone now.
+
+        Args:
+            clip_id: The clip.
+            bits: Position in the completeness bitfield by layer; ``None`` for a layer that has none.
+
+        Raises:
+            UnknownClip: The clip is not registered.
+        """
+        with self.write_session() as session:
+            self._clip_row(session, clip_id)
+            for table in (GateRow, LayerStateRow):
+                session.execute(delete(table).where(table.clip_id == clip_id, table.layer.in_(list(bits))))
+            session.execute(
+                update(ArtifactRow)
+                .where(ArtifactRow.clip_id == clip_id, ArtifactRow.layer.in_(list(bits)))
+                .values(current=False)
+            )
+            for layer, bit in bits.items():
+                self.refresh_progress(clip_id, layer=layer, bit=bit, present=False)
 
     def refresh_progress(self, clip_id: str, *, layer: str, bit: int | None, present: bool) -> Clip:
         """Derive a clip's completeness bit of ``layer`` and its display status from what is recorded.
@@ -986,7 +1094,7 @@ class Database:
             bit: Position of the layer in the bitfield; ``None`` for a layer that has none.
             present: Whether the layer is committed.
         """
-        with self._write() as session:
+        with self.write_session() as session:
             row = self._clip_row(session, clip_id)
             if bit is not None:
                 unproven = session.scalar(
@@ -1007,9 +1115,9 @@ class Database:
             row.processing_status = derive_processing_status(
                 committed, delivered=_is_delivered(session, clip_id)
             )
-            row.updated_at = _now()
+            row.updated_at = utc_now()
             session.flush()
-            return _record(Clip, row)
+            return record_of(Clip, row)
 
     def refusal(self, clip_id: str, *, inputs: Sequence[str], held_stops: bool = True) -> str | None:
         """Why a clip may not go on, as a sentence that says what to do, or ``None`` when it may.
@@ -1022,10 +1130,17 @@ class Database:
         Raises:
             UnknownClip: It is not registered.
         """
-        with self._read():
+        with self.read_session():
             clip = self.clip(clip_id)
             failed = [gate for gate in self.gates(clip_id) if gate.layer in inputs and gate.blocks]
-        if clip.withdrawn:
+            withdrawn = clip.withdrawn and not self.is_withdrawn_by_incident(clip_id)
+            leaking = self.open_incident(clip_id, quarantined=False)
+        if leaking is not None:
+            return (
+                f"Clip {clip_id} has a privacy incident ({leaking}) whose leaking versions are not all in "
+                "quarantine yet. Finish that with `ego-assets incident list`."
+            )
+        if withdrawn:
             reason = _because(clip.withdrawn_reason)
             return f"Clip {clip_id} was withdrawn{reason}. It is not processed any further."
         if clip.duplicate_of:
@@ -1049,6 +1164,37 @@ class Database:
             )
         return None
 
+    def is_withdrawn_by_incident(self, clip_id: str) -> bool:
+        """Whether an unresolved incident, and nothing else, keeps the clip out of deliveries.
+
+        Such a clip is processed, because its leaking layers must be made anew. A clip that somebody withdrew
+        for another reason is not.
+
+        Raises:
+            UnknownClip: It is not registered.
+        """
+        with self.read_session():
+            clip = self.clip(clip_id)
+            by_incident = clip.withdrawn and clip.withdrawn_reason.startswith(INCIDENT_WITHDRAWAL)
+            return by_incident and self.open_incident(clip_id) is not None
+
+    def open_incident(self, clip_id: str, *, quarantined: bool | None = None) -> int | None:
+        """Number of the clip's oldest incident that is not resolved, or ``None``.
+
+        Args:
+            clip_id: The clip.
+            quarantined: Only one whose leaking versions are in quarantine, or only one where that is not done.
+        """
+        query = select(func.min(IncidentRow.id)).where(
+            IncidentRow.clip_id == clip_id, IncidentRow.resolved_at.is_(None)
+        )
+        if quarantined is not None:
+            done = IncidentRow.quarantined_at.is_not(None)
+            query = query.where(done if quarantined else ~done)
+        with self.read_session() as session:
+            found: int | None = session.scalar(query)
+            return found
+
     # --- reviews --------------------------------------------------------------------------------------
 
     def add_review_item(
@@ -1071,7 +1217,7 @@ class Database:
         Raises:
             UnknownClip: The clip is not registered.
         """
-        with self._write() as session:
+        with self.write_session() as session:
             clip = self._clip_row(session, clip_id)
             item = session.scalars(
                 select(ReviewRow).where(
@@ -1089,15 +1235,15 @@ class Database:
                     risk=risk,
                     status=ReviewStatus.OPEN,
                     resolution="",
-                    created_at=_now(),
+                    created_at=utc_now(),
                     resolved_by="",
                 )
                 session.add(item)
             elif risk is ReviewRisk.HIGH:
                 item.risk = risk
             item.reason, item.details = reason, dict(details or {})
-            clip.needs_review, clip.needs_review_reason, clip.updated_at = True, reason, _now()
             session.flush()
+            self._mark_clip(session, clip)
             return item.id
 
     def review_items(
@@ -1109,8 +1255,8 @@ class Database:
             query = query.where(ReviewRow.status == ReviewStatus(status))
         if clip_id is not None:
             query = query.where(ReviewRow.clip_id == clip_id)
-        with self._read() as session:
-            return [_record(ReviewItem, row) for row in session.scalars(_fresh(query))]
+        with self.read_session() as session:
+            return [record_of(ReviewItem, row) for row in session.scalars(_fresh(query))]
 
     def resolve_review_item(self, item_id: int, *, resolution: str, actor: str) -> ReviewItem:
         """Close an item; the clip's ``needs_review`` is cleared when no other one is open.
@@ -1118,7 +1264,7 @@ class Database:
         Raises:
             ReviewItemError: There is no such item, or it is resolved already.
         """
-        with self._write() as session:
+        with self.write_session() as session:
             item = session.get(ReviewRow, item_id, populate_existing=True)
             if item is None:
                 raise ReviewItemError(
@@ -1132,14 +1278,14 @@ class Database:
                     "A resolution is not changed afterwards."
                 )
             self._resolve(session, [item], resolution=resolution, actor=actor)
-            return _record(ReviewItem, item)
+            return record_of(ReviewItem, item)
 
     def close_layer_reviews(self, clip_id: str, layer: str) -> int:
         """Resolve the open items that said the layer or its gates had failed, because now it passed.
 
         Items about personal data stay open: only a person resolves those. Returns the number resolved.
         """
-        with self._write() as session:
+        with self.write_session() as session:
             self._clip_row(session, clip_id)
             items = session.scalars(
                 select(ReviewRow).where(
@@ -1153,23 +1299,29 @@ class Database:
             return len(items)
 
     def _resolve(self, session: Session, items: Sequence[ReviewRow], *, resolution: str, actor: str) -> None:
-        now = _now()
         for item in items:
             item.status, item.resolution = ReviewStatus.RESOLVED, resolution
-            item.resolved_at, item.resolved_by = now, actor
+            item.resolved_at, item.resolved_by = utc_now(), actor
         session.flush()
         for clip_id in {item.clip_id for item in items}:
-            newest_open = session.scalars(
-                select(ReviewRow)
-                .where(ReviewRow.clip_id == clip_id, ReviewRow.status == ReviewStatus.OPEN)
-                .order_by(ReviewRow.id.desc())
-                .limit(1)
-            ).first()
-            clip = self._clip_row(session, clip_id)
-            clip.needs_review = newest_open is not None
-            clip.needs_review_reason = newest_open.reason if newest_open is not None else ""
-            clip.updated_at = now
+            self._mark_clip(session, self._clip_row(session, clip_id))
         session.flush()
+
+    def _mark_clip(self, session: Session, clip: ClipRow) -> None:
+        """Derive ``needs_review``: every clip has a random audit, which is no reason to worry about this one."""
+        newest_open = session.scalars(
+            select(ReviewRow)
+            .where(
+                ReviewRow.clip_id == clip.clip_id,
+                ReviewRow.status == ReviewStatus.OPEN,
+                or_(ReviewRow.kind != ReviewKind.RANDOM_AUDIT, ReviewRow.risk == ReviewRisk.HIGH),
+            )
+            .order_by(ReviewRow.id.desc())
+            .limit(1)
+        ).first()
+        clip.needs_review = newest_open is not None
+        clip.needs_review_reason = newest_open.reason if newest_open is not None else ""
+        clip.updated_at = utc_now()
 
     # --- audit ----------------------------------------------------------------------------------------
 
@@ -1190,10 +1342,10 @@ class Database:
         """
         if not actor or not action:
             raise ValueError(f"audit: expected an actor and an action, got {actor!r} and {action!r}")
-        with self._write() as session:
+        with self.write_session() as session:
             session.add(
                 AuditRow(
-                    at=_now(),
+                    at=utc_now(),
                     actor=actor,
                     action=action,
                     purpose=str(purpose),
@@ -1209,8 +1361,8 @@ class Database:
         query = select(AuditRow).order_by(AuditRow.id)
         if clip_id is not None:
             query = query.where(AuditRow.clip_id == clip_id)
-        with self._read() as session:
-            return [_record(AuditEntry, row) for row in session.scalars(query)]
+        with self.read_session() as session:
+            return [record_of(AuditEntry, row) for row in session.scalars(query)]
 
     # --- deliveries -----------------------------------------------------------------------------------
 
@@ -1240,7 +1392,7 @@ class Database:
             DeliveryExists: The version exists with other content.
             UnknownClip: A clip is not registered.
         """
-        with self._write() as session:
+        with self.write_session() as session:
             if not self.is_sqlite:
                 session.execute(select(func.pg_advisory_xact_lock(_lock_number(name))))
             row = session.scalars(
@@ -1261,13 +1413,13 @@ class Database:
                 definition=dict(definition),
                 clip_count=len(clips),
                 bytes=int(bytes),
-                created_at=_now(),
+                created_at=utc_now(),
             )
             session.add(row)
             session.flush()
             for clip_id, versions in sorted(clips.items()):
                 clip = self._clip_row(session, clip_id)
-                clip.processing_status, clip.updated_at = ProcessingStatus.DELIVERED, _now()
+                clip.processing_status, clip.updated_at = ProcessingStatus.DELIVERED, utc_now()
                 session.add(
                     DeliveryClipRow(delivery_id=row.id, clip_id=clip_id, data_versions=dict(versions))
                 )
@@ -1276,9 +1428,9 @@ class Database:
 
     def deliveries(self) -> list[Delivery]:
         """All deliveries, oldest first."""
-        with self._read() as session:
+        with self.read_session() as session:
             return [
-                _record(Delivery, row)
+                record_of(Delivery, row)
                 for row in session.scalars(select(DeliveryRow).order_by(DeliveryRow.id))
             ]
 
@@ -1289,8 +1441,8 @@ class Database:
             .where(DeliveryClipRow.delivery_id == delivery_id)
             .order_by(DeliveryClipRow.clip_id)
         )
-        with self._read() as session:
-            return [_record(DeliveryClip, row) for row in session.scalars(query)]
+        with self.read_session() as session:
+            return [record_of(DeliveryClip, row) for row in session.scalars(query)]
 
     def _upsert(self, session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows, replacing those with the same primary key."""
@@ -1352,12 +1504,13 @@ def _is_missing_table(error: DBAPIError) -> bool:
     return getattr(error.orig, "pgcode", None) == "42P01"
 
 
-def _record(kind: type[RecordT], row: Base) -> RecordT:
+def record_of(kind: type[RecordT], row: Base) -> RecordT:
+    """The row as the dataclass that callers get."""
     return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def _maybe(kind: type[RecordT], row: Base | None) -> RecordT | None:
-    return None if row is None else _record(kind, row)
+    return None if row is None else record_of(kind, row)
 
 
 def _fresh(query: Any) -> Any:
@@ -1457,7 +1610,8 @@ def _lock_number(name: str) -> int:
     return uuid.uuid5(uuid.NAMESPACE_OID, name).int >> 66
 
 
-def _now() -> dt.datetime:
+def utc_now() -> dt.datetime:
+    """This moment, with its time zone."""
     return dt.datetime.now(dt.UTC)
 
 

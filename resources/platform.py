@@ -35,11 +35,12 @@ def open_database(url: str) -> "Database":
 class ProfileModels:
     """Hands out the backends of one profile; a model is loaded at its first use."""
 
-    def __init__(self, profile: "Profile") -> None:
+    def __init__(self, profile: "Profile", *, models_dir: Path | None = None) -> None:
         self.profile = profile
+        self._models_dir = models_dir
 
-    def detector(self, task: str) -> "RegionDetector":
-        """The detection backend of the task.
+    def detector(self, task: str, *, leak_check: bool = False) -> "RegionDetector":
+        """The detection backend of the task; with ``leak_check`` the one that examines the finished video.
 
         Raises:
             ConfigurationError: The profile names none.
@@ -47,7 +48,7 @@ class ProfileModels:
         """
         from resources.profiles import build_detector
 
-        return build_detector(self.profile, task)
+        return build_detector(self.profile, task, models_dir=self._models_dir, leak_check=leak_check)
 
     def settings(self, tasks: Iterable[str]) -> dict[str, Mapping[str, Any]]:
         """The profile's settings of the tasks, for the records."""
@@ -55,11 +56,16 @@ class ProfileModels:
 
 
 @lru_cache(maxsize=8)
-def open_models(profile: str) -> ProfileModels:
-    """The backends of a profile."""
+def open_models(profile: str, models_dir: Path | None = None) -> ProfileModels:
+    """The backends of a profile.
+
+    Args:
+        profile: Profile name or path of a profile file.
+        models_dir: Folder of the weights that ship in no package.
+    """
     from resources.profiles import load_profile
 
-    return ProfileModels(load_profile(profile))
+    return ProfileModels(load_profile(profile), models_dir=models_dir)
 
 
 class DatabaseResource(ConfigurableResource):  # type: ignore[type-arg]
@@ -107,10 +113,11 @@ class ModelsResource(ConfigurableResource):  # type: ignore[type-arg]
     """The backends of the active profile."""
 
     profile: str = Field(description="Profile name or path of a profile file.")
+    models_dir: str = Field(description="Folder of the weights that ship in no package.")
 
     def get(self) -> ProfileModels:
         """The backends, loaded at first use."""
-        return open_models(self.profile)
+        return open_models(self.profile, Path(self.models_dir))
 
 
 def build_resources(settings: "Settings") -> dict[str, Any]:
@@ -121,5 +128,5 @@ def build_resources(settings: "Settings") -> dict[str, Any]:
         "database": database,
         "store": StoreResource(root=settings.store),
         "vault": VaultResource(root=str(settings.vault), database=database),
-        "models": ModelsResource(profile=settings.profile),
+        "models": ModelsResource(profile=settings.profile, models_dir=str(settings.models)),
     }

@@ -7,6 +7,9 @@ Layout below the root::
     .staging/...                            versions that are being made (local roots only)
 
 A process that is killed at any instant leaves the previous version readable and at worst an unused folder.
+
+Versions are never removed, with one exception: what shows personal data. :meth:`ArtifactStore.revoke` takes the
+pointer away, and :meth:`ArtifactStore.move_version` the files.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class ArtifactStore:
             ValueError: ``clip_id`` is no UUID or ``layer`` no name in lower-case letters and underscores.
         """
         key = _layer_key(clip_id, layer)
-        folder = self._files.new_staging_folder()
+        folder = self._files.new_staging_folder(clip_id)
         try:
             yield StagedLayer(clip_id=clip_id, layer=layer, folder=folder, publish=self._publish, key=key)
         finally:
@@ -190,6 +193,70 @@ class ArtifactStore:
                     f"{entry.name} of layer {document.layer} of clip {document.clip_id} is damaged: expected "
                     f"sha256 {entry.sha256}, found {actual}. {_remedy(document.clip_id, document.layer)}"
                 )
+
+    # --- what must not be readable any more -----------------------------------------------------------
+
+    def revoke(self, clip_id: str, layer: str) -> bool:
+        """Take the pointer away, so that the layer has no current version; returns whether there was one.
+
+        The versions stay where they are until :meth:`move_version` or :meth:`discard` takes them.
+        """
+        return self._files.remove(f"{_layer_key(clip_id, layer)}/{POINTER}")
+
+    def version_ids(self, clip_id: str, layer: str) -> list[str]:
+        """Names of all version folders of a layer, the current one and those that are named no longer."""
+        return self._files.versions(_layer_key(clip_id, layer))
+
+    def move_version(
+        self, clip_id: str, layer: str, version_id: str, *, take: Callable[[Path], None]
+    ) -> None:
+        """Take one version out of the store; it is gone from there when this returns.
+
+        Args:
+            clip_id: The clip.
+            layer: The layer.
+            version_id: The version, which no pointer may name any more.
+            take: Called with a local folder of all its files, which it must have taken into its keeping when it
+                returns. For a remote store that folder is a complete download, sizes compared.
+
+        Raises:
+            ValueError: The version is the current one.
+            TransientError: A download is incomplete; the version is still there.
+        """
+        self._require_not_current(clip_id, layer, version_id)
+        self._files.move_out(f"{_layer_key(clip_id, layer)}/{_checked_name(version_id)}", take)
+
+    def discard(self, document: ArtifactDocument) -> None:
+        """Remove a version that was published and must not be: its pointer first, then its files."""
+        current = self._readable(document.clip_id, document.layer)
+        if current is None or current.version_id == document.version_id:
+            self.revoke(document.clip_id, document.layer)
+        self._files.move_out(_version_key(document), lambda folder: None)
+
+    def discard_staging(self, clip_id: str) -> int:
+        """Remove what is being made of a clip at the moment, on this machine; returns the number of folders.
+
+        Who is making it fails at its next file and starts anew.
+        """
+        found = [path for path in self._files.staging_folders() if _staged_clip(path) == clip_id]
+        for folder in found:
+            _remove(folder)
+        return len(found)
+
+    def _require_not_current(self, clip_id: str, layer: str, version_id: str) -> None:
+        current = self._readable(clip_id, layer)
+        if current is not None and current.version_id == version_id:
+            raise ValueError(
+                f"version {version_id} of layer {layer} of clip {clip_id} is the current one: revoke it first"
+            )
+
+    def _readable(self, clip_id: str, layer: str) -> ArtifactDocument | None:
+        try:
+            return self.document(clip_id, layer)
+        except ArtifactCorrupted:
+            return None
+
+    # --- housekeeping ---------------------------------------------------------------------------------
 
     def clean_staging(self, *, older_than_s: float = ABANDONED_S) -> int:
         """Remove what killed processes left behind.
@@ -323,7 +390,7 @@ class _Files(Protocol):
     @property
     def local_root(self) -> Path | None: ...
 
-    def new_staging_folder(self) -> Path: ...
+    def new_staging_folder(self, clip_id: str) -> Path: ...
 
     def staging_folders(self) -> list[Path]: ...
 
@@ -332,6 +399,12 @@ class _Files(Protocol):
     def replace(self, key: str, content: bytes) -> None: ...
 
     def read(self, key: str) -> bytes | None: ...
+
+    def remove(self, key: str) -> bool: ...
+
+    def versions(self, key: str) -> list[str]: ...
+
+    def move_out(self, key: str, take: Callable[[Path], None]) -> None: ...
 
     def open(self, key: str) -> BinaryIO: ...
 
@@ -352,8 +425,8 @@ class _LocalFiles:
     def local_root(self) -> Path | None:
         return self._root
 
-    def new_staging_folder(self) -> Path:
-        folder = self._root / STAGING / uuid.uuid4().hex
+    def new_staging_folder(self, clip_id: str) -> Path:
+        folder = self._root / STAGING / f"{clip_id}.{uuid.uuid4().hex}"
         folder.mkdir(parents=True)
         return folder
 
@@ -402,6 +475,31 @@ class _LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def remove(self, key: str) -> bool:
+        try:
+            (self._root / key).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        _fsync((self._root / key).parent)
+        return True
+
+    def versions(self, key: str) -> list[str]:
+        try:
+            found = list((self._root / key).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(path.name for path in found if path.name != POINTER)
+
+    def move_out(self, key: str, take: Callable[[Path], None]) -> None:
+        folder = self._root / key
+        if folder.exists():
+            take(folder)
+            _remove(folder)
+        if folder.exists():
+            raise OSError(f"{folder} cannot be removed")
+        if folder.parent.is_dir():
+            _fsync(folder.parent)
+
     def open(self, key: str) -> BinaryIO:
         return (self._root / key).open("rb")
 
@@ -440,8 +538,8 @@ class _RemoteFiles:
     def local_root(self) -> Path | None:
         return None
 
-    def new_staging_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix=_REMOTE_STAGING_PREFIX))
+    def new_staging_folder(self, clip_id: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f"{_REMOTE_STAGING_PREFIX}{clip_id}."))
 
     def staging_folders(self) -> list[Path]:
         found = sorted(Path(tempfile.gettempdir()).glob(f"{_REMOTE_STAGING_PREFIX}*"))
@@ -464,6 +562,40 @@ class _RemoteFiles:
                 return cast(bytes, self._fs.cat_file(self._path(key)))
             except FileNotFoundError:
                 return None
+
+    def remove(self, key: str) -> bool:
+        with _network_errors(self.uri(key)):
+            try:
+                self._fs.rm_file(self._path(key))
+            except FileNotFoundError:
+                return False
+            return True
+
+    def versions(self, key: str) -> list[str]:
+        return [name for name in self._names(self._path(key)) if name != POINTER]
+
+    def move_out(self, key: str, take: Callable[[Path], None]) -> None:
+        root = self._path(key)
+        with tempfile.TemporaryDirectory(prefix=f"{_REMOTE_STAGING_PREFIX}") as temporary:
+            with _network_errors(self.uri(key)):
+                found = self._fs.find(root, detail=True)
+                for path, described in found.items():
+                    target = Path(temporary) / "version" / _checked_name(path[len(root) + 1 :])
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self._fs.get_file(path, str(target))
+                    if target.stat().st_size != described["size"]:
+                        raise TransientError(
+                            f"The download of {self._fs.unstrip_protocol(path)} is incomplete. Try again."
+                        )
+            if found:
+                take(Path(temporary) / "version")
+            with _network_errors(self.uri(key)):
+                for path in found:
+                    self._fs.rm_file(path)
+                # File systems that have folders keep an empty one.
+                with contextlib.suppress(FileNotFoundError, NotImplementedError):
+                    if self._fs.isdir(root):
+                        self._fs.rm(root, recursive=True)
 
     def open(self, key: str) -> BinaryIO:
         with _network_errors(self.uri(key)):
@@ -501,6 +633,11 @@ class _RemoteFiles:
 
 
 # --- helpers ------------------------------------------------------------------------------------------
+
+
+def _staged_clip(folder: Path) -> str:
+    """The clip that a staging folder belongs to; empty for a pointer that is being written."""
+    return folder.name.removeprefix(_REMOTE_STAGING_PREFIX).rpartition(".")[0]
 
 
 def _local_path_of(root: str) -> Path | None:

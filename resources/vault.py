@@ -7,20 +7,24 @@ Layout below the root, folders with mode 0700 and files with 0600::
     originals/{clip_id}/sidecar.json        the upload's sidecar, where it had one
     rejected/{date}/{name}                  uploads that could not be accepted
     rejected/{date}/{name}.reason.json      why
+    quarantine/{incident}/...               what leaked, until it is purged
 
-Opening an original takes a purpose and leaves a row in the audit log first. Nothing is ever deleted: an upload
-is removed from its folder only when its content, digest compared, is on the vault's disk.
+Opening an original takes a purpose and leaves a row in the audit log first. No upload is ever deleted: it is
+removed from its folder only when its content, digest compared, is on the vault's disk. What is purged is the
+quarantine of an incident, once everything in it was made anew.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import unicodedata
 import uuid
@@ -36,6 +40,7 @@ from resources.database import Database
 
 ORIGINALS = "originals"
 REJECTED = "rejected"
+QUARANTINE = "quarantine"
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
@@ -378,6 +383,15 @@ class Vault:
         )
         return target if moves else reason_path
 
+    # --- quarantine -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def quarantine(self, incident_id: int) -> Iterator[Quarantine]:
+        """The quarantine of one incident; other processes wait until the ``with`` ends."""
+        root = self._folder(QUARANTINE)
+        with _exclusive(root):
+            yield Quarantine(root / str(int(incident_id)), make_folder=self._folder)
+
     def _folder(self, *parts: str) -> Path:
         """A folder of the vault, made where it does not exist."""
         self._root.mkdir(parents=True, exist_ok=True)
@@ -390,6 +404,72 @@ class Vault:
                 folder.mkdir(mode=_FOLDER_MODE)
                 _fsync(folder.parent)
         return folder
+
+
+class Quarantine:
+    """Where the leaking files of one incident lie until they are purged.
+
+    Args:
+        root: Its folder.
+        make_folder: Makes a folder of the vault from its parts.
+    """
+
+    def __init__(self, root: Path, *, make_folder: Callable[..., Path]) -> None:
+        self._root = root
+        self._make_folder = make_folder
+
+    def take(self, source: Path, *parts: str) -> None:
+        """Move a file or a folder with everything in it to ``parts`` below the quarantine.
+
+        What is there already under that name stays beside it. When this returns, ``source`` is gone; a call
+        that was killed leaves it where it was or completes when it is made again.
+
+        Raises:
+            VaultError: The copy differs; the source is left where it is.
+        """
+        folder = self._make_folder(QUARANTINE, self._root.name, *parts[:-1])
+        target, number = folder / parts[-1], 1
+        while os.path.lexists(target):
+            number += 1
+            target = folder / f"{parts[-1]}-{number}"
+        try:
+            source.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy_tree(source, target)
+            shutil.rmtree(source) if source.is_dir() else source.unlink()
+        _restrict(target)
+        _fsync(folder)
+        if source.parent.is_dir():
+            _fsync(source.parent)
+
+    def names(self) -> list[str]:
+        """Everything that lies in it, as relative paths."""
+        return sorted(
+            path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file()
+        )
+
+    def restrict(self) -> None:
+        """Give everything in it the modes of the vault, also what a killed process had moved only."""
+        if self._root.is_dir():
+            _restrict(self._root)
+
+    def purge(self) -> int:
+        """Remove everything in it for good; returns the number of files.
+
+        Raises:
+            VaultError: Something is left.
+        """
+        count = len(self.names())
+        shutil.rmtree(self._root, ignore_errors=True)
+        if self._root.exists():
+            raise VaultError(
+                f"The quarantine {self._root.name} cannot be removed from the vault. Check its permissions."
+            )
+        if self._root.parent.is_dir():
+            _fsync(self._root.parent)
+        return count
 
 
 class _Original(io.BufferedReader):
@@ -487,6 +567,31 @@ def _move(source: Path, target: Path) -> None:
         _require_unchanged(source, status)
         source.unlink()
     _fsync(target.parent)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy a file or folder from another file system, contents compared, complete or not at all."""
+    temporary = target.with_name(f".incoming-{uuid.uuid4().hex}")
+    try:
+        for path in (source, *source.rglob("*")):
+            made = temporary / path.relative_to(source)
+            if path.is_dir():
+                made.mkdir(mode=_FOLDER_MODE)
+            elif _copy(path, made) != _sha256(made):
+                raise VaultError(f"The copy of {path.name!r} in the vault differs; check the vault's disk.")
+        temporary.rename(target)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _restrict(path: Path) -> None:
+    """Folders 0700 and files 0600, from the top down."""
+    for item in (path, *path.rglob("*")):
+        if not item.is_symlink():
+            item.chmod(_FOLDER_MODE if item.is_dir() else _FILE_MODE)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

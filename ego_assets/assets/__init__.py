@@ -5,8 +5,10 @@ from ego_assets.assets import clip_package, manifest
 from ego_assets.assets import clip_quality as clip_quality_asset
 from ego_assets.assets import frames as frames_asset
 from ego_assets.assets import raw_clip as raw_clip_asset
+from ego_assets.assets.collection_checks import incidents_resolved
 from ego_assets.assets.dataset_manifest import dataset_manifest
 from ego_assets.assets.quality_summary import quality_summary
+from ego_assets.assets.recall_check import collection_recall_check, delivery_recall_check
 
 #: The layers up to the first picture that may be shown.
 PRIVACY_CHAIN = tuple(
@@ -28,3 +30,6 @@ LAYERS = (
 
 #: Assets over the whole collection, not partitioned.
 COLLECTION_ASSETS = (quality_summary, dataset_manifest)
+
+#: Checks over the whole collection.
+COLLECTION_CHECKS = (incidents_resolved, delivery_recall_check, collection_recall_check)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
 
 from ego_assets.execution import ClipWork, LayerDraft, ReviewRequest
 from ego_assets.gates.blurred_video import (
@@ -15,21 +16,43 @@ from ego_assets.gates.blurred_video import (
     judge_privacy,
 )
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
-from ego_assets.schema.gates import GateOutcome
+from ego_assets.schema.corrections import Correction, corrections_version
+from ego_assets.schema.gates import GateOutcome, GateResult
 from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
-from ego_assets.schema.vocabulary import PrivacyStatus, ReviewKind, ReviewRisk, VaultPurpose
+from ego_assets.schema.vocabulary import LocationType, PrivacyStatus, ReviewKind, ReviewRisk, VaultPurpose
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from ego_assets.privacy.config import PrivacyConfig
+    from ego_assets.privacy.deidentify import PrivacyResult
     from ego_assets.privacy.report import PiiReport
     from ego_assets.schema.detections import RegionDetector
+    from ego_assets.schema.timeline import Timeline
     from ego_assets.settings import EnrichmentSettings
     from resources.storage import StagedLayer
 
 #: Kinds of regions that every profile must be able to find; a profile without one fails, it never skips.
 REQUIRED_TASKS = ("faces", "text")
+
+#: Places in which no vehicles are expected, unless the activity names one.
+INDOORS = frozenset({LocationType.KITCHEN, LocationType.OFFICE, LocationType.WORKSHOP})
+
+#: Parts of words in an activity that let number plates be expected anywhere.
+VEHICLE_WORDS = (
+    "car",
+    "driv",
+    "vehicle",
+    "park",
+    "street",
+    "traffic",
+    "road",
+    "bike",
+    "bicycl",
+    "truck",
+    "garage",
+)
 
 #: Gates whose warning puts the clip in the review queue.
 REVIEWED_GATES = {
@@ -47,15 +70,16 @@ SPEC = LayerSpec(
     name=PRIVACY_LAYER,
     group="privacy",
     description=(
-        "Finds faces and text, tracks them and blurs them, at the original's size and time stamps; drops "
-        "audio, location and every other stream. Also writes the proxy that all later layers read. What "
-        "fails its gate is never published."
+        "Finds faces, text, screens and plates, tracks them and redacts them, at the original's size and time "
+        "stamps; drops sound, location and every other stream. The finished video is examined again. Also writes "
+        "the proxy that all later layers read. What fails a blocking gate is never published."
     ),
     stage=2,
     inputs=("raw_clip", "clip_quality"),
     gates=GATES,
     essential=True,
     reads_original=True,
+    follows_corrections=True,
     runs_when_held=True,
     publish_when_blocked=False,
     retry=RetryPolicySpec(max_retries=2, delay_s=5.0),
@@ -66,11 +90,30 @@ SPEC = LayerSpec(
 
 def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Run the privacy pass with the detectors of the profile."""
-    detectors = {task: work.models.detector(task) for task in REQUIRED_TASKS}
-    return render(work, staged, detectors=detectors)
+    tasks = (
+        *REQUIRED_TASKS,
+        *(("plates",) if plates_expected(work.clip, work.platform_settings.plates) else ()),
+    )
+    detectors = {task: work.models.detector(task) for task in tasks}
+    checking = {task: work.models.detector(task, leak_check=True) for task in tasks}
+    return render(work, staged, detectors=detectors, leak_detectors=checking)
 
 
-def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, RegionDetector]) -> LayerDraft:
+def plates_expected(clip: Clip, setting: Literal["auto", "always", "never"]) -> bool:
+    """Whether number plates are looked for; where the clip does not say where it was recorded, they are."""
+    if setting != "auto":
+        return setting == "always"
+    activity = clip.activity_category.lower()
+    return clip.location_type not in INDOORS or any(word in activity for word in VEHICLE_WORDS)
+
+
+def render(
+    work: ClipWork,
+    staged: StagedLayer,
+    *,
+    detectors: Mapping[str, RegionDetector],
+    leak_detectors: Mapping[str, RegionDetector],
+) -> LayerDraft:
     """Render the de-identified video with these detectors, and judge the result.
 
     Without any detector the owner of the footage has declared it to be de-identified already.
@@ -85,7 +128,8 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
 
     work.input("raw_clip")
     work.input("clip_quality")
-    config = PrivacyConfig()
+    settings = work.platform_settings
+    config = PrivacyConfig(method=settings.redaction, audio=settings.audio)
     video, proxy = staged.path("video.mp4"), staged.path("proxy.mp4")
     with work.open_original(VaultPurpose.DEIDENTIFY) as original:
         found = probe(original, name=work.clip.source_name)
@@ -97,8 +141,10 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
             video_path=video,
             proxy_path=proxy,
             detectors=detectors,
+            leak_detectors=leak_detectors,
             config=config,
             detector_settings=work.models.settings(detectors),
+            corrections=work.corrections,
             already_deidentified=not detectors,
             progress=work.progress,
         )
@@ -107,17 +153,7 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
     tracks = tracks_table(result.tracks, result.timeline.timestamps_ns)
     pyarrow.parquet.write_table(tracks, staged.path("tracks.parquet"))
     staged.path("contact_sheet.jpg").write_bytes(result.contact_sheet)
-    faces = report.kinds.get("faces")
-    verdicts = judge_privacy(
-        original=VideoFacts(timestamps_ns=result.timeline.timestamps_ns),
-        video=_facts(video),
-        proxy=_facts(proxy),
-        face_detections=faces.detections if faces else 0,
-        face_frames_analysed=faces.examined_frames if faces else 0,
-        low_confidence_frames=len(report.low_confidence_frames),
-        # A repeated time stamp cannot be stored twice: each repetition moves by one tick.
-        tick_ns=round(1e9 * timeline.time_base),
-    )
+    verdicts = judge(result, original=timeline, video=video, proxy=proxy, config=config)
     counts = {
         f"{kind}_{what}": getattr(findings, what)
         for kind, findings in report.kinds.items()
@@ -134,13 +170,20 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
         },
         resolution=result.proxy_size,
         clip_updates={"privacy_status": PrivacyStatus.BLURRED},
-        reviews=[
-            ReviewRequest(kind=kind, risk=_risk(kind, report), reason=verdict.message)
-            for verdict in verdicts
-            if (kind := REVIEWED_GATES.get(verdict.spec.name)) and verdict.outcome is GateOutcome.WARNED
-        ],
+        reviews=_reviews(verdicts, result, work.clip, work.corrections),
         metadata={
             **counts,
+            **{
+                f"{kind}_per_minute": findings.detections_per_minute
+                for kind, findings in report.kinds.items()
+            },
+            "low_confidence_frames": len(report.low_confidence_frames),
+            "detectors": {
+                kind: {**asdict(findings.detector), "settings": dict(findings.settings)}
+                for kind, findings in report.kinds.items()
+            },
+            "leaks_repaired": len(result.leak_check.found) if result.leak_check else 0,
+            "corrections": dict(report.corrections),
             "redacted_share": report.redacted_share,
             "removed_streams": [f"{stream.kind} {stream.codec}" for stream in report.removed_streams],
             "removed_metadata": [k for k in report.removed_metadata_keys if k not in NEUTRAL_METADATA_KEYS],
@@ -149,11 +192,85 @@ def render(work: ClipWork, staged: StagedLayer, *, detectors: Mapping[str, Regio
     )
 
 
+def _reviews(
+    verdicts: Sequence[GateResult], result: PrivacyResult, clip: Clip, corrections: Sequence[Correction]
+) -> list[ReviewRequest]:
+    """What people are asked to look at: what gates warned of, leaks that remain, and the random sample."""
+    from ego_assets.privacy.sampling import audit_sample
+
+    requests = [
+        ReviewRequest(
+            kind=kind,
+            risk=_risk(kind, result.report),
+            reason=verdict.message,
+            details={"frames": list(result.report.low_confidence_frames)},
+        )
+        for verdict in verdicts
+        if (kind := REVIEWED_GATES.get(verdict.spec.name)) and verdict.outcome is GateOutcome.WARNED
+    ]
+    if result.leak_check is not None and result.leak_check.remaining:
+        leaks = result.leak_check.remaining
+        requests.append(
+            ReviewRequest(
+                kind=ReviewKind.PII_LEAK,
+                risk=ReviewRisk.HIGH,
+                reason=f"{len(leaks)} region(s) of the finished video are in the clear.",
+                details={
+                    "frames": sorted({leak.frame_index for leak in leaks}),
+                    "leaks": [leak.to_dict() for leak in leaks],
+                },
+            )
+        )
+        return requests
+    # A corrected rendering is audited on other frames: those that were corrected would flatter it.
+    salt = corrections_version(corrections) if corrections else ""
+    frames = audit_sample(clip.clip_id, result.timeline.frame_count, salt=salt).tolist()
+    requests.append(
+        ReviewRequest(
+            kind=ReviewKind.RANDOM_AUDIT,
+            risk=ReviewRisk.NORMAL,
+            reason=f"Random sample: {len(frames)} frame(s) to look at for what was missed.",
+            details={"frames": frames},
+        )
+    )
+    return requests
+
+
 def _risk(kind: ReviewKind, report: PiiReport) -> ReviewRisk:
     """Whether the clip may be delivered while the review is open."""
     examined = max((findings.examined_frames for findings in report.kinds.values()), default=0)
     few = len(report.low_confidence_frames) <= HIGH_RISK_LOW_CONFIDENCE_SHARE * examined
     return ReviewRisk.NORMAL if kind is ReviewKind.PII_LOW_CONFIDENCE and few else ReviewRisk.HIGH
+
+
+def judge(
+    result: PrivacyResult, *, original: Timeline, video: Path, proxy: Path | None, config: PrivacyConfig
+) -> list[GateResult]:
+    """Verdicts on what a privacy pass has written.
+
+    Args:
+        result: The pass.
+        original: Time line of the original.
+        video: The video that was written.
+        proxy: Its proxy, where one was asked for.
+        config: Settings of the pass.
+    """
+    faces = result.report.kinds.get("faces")
+    check = result.leak_check
+    return judge_privacy(
+        original=VideoFacts(timestamps_ns=result.timeline.timestamps_ns),
+        video=_facts(video),
+        proxy=_facts(proxy) if proxy is not None else None,
+        face_detections=faces.detections if faces else 0,
+        face_frames_analysed=faces.examined_frames if faces else 0,
+        low_confidence_frames=len(result.report.low_confidence_frames),
+        leak_checked_frames=check.examined_frames if check else None,
+        leaks_repaired=len(check.found) if check else 0,
+        leaks_remaining=len(check.remaining) if check else 0,
+        audio_kept=config.audio == "keep",
+        # A repeated time stamp cannot be stored twice: each repetition moves by one tick.
+        tick_ns=round(1e9 * original.time_base),
+    )
 
 
 def _facts(rendered: Path) -> VideoFacts:

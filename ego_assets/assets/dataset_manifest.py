@@ -9,6 +9,7 @@ from dagster import AssetExecutionContext, AssetKey, MaterializeResult, Metadata
 from ego_assets.assets.clip_package import package_name
 from ego_assets.delivering import DELIVERY_NAME, select_clips
 from ego_assets.disk import require_space
+from ego_assets.schema.clip import PRIVACY_LAYER
 
 
 @asset(
@@ -24,7 +25,9 @@ from ego_assets.disk import require_space
 )
 def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
     """Write the next version of the delivery, unless nothing changed."""
+    from ego_assets.delivery.card import dataset_card
     from ego_assets.delivery.dataset import PackagedClip, write_delivery
+    from ego_assets.reviewing import recall_of
 
     settings, database = context.resources.settings, context.resources.database.get()
     store = context.resources.store.get()
@@ -49,7 +52,15 @@ def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
     recorded = {made.version for made in database.deliveries() if made.name == DELIVERY_NAME}
     root = settings.deliveries / DELIVERY_NAME
     fits = partial(require_space, root, reserve_bytes=settings.free_disk_reserve_bytes, what="The delivery")
-    delivery = write_delivery(root, packaged, recorded_versions=recorded, require_space=fits)
+    renderings = {entry.clip.clip_id: entry.data_versions.get(PRIVACY_LAYER, "") for entry in selection.clips}
+    recall = recall_of(renderings, database)
+    delivery = write_delivery(
+        root,
+        packaged,
+        recorded_versions=recorded,
+        require_space=fits,
+        card=partial(dataset_card, measured_recall=recall),
+    )
     database.add_delivery(
         name=DELIVERY_NAME,
         version=delivery.version,

@@ -72,6 +72,7 @@ def write_delivery(
     *,
     recorded_versions: Collection[str] = (),
     require_space: Callable[[int], None] = lambda needed_bytes: None,
+    card: Callable[[Sequence[Mapping[str, Any]]], str] = dataset_card,
     progress: ProgressCallback = ignore_progress,
 ) -> WrittenDelivery:
     """Write the next version of a delivery below ``root``, unless the newest one has the same content.
@@ -82,6 +83,7 @@ def write_delivery(
         recorded_versions: Versions that were written once, also where their folders are gone: no version is
             written twice.
         require_space: Raises when the bytes that will be written do not fit.
+        card: Makes the dataset card from the rows of the manifest.
         progress: Hears clips done and in total.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ def write_delivery(
     try:
         # The schedule and the command line may both want to write the next version.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _write_next(root, clips, recorded_versions, require_space, progress)
+        return _write_next(root, clips, recorded_versions, require_space, card, progress)
     finally:
         os.close(lock)
 
@@ -99,6 +101,7 @@ def _write_next(
     clips: Sequence[PackagedClip],
     recorded_versions: Collection[str],
     require_space: Callable[[int], None],
+    card: Callable[[Sequence[Mapping[str, Any]]], str],
     progress: ProgressCallback,
 ) -> WrittenDelivery:
     """As :func:`write_delivery`, alone on the folder."""
@@ -131,7 +134,7 @@ def _write_next(
         with (staged / "manifest.parquet").open("wb") as out:
             write_manifest(out, rows)
         (staged / "egodata.py").write_bytes(sdk_source())
-        (staged / "README.md").write_text(dataset_card(rows))
+        (staged / "README.md").write_text(card(rows))
         content = {
             "format": 1,
             "version": final.name,

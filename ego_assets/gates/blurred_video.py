@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,21 @@ DEIDENTIFIED = GateSpec(
     name="deidentified",
     description=(
         "The blurred video and the proxy have the original's frames at the original's times, one video "
-        "stream and nothing else, and no metadata."
+        "stream and nothing else (the video its sound where the settings keep it), and no metadata."
     ),
     blocking=True,
     source="collection guide, step 3",
+)
+NO_LEAK = GateSpec(
+    name="no_leak",
+    description=(
+        "The finished video was examined again, on other frames and at another scale than the first pass: no "
+        "face and no plate is left in the clear."
+    ),
+    threshold=0,
+    unit="faces and plates in the clear",
+    blocking=True,
+    source="collection guide, step 3 and pitfalls: privacy",
 )
 PII_DENSITY = GateSpec(
     name="pii_density",
@@ -40,7 +52,7 @@ LOW_CONFIDENCE = GateSpec(
 HIGH_RISK_LOW_CONFIDENCE_SHARE = 0.05
 
 #: All gates of the layer, in the order in which they are judged.
-GATES = (DEIDENTIFIED, PII_DENSITY, LOW_CONFIDENCE)
+GATES = (DEIDENTIFIED, NO_LEAK, PII_DENSITY, LOW_CONFIDENCE)
 
 #: Entries that a muxer writes by itself and that say nothing about the recording.
 NEUTRAL_METADATA_KEYS = frozenset(
@@ -86,43 +98,54 @@ def judge_privacy(
     *,
     original: VideoFacts,
     video: VideoFacts,
-    proxy: VideoFacts,
+    proxy: VideoFacts | None,
     face_detections: int,
     face_frames_analysed: int,
     low_confidence_frames: int,
+    leak_checked_frames: int | None,
+    leaks_repaired: int,
+    leaks_remaining: int,
     tick_ns: int = 0,
+    audio_kept: bool = False,
 ) -> list[GateResult]:
     """Judge the privacy pass; one verdict per gate, in the order of :data:`GATES`.
 
     Args:
         original: The original, as decoded.
         video: The blurred video at full resolution.
-        proxy: The blurred proxy.
+        proxy: The blurred proxy; ``None`` where none was asked for.
         face_detections: Faces that the detector found, summed over the analysed frames.
         face_frames_analysed: Frames on which the face detector ran.
         low_confidence_frames: Frames with a detection of low confidence.
+        leak_checked_frames: Frames of the finished video that were examined again; ``None`` where nobody looked,
+            because the owner declared the clip to be de-identified already.
+        leaks_repaired: Leaks of the first rendering that the last one covers.
+        leaks_remaining: Leaks of the last rendering.
         tick_ns: Resolution of the original's time stamps, in nanoseconds.
+        audio_kept: Whether the settings keep the sound of the full-size video.
     """
     return [
-        _judge_deidentified(original, video, proxy, tick_ns),
+        _judge_deidentified(original, video, proxy, tick_ns, audio_kept),
+        _judge_leaks(leak_checked_frames, leaks_repaired, leaks_remaining),
         _judge_density(face_detections, face_frames_analysed),
         _judge_low_confidence(low_confidence_frames),
     ]
 
 
 def _judge_deidentified(
-    original: VideoFacts, video: VideoFacts, proxy: VideoFacts, tick_ns: int
+    original: VideoFacts, video: VideoFacts, proxy: VideoFacts | None, tick_ns: int, audio_kept: bool
 ) -> GateResult:
     problems = [
         f"{name}: {problem}"
-        for name, made in (("video", video), ("proxy", proxy))
-        for problem in _problems(original, made, tick_ns)
+        for name, made, allowed in (("video", video, {"video", "audio"}), ("proxy", proxy, {"video"}))
+        if made is not None
+        for problem in _problems(original, made, tick_ns, allowed if audio_kept else {"video"})
     ]
     frames = int(original.timestamps_ns.size)
     details: dict[str, object] = {
         "original_frames": frames,
         "video_frames": int(video.timestamps_ns.size),
-        "proxy_frames": int(proxy.timestamps_ns.size),
+        "proxy_frames": int(proxy.timestamps_ns.size) if proxy is not None else None,
         "problems": problems,
     }
     if problems:
@@ -131,11 +154,38 @@ def _judge_deidentified(
             value=None,
             **details,
         )
-    message = f"All {frames} frames kept their time stamps; sound, other streams and metadata are gone."
+    gone = (
+        "other streams and metadata are gone" if audio_kept else "sound, other streams and metadata are gone"
+    )
+    message = f"All {frames} frames kept their time stamps; {gone}."
     return DEIDENTIFIED.passed(message, value=None, **details)
 
 
-def _problems(original: VideoFacts, made: VideoFacts, tick_ns: int) -> list[str]:
+def _judge_leaks(checked_frames: int | None, repaired: int, remaining: int) -> GateResult:
+    if checked_frames is None:
+        return NO_LEAK.not_evaluated(
+            "The clip was declared to be de-identified already: nobody looked for what is left."
+        )
+    details: dict[str, object] = {"examined_frames": checked_frames, "repaired": repaired}
+    if remaining > NO_LEAK.limit:
+        return NO_LEAK.failed(
+            f"{remaining} face(s) or plate(s) are in the clear even after a second rendering with stricter "
+            "settings. The clip may not be used. Its review item names frames and boxes: record them with "
+            "`ego-assets review record`, and materialize blurred_video again.",
+            value=remaining,
+            **details,
+        )
+    seen = f"Nothing in the clear on {checked_frames} frames of the finished video"
+    return NO_LEAK.passed(
+        f"{seen}; {repaired} leak(s) of the first rendering were repaired." if repaired else f"{seen}.",
+        value=remaining,
+        **details,
+    )
+
+
+def _problems(
+    original: VideoFacts, made: VideoFacts, tick_ns: int, allowed_kinds: AbstractSet[str]
+) -> list[str]:
     found = []
     repeated = int(np.sum(np.diff(original.timestamps_ns) == 0))
     tolerance_ns = TIMESTAMP_TOLERANCE_NS + repeated * tick_ns
@@ -148,8 +198,9 @@ def _problems(original: VideoFacts, made: VideoFacts, tick_ns: int) -> list[str]
         worst_ns = int(np.max(np.abs(got - expected)))
         if worst_ns > tolerance_ns:
             found.append(f"time stamps are off by up to {worst_ns / 1e6:.3g} ms")
-    if made.stream_kinds != ("video",):
-        found.append(f"streams {', '.join(made.stream_kinds) or 'none'} instead of one video stream")
+    if made.stream_kinds.count("video") != 1 or not set(made.stream_kinds) <= allowed_kinds:
+        expected_kinds = "one video stream" + (" with sound" if "audio" in allowed_kinds else "")
+        found.append(f"streams {', '.join(made.stream_kinds) or 'none'} instead of {expected_kinds}")
     left = sorted(set(made.metadata_keys) - NEUTRAL_METADATA_KEYS)
     if left:
         found.append(f"metadata left: {', '.join(left)}")

@@ -1,7 +1,8 @@
-"""Writing H.264 video with exactly the time stamps it is given, and nothing else in the file."""
+"""Writing H.264 video with exactly the time stamps it is given, on request with sound, and nothing else."""
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from fractions import Fraction
@@ -10,12 +11,15 @@ from types import TracebackType
 from typing import Literal, Self
 
 import av
+from av.audio.stream import AudioStream
 from av.codec.context import Flags
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ego_assets.media.audio import AudioTrack, read_audio
 from ego_assets.media.orientation import check_rotation
+from ego_assets.media.source import MediaSource
 from ego_assets.media.timeline import ns_to_ticks
 from ego_assets.schema.errors import MediaError
 
@@ -44,8 +48,16 @@ def _reproducible(width: int) -> dict[str, str]:
     return {"mbtree": "0"} if coded_width % _MACROBLOCK_TREE_STEP_PX else {}
 
 
+def _movie_timescale(time_base: Fraction, audio: AudioTrack | None) -> int:
+    """Ticks a second of the clock that both streams' starts are stated in: whole ones for both if possible."""
+    if audio is None:
+        return time_base.denominator
+    common = math.lcm(time_base.denominator, audio.stream.codec_context.sample_rate)
+    return common if common <= _MAX_TIMESCALE else time_base.denominator
+
+
 class VideoWriter:
-    """Writes an MP4 file with one H.264 stream and no metadata; use it as a context manager.
+    """Writes an MP4 file with one H.264 stream, no metadata and on request sound; use it as a context manager.
 
     The file is finished on leaving the ``with`` block and removed if that is left by an exception.
     Equal input, options, thread count and library version give equal bytes; for that, x264's macroblock
@@ -72,9 +84,12 @@ class VideoWriter:
         threads: Encoder threads; 0 for automatic, which makes the bytes depend on the machine.
         pixel_format: Chroma subsampling; frames in another format are converted.
         bframes: Allow B frames; without them coding order is presentation order.
+        audio_from: Recording whose first sound stream is passed on as it is coded, at its own time stamps; by
+            default, and where it has none, the file has no sound. A file object is read before this returns.
 
     Raises:
         ValueError: An option is out of range.
+        MediaError: As :func:`ego_assets.media.audio.read_audio`.
     """
 
     def __init__(
@@ -92,6 +107,7 @@ class VideoWriter:
         threads: int = 0,
         pixel_format: PixelFormat = "yuv420p",
         bframes: bool = True,
+        audio_from: MediaSource | None = None,
     ) -> None:
         if width < 1 or height < 1:
             raise ValueError(f"width, height: expected 1 or more pixels, got {width}x{height}")
@@ -114,6 +130,7 @@ class VideoWriter:
         self._pixel_format = "yuv444p" if width % 2 or height % 2 else pixel_format
         self._given_ticks: int | None = None
         self._written_ticks = -1
+        self._audio = None if audio_from is None else read_audio(audio_from, folder=self.path.parent)
         self._container: OutputContainer = av.open(
             os.fspath(path),
             "w",
@@ -122,7 +139,7 @@ class VideoWriter:
                 "movflags": "+faststart",
                 "fflags": "+bitexact",
                 # Both clocks of the file tick as the source does: a late first frame keeps its exact time.
-                "movie_timescale": str(time_base.denominator),
+                "movie_timescale": str(_movie_timescale(time_base, self._audio)),
                 "video_track_timescale": str(time_base.denominator),
             },
         )
@@ -141,6 +158,9 @@ class VideoWriter:
             context.max_b_frames = 0
         if rotation_deg:
             self._stream.set_display_rotation(-rotation_deg)
+        self._audio_stream: AudioStream | None = None
+        if self._audio is not None:
+            self._audio_stream = self._container.add_stream_from_template(self._audio.stream)
 
     def write(self, frame: VideoFrame, *, timestamp_ns: int | None = None, pts: int | None = None) -> None:
         """Append a frame; its own time stamp and coding type are overwritten, its picture is not.
@@ -171,7 +191,15 @@ class VideoWriter:
         frame.pts, frame.time_base = ticks, self._time_base
         frame.pict_type = 0  # A decoded frame carries its old coding type, which x264 would obey.
         self._container.mux(self._stream.encode(frame))
+        self._pass_on_audio(until_s=ticks * self._time_base)
         self.frame_count += 1
+
+    def _pass_on_audio(self, *, until_s: Fraction | None) -> None:
+        if self._audio is None or self._audio_stream is None:
+            return
+        for packet in self._audio.packets_until(until_s):
+            packet.stream = self._audio_stream
+            self._container.mux(packet)
 
     def _next_ticks(self, ticks: int) -> int:
         if ticks < 0:
@@ -211,13 +239,20 @@ class VideoWriter:
             raise MediaError("no_frames", f"{self.path.name}: no frame was written, so there is no video.")
         try:
             self._container.mux(self._stream.encode(None))
+            self._pass_on_audio(until_s=None)
             self._container.close()
         except BaseException:
             self.discard()
             raise
+        self._release_audio()
+
+    def _release_audio(self) -> None:
+        if self._audio is not None:
+            self._audio.close()
 
     def discard(self) -> None:
         """Give the file up and remove it."""
+        self._release_audio()
         with suppress(av.error.FFmpegError):
             self._container.close()
         self.path.unlink(missing_ok=True)

@@ -1,49 +1,42 @@
-"""The privacy pass over one clip: find regions, follow them, and render the clip without them.
+"""The privacy pass over one clip: find regions, follow them, render the clip without them, and check the result.
 
-The clip is decoded twice. The first time detectors look at one downscaled copy of the scheduled frames; the
-second time every frame is redacted and encoded at full size and as the proxy. Memory does not grow with
-the clip, apart from the boxes. Any failure removes both outputs: nothing half-blurred remains.
+The clip is decoded twice. The first time detectors look at the scheduled frames; the second time every frame is
+redacted and encoded at full size and as the proxy. Then the finished video is examined again: what is still in
+the clear is looked for more closely, and the clip rendered once more. Memory does not grow with the clip, apart
+from the boxes. Any failure removes both outputs: nothing half-redacted remains.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from array import array
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.video.reformatter import Interpolation
 
 from ego_assets.media.contact_sheet import contact_sheet
-from ego_assets.media.decode import DecodedFrame, decode_frames
-from ego_assets.media.encode import VideoWriter
-from ego_assets.media.orientation import rotate_upright, upright_size
 from ego_assets.media.source import MediaSource
 from ego_assets.privacy.config import PrivacyConfig
-from ego_assets.privacy.redaction import as_planar_420, blur_frame, plane_samples
+from ego_assets.privacy.coverage import covered_share
+from ego_assets.privacy.examine import (
+    Examination,
+    Looks,
+    detectors_for,
+    examine,
+    examine_closely,
+    merge_looks,
+)
+from ego_assets.privacy.leaks import LEAK_KINDS, Leak, LeakCheck, find_leaks, leak_check_frames
+from ego_assets.privacy.redaction import expand_boxes
+from ego_assets.privacy.render import Rendering, proxy_size_for, render
 from ego_assets.privacy.report import PiiReport, build_report
-from ego_assets.privacy.schedule import detection_schedule
-from ego_assets.privacy.tracking import FrameDetections, RegionIndex, Track, build_tracks
-from ego_assets.schema.detections import BgrImage, Detections, RegionDetector
-from ego_assets.schema.errors import EgoAssetsError, MediaError
+from ego_assets.privacy.tracking import FrameDetections, RegionIndex, Track, build_tracks, correction_tracks
+from ego_assets.schema.corrections import Correction
+from ego_assets.schema.detections import Detections, RegionDetector, iou_matrix
 from ego_assets.schema.media import MediaProbe
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 from ego_assets.schema.timeline import NANOSECONDS, Timeline
-
-#: Longer side in pixels of the pictures that go on the contact sheet.
-_SHEET_MAX_SIDE = 480
-#: Longer side in cells of the grid on which the redacted area is measured.
-_AREA_GRID_SIDE = 320
-
-
-class PrivacyPassFailed(EgoAssetsError):
-    """A clip could not be de-identified; no output was left behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,37 +46,18 @@ class PrivacyResult:
     Attributes:
         tracks: Regions over time, in pixels of the upright full-size picture.
         report: The PII report.
+        leak_check: What the finished video was examined for; ``None`` where there is no detector to do so.
         timeline: Time stamps of the frames written to each video: those of the original that can be decoded.
         proxy_size: Width and height of the proxy in pixels.
-        contact_sheet: JPEG below 50 KB of blurred frames spread over the clip.
+        contact_sheet: JPEG below 50 KB of redacted frames spread over the clip.
     """
 
     tracks: tuple[Track, ...]
     report: PiiReport
+    leak_check: LeakCheck | None
     timeline: Timeline
     proxy_size: tuple[int, int]
     contact_sheet: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examination:
-    """What the first pass over a clip found.
-
-    Attributes:
-        looks: Kind -> examined frames in ascending order, boxes in pixels of the upright full-size picture.
-        timeline: Time stamps of the frames that were decoded.
-    """
-
-    looks: Mapping[str, Sequence[FrameDetections]]
-    timeline: Timeline
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rendered:
-    frame_count: int
-    redacted_frames: int
-    redacted_share: float
-    sheet_images: list[BgrImage]
 
 
 def deidentify(
@@ -92,27 +66,32 @@ def deidentify(
     probe: MediaProbe,
     timeline: Timeline,
     video_path: Path,
-    proxy_path: Path,
+    proxy_path: Path | None,
     detectors: Mapping[str, RegionDetector],
     config: PrivacyConfig | None = None,
+    leak_detectors: Mapping[str, RegionDetector] | None = None,
     detector_settings: Mapping[str, Mapping[str, Any]] | None = None,
+    corrections: Sequence[Correction] = (),
     already_deidentified: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> PrivacyResult:
     """Write the de-identified video and its proxy.
 
     The video has the original's resolution, time stamps and rotation; the proxy is upright, has a shorter side of
-    at most ``proxy_short_side`` and keeps every frame and time stamp. Neither has sound, telemetry or metadata.
+    at most ``proxy_short_side`` and keeps every frame and time stamp. Neither has telemetry or metadata, and
+    sound only the video where ``config.audio`` keeps it.
 
     Args:
         source: The original: a path or a seekable binary file.
         probe: Its probe.
         timeline: Its time stamps.
         video_path: Where the full-size video is written.
-        proxy_path: Where the proxy is written.
+        proxy_path: Where the proxy is written; ``None`` makes none.
         detectors: Detectors by kind: ``faces``, ``text``, ``plates``.
         config: Settings.
+        leak_detectors: Detectors that examine the finished video, by kind; the same ones by default.
         detector_settings: The detectors' settings by kind, for the report.
+        corrections: What people ordered to be covered. Those of an incident make the whole pass strict.
         already_deidentified: The owner declares that nothing needs covering; only then may there be no detector.
         progress: Called with frames done and in total; each frame counts once per pass over the clip.
 
@@ -123,286 +102,286 @@ def deidentify(
     """
     if not detectors and not already_deidentified:
         raise ValueError("detectors: expected at least one, got none")
-    config = config or PrivacyConfig()
-    total = 2 * timeline.frame_count
+    privacy_pass = _PrivacyPass(
+        source,
+        probe=probe,
+        timeline=timeline,
+        paths=(video_path, proxy_path),
+        detectors=detectors,
+        leak_detectors=detectors if leak_detectors is None else leak_detectors,
+        config=config or PrivacyConfig(),
+        progress=progress,
+    )
     try:
-        examined = examine(
-            source,
-            probe=probe,
-            timeline=timeline,
-            detectors=detectors,
-            config=config,
-            progress=lambda done, _: progress(done, total),
-        )
-        decoded = examined.timeline
-        tracks = _follow(examined.looks, decoded, (probe.width, probe.height), config)
-        proxy_size = proxy_size_for(probe.width, probe.height, short_side=config.proxy_short_side)
-        rendered = _render(
-            source,
-            probe=probe,
-            timeline=timeline,
-            regions=RegionIndex(tracks),
-            decoded=decoded,
-            paths=(video_path, proxy_path),
-            proxy_size=proxy_size,
-            config=config,
-            progress=lambda done, _: progress(timeline.frame_count + done, total),
-        )
+        return privacy_pass.run(corrections, detector_settings or {})
+    except BaseException:
+        video_path.unlink(missing_ok=True)
+        if proxy_path is not None:
+            proxy_path.unlink(missing_ok=True)
+        raise
+
+
+class _PrivacyPass:
+    """One pass over one clip; holds what all its steps need."""
+
+    def __init__(
+        self,
+        source: MediaSource,
+        *,
+        probe: MediaProbe,
+        timeline: Timeline,
+        paths: tuple[Path, Path | None],
+        detectors: Mapping[str, RegionDetector],
+        leak_detectors: Mapping[str, RegionDetector],
+        config: PrivacyConfig,
+        progress: ProgressCallback,
+    ) -> None:
+        self.source = source
+        self.probe = probe
+        self.timeline = timeline
+        self.video_path, self.proxy_path = paths
+        self.detectors = detectors
+        self.leak_detectors = leak_detectors
+        self.config = config
+        self.size = (probe.width, probe.height)
+        self._progress = progress
+        self._passes = 0
+
+    def run(
+        self, corrections: Sequence[Correction], detector_settings: Mapping[str, Mapping[str, Any]]
+    ) -> PrivacyResult:
+        """All steps."""
+        examined = self._examine(strict=False)
+        looks, ordered = self._apply(corrections, examined)
+        tracks = self._follow(looks, examined, ordered)
+        rendering = self._render(tracks, examined)
+        leak_check = self._check(tracks, looks, examined)
+        if leak_check is not None and leak_check.remaining:
+            found = leak_check.remaining
+            looks = merge_looks(looks, *self._look_closely(found, examined), _as_looks(found))
+            tracks = self._follow(looks, examined, ordered)
+            rendering = self._render(tracks, examined)
+            leak_check = self._check(tracks, looks, examined, found=found)
         report = build_report(
-            examined=examined.looks,
+            examined=looks,
             tracks=tracks,
-            detectors={kind: detector.info for kind, detector in detectors.items()},
-            detector_settings=detector_settings or {},
-            probe=probe,
-            resolution=(probe.width, probe.height),
-            frame_count=rendered.frame_count,
-            duration_s=decoded.duration_s,
-            redacted_share=rendered.redacted_share,
-            redacted_frames=rendered.redacted_frames,
-            config=config,
+            # What only a stricter look found is doubtful by nature, and covered because somebody asked for it.
+            doubted=self._follow(examined.looks, examined, []),
+            detectors={kind: detector.info for kind, detector in self.detectors.items()},
+            detector_settings=detector_settings,
+            probe=self.probe,
+            frame_count=rendering.frame_count,
+            duration_s=examined.timeline.duration_s,
+            redacted_share=rendering.redacted_share,
+            redacted_frames=rendering.redacted_frames,
+            leak_check=leak_check,
+            corrections=corrections,
+            config=self.config,
         )
         return PrivacyResult(
             tracks=tuple(tracks),
             report=report,
-            timeline=decoded,
-            proxy_size=proxy_size,
-            contact_sheet=contact_sheet(rendered.sheet_images),
+            leak_check=leak_check,
+            timeline=examined.timeline,
+            proxy_size=proxy_size_for(*self.size, short_side=self.config.proxy_short_side),
+            contact_sheet=contact_sheet(list(rendering.sheet_images)),
         )
-    except BaseException:
-        video_path.unlink(missing_ok=True)
-        proxy_path.unlink(missing_ok=True)
-        raise
 
-
-def examine(
-    source: MediaSource,
-    *,
-    probe: MediaProbe,
-    timeline: Timeline,
-    detectors: Mapping[str, RegionDetector],
-    config: PrivacyConfig,
-    progress: ProgressCallback = ignore_progress,
-) -> Examination:
-    """Let each detector look at its scheduled frames; all of them see the same downscaled copy.
-
-    A scheduled frame that cannot be decoded is replaced by the next one that can, and at the end by the last.
-
-    Raises:
-        PrivacyPassFailed: A detector failed, or the clip has more frames than its time line.
-        MediaError: The picture's size or rotation changes.
-    """
-    schedule = detection_schedule(detectors, timeline, config)
-    pending = {kind: deque(frames.tolist()) for kind, frames in schedule.items()}
-    looks: dict[str, list[FrameDetections]] = {kind: [] for kind in detectors}
-
-    def look(frame: DecodedFrame, kinds: Sequence[str]) -> None:
-        image = frame.bgr(max_side=config.detection_max_side)
-        for kind in kinds:
-            looks[kind].append(FrameDetections(frame.index, _detect(detectors[kind], kind, image, frame)))
-
-    last: DecodedFrame | None = None
-    timestamps_ns = array("q")
-    for frame in _checked(decode_frames(source, threads=config.decoder_threads), probe, timeline):
-        due = [kind for kind, frames in pending.items() if _take_until(frames, frame.index)]
-        if due:
-            look(frame, due)
-        last = frame
-        timestamps_ns.append(frame.timestamp_ns)
-        progress(frame.index + 1, timeline.frame_count)
-    if last is not None:
-        missed = [kind for kind in detectors if not looks[kind] or looks[kind][-1].frame_index < last.index]
-        if missed:
-            look(last, missed)
-    decoded = dataclasses.replace(timeline, timestamps_ns=np.array(timestamps_ns, np.int64))
-    return Examination(looks=looks, timeline=decoded)
-
-
-def proxy_size_for(width: int, height: int, *, short_side: int) -> tuple[int, int]:
-    """Width and height of the proxy: never larger than the upright picture, both even."""
-    scale = min(1.0, short_side / min(width, height))
-
-    def even(side: int) -> int:
-        return max(2, 2 * round(side * scale / 2)) if scale < 1 else max(2, side - side % 2)
-
-    return even(width), even(height)
-
-
-def _take_until(frames: deque[int], index: int) -> bool:
-    """Drop all scheduled frames up to ``index``; whether there were any."""
-    due = bool(frames) and frames[0] <= index
-    while frames and frames[0] <= index:
-        frames.popleft()
-    return due
-
-
-def _detect(detector: RegionDetector, kind: str, image: BgrImage, frame: DecodedFrame) -> Detections:
-    where = f"frame {frame.index} ({frame.timestamp_ns / NANOSECONDS:.3f} s)"
-    try:
-        results = detector.detect([image])
-    except Exception as error:
-        raise PrivacyPassFailed(
-            f"The {kind} detector {detector.info.backend!r} failed on {where}: {type(error).__name__}: {error}. "
-            "Nothing was written. Run the clip again, or choose another backend in the profile."
-        ) from error
-    if len(results) != 1 or not np.isfinite(results[0].boxes_xyxy).all():
-        raise PrivacyPassFailed(
-            f"The {kind} detector {detector.info.backend!r} gave no usable answer on {where}: expected one set of "
-            "finite boxes. Nothing was written. Choose another backend in the profile."
+    def _examine(self, *, strict: bool) -> Examination:
+        return examine(
+            self.source,
+            probe=self.probe,
+            timeline=self.timeline,
+            detectors=self.detectors,
+            config=self.config,
+            strict=strict,
+            progress=self._progress_of_next_pass(),
         )
-    width, height = upright_size(frame.frame.width, frame.frame.height, frame.rotation_deg)
-    return results[0].scaled(width / image.shape[1], height / image.shape[0])
 
+    def _apply(
+        self, corrections: Sequence[Correction], examined: Examination
+    ) -> tuple[Looks, list[Correction]]:
+        """The looks, with those of the stricter passes that corrections ask for, and what is covered outright."""
+        last_frame = examined.timeline.frame_count - 1
+        corrections = [order for order in corrections if order.first_frame <= last_frame]
+        if not corrections:
+            return examined.looks, []
+        parts = [examined.looks]
+        incident_kinds = {order.kind for order in corrections if order.origin.startswith("incident:")}
+        if incident_kinds.intersection(examined.looks):
+            strict = self._examine(strict=True).looks
+            parts.append({kind: strict[kind] for kind in incident_kinds.intersection(strict)})
+        widened = {
+            order: self._widened(order.first_frame, order.last_frame, examined.timeline)
+            for order in corrections
+        }
+        closely = self._closely(list(widened.values()), kinds={order.kind for order in corrections})
+        before = RegionIndex(self._follow(examined.looks, examined, []))
+        ordered = []
+        for order in corrections:
+            if order.box_xyxy is None:
+                parts.append({kind: looks for kind, looks in closely.items() if kind == order.kind})
+                # Where it cannot be located, the whole picture is covered.
+                if not self._is_located(order, closely, before):
+                    ordered.append(order)
+            elif order.kind in examined.looks:
+                # As sightings they become a track, which goes on until the region has left.
+                parts.append(_as_looks_of(order, min(order.last_frame, last_frame)))
+                parts.append({order.kind: _near(order.box_xyxy, closely[order.kind], *widened[order])})
+                ordered.append(order)
+            else:
+                first, last = widened[order]
+                ordered.append(replace(order, first_frame=first, last_frame=last))
+        return merge_looks(*parts), ordered
 
-def _follow(
-    examined: Mapping[str, Sequence[FrameDetections]],
-    timeline: Timeline,
-    size: tuple[int, int],
-    config: PrivacyConfig,
-) -> list[Track]:
-    tracks: list[Track] = []
-    for kind, frames in examined.items():
-        tracks += build_tracks(
-            frames,
-            kind=kind,
-            timestamps_ns=timeline.timestamps_ns,
-            width=size[0],
-            height=size[1],
-            config=config,
+    def _is_located(self, order: Correction, closely: Looks, before: RegionIndex) -> bool:
+        """Whether the closer look found something in these frames that the ordinary pass would leave in the clear."""
+        for entry in closely.get(order.kind, ()):
+            if order.first_frame <= entry.frame_index <= order.last_frame:
+                covered = covered_share(
+                    entry.detections.boxes_xyxy, self._redacted(before, entry.frame_index)
+                )
+                if np.any(covered < self.config.leak_covered_share):
+                    return True
+        return False
+
+    def _progress_of_next_pass(self) -> ProgressCallback:
+        """Progress over all passes: two, and more where something has to be looked for or rendered again."""
+        before = self._passes
+        self._passes += 1
+
+        def progress(done: int, total: int) -> None:
+            self._progress(before * total + done, max(2, before + 1) * total)
+
+        return progress
+
+    def _redacted(self, regions: RegionIndex, frame_index: int) -> Any:
+        width, height = self.size
+        return expand_boxes(
+            regions.boxes_at(frame_index), margin=self.config.box_margin, width=width, height=height
+        )
+
+    def _follow(self, looks: Looks, examined: Examination, ordered: Sequence[Correction]) -> list[Track]:
+        tracks: list[Track] = []
+        for kind, frames in looks.items():
+            tracks += build_tracks(
+                frames,
+                kind=kind,
+                timestamps_ns=examined.timeline.timestamps_ns,
+                width=self.size[0],
+                height=self.size[1],
+                config=self.config,
+                camera=examined.camera,
+                first_track_id=len(tracks) + 1,
+            )
+        return tracks + correction_tracks(
+            ordered,
+            frame_count=examined.timeline.frame_count,
+            width=self.size[0],
+            height=self.size[1],
             first_track_id=len(tracks) + 1,
         )
-    return tracks
 
-
-def _render(
-    source: MediaSource,
-    *,
-    probe: MediaProbe,
-    timeline: Timeline,
-    decoded: Timeline,
-    regions: RegionIndex,
-    paths: tuple[Path, Path],
-    proxy_size: tuple[int, int],
-    config: PrivacyConfig,
-    progress: ProgressCallback,
-) -> _Rendered:
-    sheet_frames = deque(
-        np.unique(np.linspace(0, decoded.frame_count - 1, config.contact_sheet_frames).astype(int)).tolist()
-    )
-    sheet_images: list[BgrImage] = []
-    redacted_frames = frame_count = 0
-    redacted_sum = 0.0
-    with ExitStack() as stack:
-        video = stack.enter_context(
-            VideoWriter(
-                paths[0],
-                width=probe.coded_width,
-                height=probe.coded_height,
-                time_base=timeline.time_base,
-                frame_rate=timeline.frame_rate,
-                rotation_deg=probe.rotation_deg,
-                crf=config.video_crf,
-                preset=config.preset,
-                threads=config.encoder_threads,
-            )
+    def _render(self, tracks: Sequence[Track], examined: Examination) -> Rendering:
+        return render(
+            self.source,
+            probe=self.probe,
+            timeline=self.timeline,
+            decoded_frames=examined.timeline.frame_count,
+            regions=RegionIndex(tracks),
+            video_path=self.video_path,
+            proxy_path=self.proxy_path,
+            config=self.config,
+            progress=self._progress_of_next_pass(),
         )
-        proxy = stack.enter_context(
-            VideoWriter(
-                paths[1],
-                width=proxy_size[0],
-                height=proxy_size[1],
-                time_base=timeline.time_base,
-                frame_rate=timeline.frame_rate,
-                crf=config.proxy_crf,
-                preset=config.preset,
-                gop=config.proxy_gop,
-                threads=config.encoder_threads,
-                bframes=False,
-            )
+
+    def _check(
+        self, tracks: Sequence[Track], looks: Looks, examined: Examination, *, found: Sequence[Leak] = ()
+    ) -> LeakCheck | None:
+        """Examine the finished video; after a repair also the frames that leaked before."""
+        checked = [kind for kind in LEAK_KINDS if kind in self.leak_detectors]
+        if not checked or not self.config.leak_looks_per_s:
+            return None
+        seen = {entry.frame_index for kind in checked for entry in looks.get(kind, ())}
+        frames = leak_check_frames(examined.timeline, examined=seen, looks_per_s=self.config.leak_looks_per_s)
+        frames = np.union1d(frames, [leak.frame_index for leak in found]).astype(np.int64)
+        remaining = find_leaks(
+            self.video_path,
+            frames=frames,
+            detectors=self.leak_detectors,
+            regions=RegionIndex(tracks),
+            config=self.config,
         )
-        for frame in _checked(decode_frames(source, threads=config.decoder_threads), probe, timeline):
-            planar = as_planar_420(frame.frame)
-            blurred = blur_frame(
-                planar,
-                regions.boxes_at(frame.index),
-                rotation_deg=frame.rotation_deg,
-                box_margin=config.box_margin,
-                min_sigma=config.blur_min_sigma,
-                sigma_per_size=config.blur_sigma_per_size,
-            )
-            video.write(planar, timestamp_ns=frame.timestamp_ns)
-            small = upright_scaled(planar, size=proxy_size, rotation_deg=frame.rotation_deg)
-            proxy.write(small, timestamp_ns=frame.timestamp_ns)
-            if _take_until(sheet_frames, frame.index):
-                sheet_images.append(dataclasses.replace(frame, frame=planar).bgr(max_side=_SHEET_MAX_SIDE))
-            redacted_frames += bool(blurred)
-            redacted_sum += _covered_share(blurred, planar.width, planar.height)
-            frame_count += 1
-            progress(frame.index + 1, timeline.frame_count)
-        if frame_count != decoded.frame_count:
-            raise PrivacyPassFailed(
-                f"The clip gave {decoded.frame_count} frames when it was examined and {frame_count} when it was "
-                "rendered, so regions may be off. Nothing was written. Run the clip again; if that does not "
-                "help, the file is damaged: copy it from the camera again."
-            )
-    return _Rendered(
-        frame_count=frame_count,
-        redacted_frames=redacted_frames,
-        redacted_share=redacted_sum / max(1, frame_count),
-        sheet_images=sheet_images,
-    )
+        return LeakCheck(examined_frames=int(frames.size), found=tuple(found), remaining=tuple(remaining))
+
+    def _look_closely(self, leaks: Sequence[Leak], examined: Examination) -> list[Looks]:
+        """What the stricter detectors see where something leaked, shortly before and after."""
+        looks: list[Looks] = []
+        for kind in dict.fromkeys(leak.kind for leak in leaks):
+            of_kind = [leak for leak in leaks if leak.kind == kind]
+            ranges = [
+                self._widened(leak.frame_index, leak.frame_index, examined.timeline) for leak in of_kind
+            ]
+            closely = self._closely(ranges, kinds=(kind,))
+            looks += [
+                {kind: _near(leak.box_xyxy, closely[kind], *within)}
+                for leak, within in zip(of_kind, ranges, strict=True)
+            ]
+        return looks
+
+    def _closely(self, ranges: Sequence[tuple[int, int]], *, kinds: Collection[str]) -> Looks:
+        return examine_closely(
+            self.source,
+            probe=self.probe,
+            timeline=self.timeline,
+            ranges=ranges,
+            detectors={kind: self.detectors[kind] for kind in detectors_for(kinds) if kind in self.detectors},
+            config=self.config,
+        )
+
+    def _widened(self, first_frame: int, last_frame: int, timeline: Timeline) -> tuple[int, int]:
+        """The range and what lies shortly before and after it."""
+        times = timeline.timestamps_ns
+        last_frame = min(last_frame, timeline.frame_count - 1)
+        around_ns = round(self.config.close_look_s * NANOSECONDS)
+        start = int(np.searchsorted(times, times[first_frame] - around_ns, side="left"))
+        end = int(np.searchsorted(times, times[last_frame] + around_ns, side="right")) - 1
+        return start, end
 
 
-def _checked(frames: Iterator[DecodedFrame], probe: MediaProbe, timeline: Timeline) -> Iterator[DecodedFrame]:
-    """Frames that are what the probe and the time line say; fail rather than go on with others.
-
-    They are numbered in decoded order, which is the index in everything that is made from them: where a
-    damaged original lacks a frame, the renderings have no gap.
-    """
-    for position, frame in enumerate(frames):
-        size = (frame.frame.width, frame.frame.height, frame.rotation_deg)
-        expected = (probe.coded_width, probe.coded_height, probe.rotation_deg)
-        if size != expected:
-            raise MediaError(
-                "resolution_changes",
-                f"Frame {frame.index} has width, height and rotation {size}, the clip {expected}. Cut the recording "
-                "where its format changes and upload the parts.",
-            )
-        if frame.index >= timeline.frame_count:
-            raise PrivacyPassFailed(
-                f"Frame {frame.index} was decoded, but the clip's time line ends after {timeline.frame_count} frames, "
-                "so nobody looked at it. Nothing was written. Re-wrap the file (ffmpeg -c copy) and upload it again."
-            )
-        yield dataclasses.replace(frame, index=position)
+def _as_looks_of(order: Correction, last_frame: int) -> Looks:
+    """A correction with a box as detections on each of its frames."""
+    detection = Detections(np.array([order.box_xyxy], np.float32), np.ones(1, np.float32))
+    frames = range(order.first_frame, last_frame + 1)
+    return {order.kind: [FrameDetections(index, detection) for index in frames]}
 
 
-def upright_scaled(frame: av.VideoFrame, *, size: tuple[int, int], rotation_deg: int) -> av.VideoFrame:
-    """The frame turned upright and scaled to ``size`` (width, height), in 8-bit planar 4:2:0.
+def _near(
+    box_xyxy: tuple[float, float, float, float],
+    looks: Sequence[FrameDetections],
+    first_frame: int,
+    last_frame: int,
+) -> list[FrameDetections]:
+    """Of closer looks what lies around one place at that time: lower thresholds find more than what was missed."""
+    box = np.array([box_xyxy], np.float32)
+    reach = (box[:, 2:] - box[:, :2]).max()
+    around = box + np.array([-reach, -reach, reach, reach], np.float32)
+    return [
+        FrameDetections(
+            entry.frame_index,
+            Detections(entry.detections.boxes_xyxy[near], entry.detections.scores[near]),
+            entry.look,
+        )
+        for entry in looks
+        if first_frame <= entry.frame_index <= last_frame
+        for near in [iou_matrix(entry.detections.boxes_xyxy, around)[:, 0] > 0]
+    ]
 
-    Args:
-        frame: 8-bit planar 4:2:0 in coded orientation.
-        size: Even width and height in pixels of the upright result.
-        rotation_deg: Clockwise turn that makes the frame upright.
-    """
-    width, height = upright_size(*size, rotation_deg)
-    scaled = frame.reformat(
-        width=width, height=height, format=frame.format.name, interpolation=Interpolation.BICUBIC, threads=1
-    )
-    if rotation_deg == 0:
-        return scaled
-    turned = [rotate_upright(plane_samples(plane), rotation_deg).reshape(-1) for plane in scaled.planes]
-    # A planar 4:2:0 array is the planes one after another, in rows of the picture's width.
-    result = av.VideoFrame.from_ndarray(np.concatenate(turned).reshape(-1, size[0]), format=frame.format.name)
-    for name in ("color_range", "colorspace", "color_primaries", "color_trc"):
-        setattr(result, name, getattr(frame, name))
-    return result
 
-
-def _covered_share(regions: Sequence[tuple[int, int, int, int]], width: int, height: int) -> float:
-    """Share of the picture under at least one region, on a coarse grid."""
-    if not regions:
-        return 0.0
-    scale = _AREA_GRID_SIDE / max(width, height)
-    grid = np.zeros((max(1, round(height * scale)), max(1, round(width * scale))), dtype=bool)
-    for left, top, right, bottom in regions:
-        grid[round(top * scale) : round(bottom * scale), round(left * scale) : round(right * scale)] = True
-    return float(grid.mean())
+def _as_looks(leaks: Sequence[Leak]) -> Looks:
+    """Leaks as detections, so that they are covered even where the closer look does not find them again."""
+    looks: dict[str, list[FrameDetections]] = {}
+    for leak in leaks:
+        detection = Detections(np.array([leak.box_xyxy], np.float32), np.array([leak.score], np.float32))
+        looks.setdefault(leak.kind, []).append(FrameDetections(leak.frame_index, detection))
+    return looks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,12 +13,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ego_assets.privacy.config import PrivacyConfig
+from ego_assets.privacy.leaks import LeakCheck
 from ego_assets.privacy.tracking import FrameDetections, Track
+from ego_assets.schema.corrections import Correction
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.media import MediaProbe, StreamInfo
 
 #: Raised whenever the meaning of a field changes.
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 
 _TRACKS_SCHEMA = pa.schema(
     [
@@ -70,13 +72,16 @@ class PiiReport:
     """``pii_report.json`` of one clip.
 
     Attributes:
-        kinds: Findings by kind: ``faces``, ``text``, ``plates``. A kind that no detector looked for is absent.
+        kinds: Findings by kind: ``faces``, ``text``, ``screens`` (the panels that carry text), ``plates``. A kind
+            that no detector looked for is absent.
         frame_count: Frames of the clip.
         duration_s: Duration of the clip.
         resolution: Width and height in pixels of the upright picture, which all boxes refer to.
-        redacted_share: Mean share of the picture's area that was blurred, measured on a coarse grid of cells over the
-            coded picture.
-        redacted_frames: Frames with at least one blurred region.
+        redacted_share: Mean share of the picture's area that was redacted, measured on a coarse grid of cells over
+            the coded picture.
+        redacted_frames: Frames with at least one redacted region.
+        leak_check: What the examination of the finished video saw; ``None`` where there was none.
+        corrections: Orders of people that were applied, by kind.
         removed_streams: Streams of the original that the output lacks, such as sound and telemetry.
         removed_metadata_keys: Names of the container's metadata entries that were dropped, GPS among them.
         config: Settings of the pass.
@@ -89,6 +94,8 @@ class PiiReport:
     resolution: tuple[int, int]
     redacted_share: float
     redacted_frames: int
+    leak_check: LeakCheck | None = None
+    corrections: Mapping[str, int] = field(default_factory=dict)
     removed_streams: tuple[StreamInfo, ...] = ()
     removed_metadata_keys: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -112,41 +119,45 @@ def build_report(
     *,
     examined: Mapping[str, Sequence[FrameDetections]],
     tracks: Iterable[Track],
+    doubted: Iterable[Track] | None = None,
     detectors: Mapping[str, BackendInfo],
     detector_settings: Mapping[str, Mapping[str, Any]],
     probe: MediaProbe,
-    resolution: tuple[int, int],
     frame_count: int,
     duration_s: float,
     redacted_share: float,
     redacted_frames: int,
     config: PrivacyConfig,
+    leak_check: LeakCheck | None = None,
+    corrections: Sequence[Correction] = (),
 ) -> PiiReport:
     """Put a report together.
 
     Args:
         examined: Examined frames by kind, including those without detections.
         tracks: Tracks of all kinds.
-        detectors: Who looked, by kind.
+        doubted: Tracks among which those with low confidence are counted; by default ``tracks``.
+        detectors: Who looked, by kind; whoever looked for text found the screens as well.
         detector_settings: Settings by kind, for the record; kinds may be missing.
         probe: Probe of the original.
-        resolution: Width and height in pixels of the upright picture.
         frame_count: Frames of the clip.
         duration_s: Duration of the clip.
-        redacted_share: Mean share of the area that was blurred.
-        redacted_frames: Frames with at least one blurred region.
+        redacted_share: Mean share of the area that was redacted.
+        redacted_frames: Frames with at least one redacted region.
         config: Settings of the pass.
+        leak_check: What the examination of the finished video saw.
+        corrections: Orders of people that were applied.
     """
-    by_kind: Mapping[str, list[Track]] = defaultdict(list)
-    for track in tracks:
-        by_kind[track.kind].append(track)
+    tracks = list(tracks)
+    by_kind, doubted_by_kind = _by_kind(tracks), _by_kind(tracks if doubted is None else doubted)
     return PiiReport(
         kinds={
             kind: _kind_report(
                 frames,
-                detector=detectors[kind],
-                settings=detector_settings.get(kind, {}),
+                detector=detectors[_looked_for_with(kind)],
+                settings=detector_settings.get(_looked_for_with(kind), {}),
                 tracks=by_kind[kind],
+                doubted=doubted_by_kind[kind],
                 duration_s=duration_s,
                 config=config,
             )
@@ -154,13 +165,31 @@ def build_report(
         },
         frame_count=frame_count,
         duration_s=duration_s,
-        resolution=resolution,
+        resolution=(probe.width, probe.height),
         redacted_share=redacted_share,
         redacted_frames=redacted_frames,
-        removed_streams=probe.other_streams,
+        leak_check=leak_check,
+        corrections=dict(Counter(order.kind for order in corrections)),
+        removed_streams=tuple(
+            stream
+            for stream in probe.other_streams
+            if not (config.audio == "keep" and stream.kind == "audio")
+        ),
         removed_metadata_keys=probe.metadata_keys,
         config=config.to_dict(),
     )
+
+
+def _by_kind(tracks: Iterable[Track]) -> Mapping[str, list[Track]]:
+    by_kind: Mapping[str, list[Track]] = defaultdict(list)
+    for track in tracks:
+        by_kind[track.kind].append(track)
+    return by_kind
+
+
+def _looked_for_with(kind: str) -> str:
+    """The kind whose detector found this one."""
+    return "text" if kind == "screens" else kind
 
 
 def _kind_report(
@@ -169,6 +198,7 @@ def _kind_report(
     detector: BackendInfo,
     settings: Mapping[str, Any],
     tracks: Sequence[Track],
+    doubted: Sequence[Track],
     duration_s: float,
     config: PrivacyConfig,
 ) -> KindReport:
@@ -181,7 +211,7 @@ def _kind_report(
         detections=detections,
         detections_per_minute=60 * detections / len(frames) if frames else 0.0,
         tracks=len(tracks),
-        low_confidence_frames=_unsure_frames(tracks, config.low_confidence_score),
+        low_confidence_frames=_unsure_frames(doubted, config.low_confidence_score),
     )
 
 

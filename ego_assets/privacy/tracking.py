@@ -1,27 +1,45 @@
 """From detections on some frames to regions on all frames.
 
 Detections are linked to tracks, gaps are filled, and both ends are extended, so that a region that was found
-once stays covered until it has left. All boxes are xyxy in pixels of the upright full-size picture.
+once stays covered until it has left. All of that happens in coordinates in which the camera stands still: between
+looks a region moves with the scene when the wearer's head turns. All boxes are xyxy in pixels of the upright
+full-size picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ego_assets.privacy.config import PrivacyConfig
+from ego_assets.privacy.motion import CameraMotion
+from ego_assets.privacy.schedule import LOOKS, Look
 from ego_assets.schema.arrays import read_only
+from ego_assets.schema.corrections import Correction
 from ego_assets.schema.detections import Detections, iou_matrix
 from ego_assets.schema.timeline import NANOSECONDS
 
 FloatBoxes = npt.NDArray[np.float32]
 
+FloatArray = npt.NDArray[np.float64]
+
 #: Two boxes whose areas differ by more are not linked without overlap.
 _REACH_AREA_RATIO = 2.0
+#: Seconds over which a velocity is measured: over less, the detector's jitter counts for too much; over more, the
+#: region may have turned round.
+_VELOCITY_SPAN_S = (0.15, 1.0)
+#: Beyond an end, places up to this multiple of the measured motion are covered: what comes in slows down.
+_OVERSHOOT = 1.5
+#: Longest time in seconds between two clear sightings over which a straight line is as good as a weak sighting in
+#: between, whose box may be off.
+_STRAIGHT_S = 0.4
+#: Detections of one frame at two scales that overlap by more are one region.
+_SAME_REGION_IOU = 0.5
+#: Score of regions that people order to be covered.
+_ORDERED_SCORE = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +49,54 @@ class FrameDetections:
     Attributes:
         frame_index: The frame.
         detections: Boxes in pixels of the upright full-size picture.
+        look: How the frame was looked at.
+        found_finely: ``bool [N]``, which of the detections only the fine scale showed, in tiles or in the parts in
+            focus; ``None`` for none of them. That an ordinary look before did not find such a region says nothing.
     """
 
     frame_index: int
     detections: Detections
+    look: Look = "ordinary"
+    found_finely: npt.NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        if self.frame_index < 0:
+            raise ValueError(f"frame_index: expected 0 or more, got {self.frame_index}")
+        if self.look not in LOOKS:
+            raise ValueError(f"look: expected {' or '.join(LOOKS)}, got {self.look!r}")
+        finely = np.zeros(len(self.detections), np.bool_) if self.found_finely is None else self.found_finely
+        if finely.shape != (len(self.detections),):
+            raise ValueError(f"found_finely: expected [{len(self.detections)}], got {list(finely.shape)}")
+        object.__setattr__(self, "found_finely", read_only(finely))
+
+    @classmethod
+    def combined(
+        cls, frame_index: int, *, ordinary: Detections, fine: Sequence[Detections], look: Look
+    ) -> FrameDetections:
+        """What both scales found on one frame: regions that both found get the box around both.
+
+        Args:
+            frame_index: The frame.
+            ordinary: Boxes found on the downscaled copy, in pixels of the upright full-size picture.
+            fine: Boxes found at the fine scale, in the same pixels: of the tiles, or of each part in focus.
+            look: ``fine`` where the whole picture was looked at finely.
+        """
+        boxes = [*ordinary.boxes_xyxy]
+        scores = ordinary.scores.tolist()
+        for box, score in (
+            (b, s) for part in fine for b, s in zip(part.boxes_xyxy, part.scores, strict=True)
+        ):
+            overlap = iou_matrix(box[None], np.array(boxes, np.float32).reshape(-1, 4))[0]
+            if overlap.max(initial=0.0) >= _SAME_REGION_IOU:
+                same = int(overlap.argmax())
+                low, high = np.minimum(boxes[same][:2], box[:2]), np.maximum(boxes[same][2:], box[2:])
+                boxes[same] = np.concatenate([low, high])
+                scores[same] = max(scores[same], float(score))
+            else:
+                boxes.append(box)
+                scores.append(float(score))
+        found = Detections(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32))
+        return cls(frame_index, found, look, np.arange(len(found)) >= len(ordinary))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,27 +154,54 @@ class RegionIndex:
 
 
 @dataclass
+class _Sighting:
+    """A region on one examined frame; ``box`` is relative to the still scene."""
+
+    frame: int
+    time_ns: int
+    box: FloatArray
+    score: float
+    found_finely: bool
+
+
+@dataclass
 class _OpenTrack:
-    """A track that may still be continued: its detections so far."""
+    """A track that may still be continued: its sightings so far, the first one at the start."""
 
-    frames: list[int]
-    times_ns: list[int]
-    boxes: list[FloatBoxes]
-    scores: list[float]
+    sightings: list[_Sighting]
 
-    def add(self, frame: int, time_ns: int, box: FloatBoxes, score: float) -> None:
-        self.frames.append(frame)
-        self.times_ns.append(time_ns)
-        self.boxes.append(box)
-        self.scores.append(score)
+    @property
+    def last(self) -> _Sighting:
+        return self.sightings[-1]
 
-    def predicted(self, time_ns: int) -> FloatBoxes:
-        """Where the region would be if it kept its velocity."""
-        if len(self.boxes) < 2:
-            return self.boxes[-1]
-        velocity = _velocity(self.boxes[-2], self.boxes[-1], self.times_ns[-1] - self.times_ns[-2])
-        moved = self.boxes[-1] + _shift(velocity * (time_ns - self.times_ns[-1]))
-        return np.asarray(moved, dtype=np.float32)
+    @property
+    def best_score(self) -> float:
+        return max(sighting.score for sighting in self.sightings)
+
+    def predicted(self, time_ns: int) -> FloatArray:
+        """Where the region would be if it kept its velocity, relative to the still scene."""
+        velocity = _end_velocity(self.sightings[::-1])
+        return self.last.box + _shift(velocity * (time_ns - self.last.time_ns))
+
+
+class _Context:
+    """What all steps of building the tracks of one kind need."""
+
+    def __init__(
+        self,
+        examined: Sequence[FrameDetections],
+        timestamps_ns: npt.NDArray[np.int64],
+        camera: CameraMotion,
+        config: PrivacyConfig,
+    ) -> None:
+        self.timestamps_ns = timestamps_ns
+        self.config = config
+        self.offsets = _shift(camera.positions_xy)
+        self.scenes = camera.scenes
+        self.frames = np.array([entry.frame_index for entry in examined], dtype=np.int64)
+        self.fine_frames = np.array(
+            [entry.frame_index for entry in examined if entry.look == "fine"], dtype=np.int64
+        )
 
 
 def build_tracks(
@@ -123,13 +212,16 @@ def build_tracks(
     width: int,
     height: int,
     config: PrivacyConfig,
+    camera: CameraMotion | None = None,
     first_track_id: int = 1,
 ) -> list[Track]:
     """Link the detections of one kind and cover every frame in which a region may be visible.
 
     A track covers all frames from its first to its last detection. At both ends it goes on to the nearest
-    examined frame without it, and by the configured margin further; there the box is the union of the place
-    where it was seen last and of where its velocity takes it.
+    examined frame whose look would have found it and did not, and, unless it was seen only weakly, by the
+    configured margin further; there the box is the union of the place in the scene where it was seen last and
+    of where its velocity takes it. Everything moves with the camera. Across a scene cut a region is linked only
+    where it stays in place, which shows that it was none.
 
     Args:
         examined: Examined frames in ascending order, including those without detections.
@@ -138,76 +230,148 @@ def build_tracks(
         width: Width of the upright picture in pixels.
         height: Height of the upright picture in pixels.
         config: Thresholds and margins.
+        camera: Motion of the camera over the same frames; ``None`` for a camera that stands still.
         first_track_id: Number of the first track.
 
     Returns:
         Tracks in the order in which they begin.
+
+    Raises:
+        ValueError: Examined frames are out of order or outside the clip, or the camera motion has another length.
     """
-    examined_frames = np.array([entry.frame_index for entry in examined], dtype=np.int64)
-    if examined_frames.size > 1 and bool(np.any(np.diff(examined_frames) <= 0)):
+    if camera is None:
+        camera = CameraMotion.still(timestamps_ns.size)
+    if camera.frame_count != timestamps_ns.size:
+        raise ValueError(f"camera: expected {timestamps_ns.size} frames, got {camera.frame_count}")
+    context = _Context(examined, timestamps_ns, camera, config)
+    if context.frames.size > 1 and bool(np.any(np.diff(context.frames) <= 0)):
         raise ValueError("examined: expected ascending unique frame indices")
+    if context.frames.size and context.frames[-1] >= timestamps_ns.size:
+        raise ValueError(f"examined: expected frames below {timestamps_ns.size}, got {context.frames[-1]}")
     tracks: list[Track] = []
-    for linked in _link(examined, timestamps_ns, config):
+    for linked in _link(examined, context):
         track = _fill(
-            linked,
+            linked.sightings,
+            context,
             kind=kind,
             track_id=first_track_id + len(tracks),
-            examined_frames=examined_frames,
-            timestamps_ns=timestamps_ns,
             size=(width, height),
-            config=config,
         )
         if track.frame_indices.size:
             tracks.append(track)
     return tracks
 
 
-def _link(
-    examined: Sequence[FrameDetections], timestamps_ns: npt.NDArray[np.int64], config: PrivacyConfig
-) -> list[_OpenTrack]:
+def correction_tracks(
+    corrections: Iterable[Correction],
+    *,
+    frame_count: int,
+    width: int,
+    height: int,
+    first_track_id: int = 1,
+) -> list[Track]:
+    """What people ordered to be covered, as tracks: the box, or the whole picture where none is given.
+
+    Args:
+        corrections: The orders. Leave out those without a box whose frames are searched anew instead.
+        frame_count: Frames of the clip; orders beyond its end are cut off.
+        width: Width of the upright picture in pixels.
+        height: Height of the upright picture in pixels.
+        first_track_id: Number of the first track.
+
+    Returns:
+        One track per order, of its kind, all of it with score 1 and ``observed``: a person saw it. An order that
+        lies outside the clip or the picture gives none.
+    """
+    tracks: list[Track] = []
+    limits = np.array([width, height] * 2, dtype=np.float32)
+    for correction in corrections:
+        box = np.clip(np.array(correction.box_xyxy or (0, 0, width, height), np.float32), 0, limits)
+        frames = np.arange(
+            correction.first_frame, min(correction.last_frame + 1, frame_count), dtype=np.int64
+        )
+        if not frames.size or np.any(box[2:] <= box[:2]):
+            continue
+        tracks.append(
+            Track(
+                track_id=first_track_id + len(tracks),
+                kind=correction.kind,
+                frame_indices=frames,
+                boxes_xyxy=np.tile(box, (frames.size, 1)),
+                scores=np.full(frames.size, _ORDERED_SCORE, np.float32),
+                observed=np.ones(frames.size, np.bool_),
+            )
+        )
+    return tracks
+
+
+def _link(examined: Sequence[FrameDetections], context: _Context) -> list[_OpenTrack]:
     finished: list[_OpenTrack] = []
     active: list[_OpenTrack] = []
-    max_gap_ns = config.track_max_gap_s * NANOSECONDS
     for entry in examined:
-        time_ns = int(timestamps_ns[entry.frame_index])
-        kept = [track for track in active if time_ns - track.times_ns[-1] <= max_gap_ns]
-        finished.extend(track for track in active if time_ns - track.times_ns[-1] > max_gap_ns)
-        active = kept
-        boxes, scores = entry.detections.boxes_xyxy, entry.detections.scores
-        unmatched = set(range(len(entry.detections)))
-        for track_index, detection_index in _matches(active, boxes, time_ns, config):
-            unmatched.remove(detection_index)
-            active[track_index].add(
-                entry.frame_index, time_ns, boxes[detection_index], float(scores[detection_index])
+        time_ns = int(context.timestamps_ns[entry.frame_index])
+        ended = [_has_ended(track, time_ns, context.config) for track in active]
+        finished.extend(track for track, over in zip(active, ended, strict=True) if over)
+        active = [track for track, over in zip(active, ended, strict=True) if not over]
+        boxes = entry.detections.boxes_xyxy.astype(np.float64)
+        stabilised = boxes - context.offsets[entry.frame_index]
+        sightings = [
+            _Sighting(entry.frame_index, time_ns, box, score, finely)
+            for box, score, finely in zip(
+                stabilised, entry.detections.scores.tolist(), _found_finely(entry), strict=True
             )
-        for index in sorted(unmatched):
-            active.append(_OpenTrack([entry.frame_index], [time_ns], [boxes[index]], [float(scores[index])]))
-    return sorted(finished + active, key=lambda track: track.frames[0])
+        ]
+        pairs = _matches(active, boxes, entry.frame_index, time_ns, context)
+        for track_index, detection_index in pairs:
+            active[track_index].sightings.append(sightings[detection_index])
+        matched = {detection_index for _, detection_index in pairs}
+        active.extend(_OpenTrack([s]) for index, s in enumerate(sightings) if index not in matched)
+    return sorted(finished + active, key=lambda track: track.sightings[0].frame)
+
+
+def _found_finely(entry: FrameDetections) -> list[bool]:
+    return [] if entry.found_finely is None else entry.found_finely.tolist()
+
+
+def _has_ended(track: _OpenTrack, time_ns: int, config: PrivacyConfig) -> bool:
+    """Whether the track was not seen for so long that a new sighting would be another region."""
+    weak = track.best_score < config.low_confidence_score
+    max_gap_s = config.track_weak_gap_s if weak else config.track_max_gap_s
+    return time_ns - track.last.time_ns > max_gap_s * NANOSECONDS
 
 
 def _matches(
-    active: Sequence[_OpenTrack], boxes: FloatBoxes, time_ns: int, config: PrivacyConfig
+    active: Sequence[_OpenTrack], boxes: FloatArray, frame: int, time_ns: int, context: _Context
 ) -> list[tuple[int, int]]:
-    """Pairs of track and detection: by overlap first, then, for what is left, by nearness."""
+    """Pairs of track and detection: by overlap first, then, for what is left, by nearness.
+
+    A track is looked for where it was seen last in the scene, where its velocity takes it, and where it was in
+    the picture, for regions that the wearer carries along and for shifts that were measured wrongly.
+    """
     if not active or not len(boxes):
         return []
-    predicted = np.stack([track.predicted(time_ns) for track in active])
-    last = np.stack([track.boxes[-1] for track in active])
-    overlap = np.maximum(iou_matrix(predicted, boxes), iou_matrix(last, boxes))
+    offset, config = context.offsets[frame], context.config
+    last_frames = np.array([track.last.frame for track in active])
+    at_rest = np.stack([track.last.box for track in active])
+    places = (
+        at_rest + offset,
+        np.stack([track.predicted(time_ns) for track in active]) + offset,
+        at_rest + context.offsets[last_frames],
+    )
+    overlap = np.max([_overlap(place, boxes) for place in places], axis=0)
     pairs = _greedy(-overlap, limit=-config.track_iou)
-    free_tracks = sorted(set(range(len(active))) - {track for track, _ in pairs})
+    same_scene = context.scenes[last_frames] == context.scenes[frame]
+    taken = {track for track, _ in pairs}
+    free_tracks = [track for track in range(len(active)) if track not in taken and same_scene[track]]
     free_boxes = sorted(set(range(len(boxes))) - {box for _, box in pairs})
     if free_tracks and free_boxes:
-        distance = np.minimum(
-            _distance_in_sizes(predicted[free_tracks], boxes[free_boxes]),
-            _distance_in_sizes(last[free_tracks], boxes[free_boxes]),
-        )
-        near = _greedy(distance, limit=config.track_reach_sizes)
+        distances = [_distance_in_sizes(place[free_tracks], boxes[free_boxes]) for place in places[:2]]
+        near = _greedy(np.min(distances, axis=0), limit=config.track_reach_sizes)
         pairs += [(free_tracks[track], free_boxes[box]) for track, box in near]
     return pairs
 
 
-def _greedy(cost: npt.NDArray[np.float64], *, limit: float) -> list[tuple[int, int]]:
+def _greedy(cost: FloatArray, *, limit: float) -> list[tuple[int, int]]:
     """Cheapest pairs of row and column first, each used once, none above ``limit``."""
     rows, columns = np.nonzero(cost <= limit)
     order = np.argsort(cost[rows, columns], kind="stable")
@@ -222,47 +386,44 @@ def _greedy(cost: npt.NDArray[np.float64], *, limit: float) -> list[tuple[int, i
     return pairs
 
 
-def _distance_in_sizes(a: FloatBoxes, b: FloatBoxes) -> npt.NDArray[np.float64]:
+def _overlap(a: FloatArray, b: FloatArray) -> FloatArray:
+    return iou_matrix(a.astype(np.float32), b.astype(np.float32))
+
+
+def _distance_in_sizes(a: FloatArray, b: FloatArray) -> FloatArray:
     """Distance of the centres, in box sizes (square root of the smaller area); infinite for unlike areas."""
-    centers_a, centers_b = _centers(a).astype(np.float64), _centers(b).astype(np.float64)
-    areas_a = np.maximum((a[:, 2:] - a[:, :2]).prod(axis=1).astype(np.float64), 1e-6)[:, None]
-    areas_b = np.maximum((b[:, 2:] - b[:, :2]).prod(axis=1).astype(np.float64), 1e-6)[None]
-    distance = np.linalg.norm(centers_a[:, None] - centers_b[None], axis=-1)
+    areas_a = np.maximum((a[:, 2:] - a[:, :2]).prod(axis=1), 1e-6)[:, None]
+    areas_b = np.maximum((b[:, 2:] - b[:, :2]).prod(axis=1), 1e-6)[None]
+    distance = np.linalg.norm(_centers(a)[:, None] - _centers(b)[None], axis=-1)
     in_sizes = distance / np.sqrt(np.minimum(areas_a, areas_b))
     ratio = np.maximum(areas_a, areas_b) / np.minimum(areas_a, areas_b)
     return np.where(ratio <= _REACH_AREA_RATIO, in_sizes, np.inf)
 
 
 def _fill(
-    linked: _OpenTrack,
-    *,
-    kind: str,
-    track_id: int,
-    examined_frames: npt.NDArray[np.int64],
-    timestamps_ns: npt.NDArray[np.int64],
-    size: tuple[int, int],
-    config: PrivacyConfig,
+    sightings: Sequence[_Sighting], context: _Context, *, kind: str, track_id: int, size: tuple[int, int]
 ) -> Track:
-    seen_frames = np.array(linked.frames, dtype=np.int64)
-    seen_boxes = np.stack(linked.boxes)
-    first, last = _covered_range(seen_frames, examined_frames, timestamps_ns, config)
+    config = context.config
+    seen_frames = np.array([sighting.frame for sighting in sightings], dtype=np.int64)
+    seen_boxes = np.stack([sighting.box for sighting in sightings])
+    first, last = _covered_range(sightings, context)
     frames = np.arange(first, last + 1, dtype=np.int64)
     # Frames with equal time stamps still follow one another: the index breaks the tie.
-    times = (timestamps_ns[frames] + frames).astype(np.float64)
-    seen_times = (timestamps_ns[seen_frames] + seen_frames).astype(np.float64)
+    times = (context.timestamps_ns[frames] + frames).astype(np.float64)
+    seen_times = times[seen_frames - first]
     boxes = np.stack([np.interp(times, seen_times, seen_boxes[:, side]) for side in range(4)], axis=1)
-    scores = np.interp(times, seen_times, np.array(linked.scores))
+    scores = np.interp(times, seen_times, np.array([sighting.score for sighting in sightings]))
+    _steady_weak_sightings(boxes, times, sightings, seen_times, config)
     _cover_doubtful_links(boxes, frames, times, seen_frames, seen_times, seen_boxes, config)
-    if seen_frames.size > 1:
-        span_start = float(seen_times[1] - seen_times[0])
-        span_end = float(seen_times[-1] - seen_times[-2])
-        before, after = frames < seen_frames[0], frames > seen_frames[-1]
-        velocity_start = _velocity(seen_boxes[0], seen_boxes[1], span_start)
-        velocity_end = _velocity(seen_boxes[-2], seen_boxes[-1], span_end)
-        reach = config.track_reach_sizes
-        _extend(boxes, before, (times - seen_times[0])[:, None] * velocity_start[None], reach)
-        _extend(boxes, after, (times - seen_times[-1])[:, None] * velocity_end[None], reach)
-    boxes = np.clip(boxes, 0, np.array(size * 2))
+    for outside, end, ordered in (
+        (frames < seen_frames[0], seen_times[0], sightings),
+        (frames > seen_frames[-1], seen_times[-1], sightings[::-1]),
+    ):
+        velocity = _end_velocity(ordered)
+        reach = config.track_follow_sizes if len(sightings) > 2 else config.track_reach_sizes
+        _extend(boxes, outside, (times - end)[:, None] * velocity[None], reach)
+    _widen(boxes, times, seen_times, config)
+    boxes = np.clip(boxes + context.offsets[frames], 0, np.array(size * 2))
     visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
     return Track(
         track_id=track_id,
@@ -274,32 +435,56 @@ def _fill(
     )
 
 
-def _covered_range(
-    seen_frames: npt.NDArray[np.int64],
-    examined_frames: npt.NDArray[np.int64],
-    timestamps_ns: npt.NDArray[np.int64],
-    config: PrivacyConfig,
-) -> tuple[int, int]:
+def _covered_range(sightings: Sequence[_Sighting], context: _Context) -> tuple[int, int]:
     """First and last frame that the track covers."""
-    earlier = examined_frames[examined_frames < seen_frames[0]]
-    later = examined_frames[examined_frames > seen_frames[-1]]
-    first, last = 0, timestamps_ns.size - 1
+    config, stamps = context.config, context.timestamps_ns
+    weak = max(sighting.score for sighting in sightings) < config.low_confidence_score
+    before_s, after_s = (0.0, 0.0) if weak else (config.margin_before_s, config.margin_after_s)
+    start, end = sightings[0].frame, sightings[-1].frame
+    # Before it was known, only fine looks would have found a region that the downscaled copy does not show; from
+    # then on it is in focus at every look.
+    capable = context.fine_frames if sightings[0].found_finely else context.frames
+    earlier, later = capable[capable < start], context.frames[context.frames > end]
+    first, last = 0, stamps.size - 1
     if earlier.size:
-        start_ns = timestamps_ns[earlier[-1]] - round(config.margin_before_s * NANOSECONDS)
-        first = min(int(earlier[-1]), int(np.searchsorted(timestamps_ns, start_ns, side="left")))
+        start_ns = stamps[earlier[-1]] - round(before_s * NANOSECONDS)
+        first = min(int(earlier[-1]), int(np.searchsorted(stamps, start_ns, side="left")))
     if later.size:
-        end_ns = timestamps_ns[later[0]] + round(config.margin_after_s * NANOSECONDS)
-        last = max(int(later[0]), int(np.searchsorted(timestamps_ns, end_ns, side="right")) - 1)
+        end_ns = stamps[later[0]] + round(after_s * NANOSECONDS)
+        last = max(int(later[0]), int(np.searchsorted(stamps, end_ns, side="right")) - 1)
     return first, last
 
 
+def _steady_weak_sightings(
+    boxes: FloatArray,
+    times: FloatArray,
+    sightings: Sequence[_Sighting],
+    seen_times: FloatArray,
+    config: PrivacyConfig,
+) -> None:
+    """Between two clear sightings, also cover the straight line from one to the other, in place.
+
+    Where the picture is blurred a weak sighting lies between them and its box may be off.
+    """
+    clear = np.array([sighting.score >= config.low_confidence_score for sighting in sightings])
+    indices = np.nonzero(clear)[0]
+    for start, end in zip(indices.tolist(), indices[1:].tolist(), strict=False):
+        span = seen_times[end] - seen_times[start]
+        if end - start < 2 or span > _STRAIGHT_S * NANOSECONDS:
+            continue
+        between = (times > seen_times[start]) & (times < seen_times[end])
+        share = ((times[between] - seen_times[start]) / span)[:, None]
+        straight = (1 - share) * sightings[start].box + share * sightings[end].box
+        boxes[between] = _union(boxes[between], straight)
+
+
 def _cover_doubtful_links(
-    boxes: npt.NDArray[np.float64],
+    boxes: FloatArray,
     frames: npt.NDArray[np.int64],
-    times: npt.NDArray[np.float64],
+    times: FloatArray,
     seen_frames: npt.NDArray[np.int64],
-    seen_times: npt.NDArray[np.float64],
-    seen_boxes: FloatBoxes,
+    seen_times: FloatArray,
+    seen_boxes: FloatArray,
     config: PrivacyConfig,
 ) -> None:
     """Between detections that hardly overlap, also cover the place of the nearer one, in place.
@@ -307,7 +492,7 @@ def _cover_doubtful_links(
     Such a link may join two regions; then each was still where it was seen.
     """
     for index in range(seen_frames.size - 1):
-        overlap = iou_matrix(seen_boxes[index : index + 1], seen_boxes[index + 1 : index + 2])
+        overlap = _overlap(seen_boxes[index : index + 1], seen_boxes[index + 1 : index + 2])
         if overlap[0, 0] >= config.track_iou:
             continue
         between = (frames > seen_frames[index]) & (frames < seen_frames[index + 1])
@@ -316,37 +501,54 @@ def _cover_doubtful_links(
         boxes[between] = _union(boxes[between], nearer)
 
 
-def _extend(
-    boxes: npt.NDArray[np.float64],
-    where: npt.NDArray[np.bool_],
-    offsets: npt.NDArray[np.float64],
-    reach_sizes: float,
-) -> None:
+def _extend(boxes: FloatArray, where: npt.NDArray[np.bool_], offsets: FloatArray, reach_sizes: float) -> None:
     """Union of the resting and the moving box, in place, for the frames beyond one end of a track.
 
     The motion is followed for ``reach_sizes`` box sizes at most: a velocity is a guess that gets worse.
     """
     resting = boxes[where]
     limit = reach_sizes * np.sqrt((resting[:, 2:] - resting[:, :2]).prod(axis=1, keepdims=True))
-    boxes[where] = _union(resting, resting + _shift(np.clip(offsets[where], -limit, limit)))
+    boxes[where] = _union(resting, resting + _shift(np.clip(_OVERSHOOT * offsets[where], -limit, limit)))
 
 
-def _velocity(earlier: FloatBoxes, later: FloatBoxes, elapsed_ns: float) -> npt.NDArray[np.float64]:
-    """Motion of the centre in pixels per nanosecond, ``float64 [2]``."""
-    if elapsed_ns <= 0:
+def _widen(boxes: FloatArray, times: FloatArray, seen_times: FloatArray, config: PrivacyConfig) -> None:
+    """Move the sides out, in place, the more the longer ago the nearest sighting is."""
+    after = np.clip(np.searchsorted(seen_times, times), 0, seen_times.size - 1)
+    nearest_ns = np.minimum(
+        np.abs(times - seen_times[after]), np.abs(times - seen_times[np.maximum(after - 1, 0)])
+    )
+    share = np.minimum(config.widen_per_s * nearest_ns / NANOSECONDS, config.widen_most)[:, None]
+    margin = share * (boxes[:, 2:] - boxes[:, :2])
+    boxes[:, :2] -= margin
+    boxes[:, 2:] += margin
+
+
+def _end_velocity(ordered: Sequence[_Sighting]) -> FloatArray:
+    """Motion of the centre at the first of ``ordered`` sightings, in pixels per nanosecond, ``float64 [2]``."""
+    shortest_ns, longest_ns = (round(span * NANOSECONDS) for span in _VELOCITY_SPAN_S)
+    end = ordered[0]
+    other = None
+    for sighting in ordered[1:]:
+        elapsed_ns = abs(sighting.time_ns - end.time_ns)
+        if elapsed_ns > longest_ns:
+            break
+        other = sighting
+        if elapsed_ns >= shortest_ns:
+            break
+    if other is None or other.time_ns == end.time_ns:
         return np.zeros(2)
-    moved = _centers(later[None])[0].astype(np.float64) - _centers(earlier[None])[0]
-    return np.asarray(moved / elapsed_ns, dtype=np.float64)
+    moved = _centers(end.box[None])[0] - _centers(other.box[None])[0]
+    return np.asarray(moved / (end.time_ns - other.time_ns), dtype=np.float64)
 
 
-def _shift(offset: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def _shift(offset: FloatArray) -> FloatArray:
     """The same ``[..., 2]`` offset for both corners, ``[..., 4]``."""
-    return np.concatenate([offset, offset], axis=-1).astype(np.float32)
+    return np.concatenate([offset, offset], axis=-1)
 
 
-def _centers(boxes: FloatBoxes) -> npt.NDArray[np.float32]:
-    return (boxes[:, :2] + boxes[:, 2:]) / 2
+def _centers(boxes: FloatArray) -> FloatArray:
+    return np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2, dtype=np.float64)
 
 
-def _union(a: npt.NDArray[np.float64], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _union(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.concatenate([np.minimum(a[:, :2], b[:, :2]), np.maximum(a[:, 2:], b[:, 2:])], axis=1)

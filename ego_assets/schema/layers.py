@@ -69,6 +69,8 @@ class LayerSpec:
         essential: A failure, or a failed blocking gate, stops the clip. Otherwise the layer is given up:
             its completeness bit stays clear, and the clip goes to review and on without it.
         reads_original: May open the original in the vault. Only true up to the privacy pass.
+        follows_corrections: The result depends on what people ordered to be covered: a new order makes the layer
+            pending, and everything after it.
         runs_when_held: Runs on clips that ``hold_flagged`` stopped; true up to the privacy pass, so that
             a reviewer has something to look at.
         publish_when_blocked: Publish the version although a blocking gate failed. False for the privacy
@@ -89,6 +91,7 @@ class LayerSpec:
     gates: tuple[GateSpec, ...] = ()
     essential: bool = False
     reads_original: bool = False
+    follows_corrections: bool = False
     runs_when_held: bool = False
     publish_when_blocked: bool = True
     retry: RetryPolicySpec = RetryPolicySpec()

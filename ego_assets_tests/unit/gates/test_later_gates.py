@@ -14,7 +14,7 @@ BLURRED = VideoFacts(timestamps_ns=STAMPS, metadata_keys=("encoder", "handler_na
 def privacy(**changes):
     values = {
         "original": ORIGINAL, "video": BLURRED, "proxy": BLURRED, "face_detections": 0, "face_frames_analysed": 60,
-        "low_confidence_frames": 0,
+        "low_confidence_frames": 0, "leak_checked_frames": 5, "leaks_repaired": 0, "leaks_remaining": 0,
     }  # fmt: skip
     return {found.spec.name: found for found in judge_privacy(**{**values, **changes})}
 
@@ -43,6 +43,22 @@ def test_whatever_is_left_of_the_original_blocks(which, made, said):
     found = privacy(**{which: made})["deidentified"]
     assert found.blocks
     assert f"{which}: {said}" in found.message
+
+
+def test_sound_that_the_settings_keep_is_allowed_in_the_video_only():
+    with_sound = facts(stream_kinds=("video", "audio"))
+    assert not privacy(video=with_sound, audio_kept=True)["deidentified"].blocks
+    assert privacy(video=with_sound, proxy=with_sound, audio_kept=True)["deidentified"].blocks
+    assert privacy(video=facts(stream_kinds=("video", "data")), audio_kept=True)["deidentified"].blocks
+
+
+@pytest.mark.parametrize(
+    ("checked", "remaining", "outcome"), [(12, 0, "passed"), (12, 1, "failed"), (None, 0, "not_evaluated")]
+)
+def test_a_leak_that_remains_blocks(checked, remaining, outcome):
+    found = privacy(leak_checked_frames=checked, leaks_remaining=remaining)["no_leak"]
+    assert found.outcome.value == outcome
+    assert found.blocks == (outcome == "failed")
 
 
 def test_rounding_of_time_stamps_is_tolerated():

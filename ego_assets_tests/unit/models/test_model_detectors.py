@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from skimage import data
 
 from ego_assets.schema.detections import Detections, RegionDetector, iou_matrix
-from resources.models.faces import CenterFaceDetector, decode_centers
+from resources.models.faces import CenterFaceDetector, SecondOpinionFaceDetector, decode_centers
 from resources.models.images import fit, network_size
 from resources.models.onnx_session import cpu_session, without_declared_sizes
 from resources.models.registry import CENTERFACE, locate
@@ -120,6 +120,60 @@ def test_boxes_stay_inside_the_picture(faces: CenterFaceDetector, astronaut: Ima
     assert np.all(found.boxes_xyxy[:, 2] <= 220) and np.all(found.boxes_xyxy[:, 3] <= 170)
 
 
+@pytest.fixture(scope="module")
+def second_opinion() -> SecondOpinionFaceDetector:
+    return SecondOpinionFaceDetector(threads=1)
+
+
+def test_strict_finds_what_the_ordinary_look_finds_and_no_less(
+    faces: CenterFaceDetector, second_opinion: SecondOpinionFaceDetector, astronaut: Image
+) -> None:
+    faint = cv2.GaussianBlur(astronaut, (0, 0), 9)
+    for detector in (faces, second_opinion, CenterFaceDetector(score_threshold=0.99, threads=1)):
+        (ordinary,), (strict,) = detector.detect([faint]), detector.detect([faint], strict=True)
+        assert len(strict) >= len(ordinary)
+        if len(ordinary):
+            assert iou_matrix(ordinary.boxes_xyxy, strict.boxes_xyxy).max(axis=1).min() > 0.99
+    assert len(CenterFaceDetector(score_threshold=0.99, threads=1).detect([astronaut], strict=True)[0]) >= 1
+    assert len(CenterFaceDetector(score_threshold=0.99, threads=1).detect([astronaut])[0]) == 0
+
+
+@pytest.mark.parametrize("position", [(0, 0), (380, 0), (200, 150)])
+def test_a_doubtful_face_is_confirmed_wherever_it_lies(astronaut: Image, position: tuple[int, int]) -> None:
+    # CenterFace alone is never sure enough here, so that BlazeFace decides.
+    detector = SecondOpinionFaceDetector(score_threshold=0.99, threads=1)
+    image = np.full((360, 640, 3), 90, np.uint8)
+    left, top = position
+    portrait = astronaut[20:220, 120:340]
+    image[top : top + 200, left : left + 220] = portrait
+    (found,) = detector.detect([image])
+    truth = np.array([[62 + left, 39 + top, 150 + left, 157 + top]], np.float32)
+    assert iou_matrix(found.boxes_xyxy[:1], truth)[0, 0] > 0.7
+
+
+def test_a_candidate_without_a_face_is_not_confirmed(
+    astronaut: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = SecondOpinionFaceDetector(threads=1)
+    # The face, her name tag, and the corner of the flag.
+    boxes = np.array([[182, 59, 270, 177], [170, 370, 250, 440], [10, 20, 80, 110]], np.float32)
+    proposed = Detections(boxes, np.full(3, 0.2, np.float32))
+    monkeypatch.setattr(detector._centerface, "candidates", lambda image, *, threshold: proposed)
+    (found,) = detector.detect([astronaut])
+    assert found.boxes_xyxy.tolist() == boxes[:1].tolist()
+    assert found.scores[0] > 0.7
+    (strict,) = detector.detect([astronaut], strict=True)
+    assert len(strict) == 3
+
+
+def test_second_looks_are_limited(astronaut: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = SecondOpinionFaceDetector(max_candidates=2, threads=1)
+    boxes = np.tile(np.array([[182, 59, 270, 177]], np.float32), (5, 1))
+    proposed = Detections(boxes, np.array([0.9, 0.2, 0.2, 0.2, 0.2], np.float32))
+    monkeypatch.setattr(detector._centerface, "candidates", lambda image, *, threshold: proposed)
+    assert len(detector.detect([astronaut])[0]) == 3
+
+
 def test_a_center_is_decoded_to_the_box_it_means() -> None:
     heatmap = np.zeros((6, 8), np.float32)
     heatmap[2, 5] = 0.8
@@ -168,7 +222,7 @@ def test_a_large_line_that_the_second_look_does_not_find_is_dropped(
 ) -> None:
     blob, thin = [20.0, 20.0, 600.0, 300.0], [20.0, 320.0, 200.0, 340.0]
 
-    def lines(image: Image, *, max_side: int) -> Any:
+    def lines(image: Image, *, max_side: int, strict: bool) -> Any:
         from resources.models.text import TextLines
 
         boxes = [blob, thin] if max_side >= 640 else [[0.0, 0.0, 30.0, 30.0]]
@@ -248,6 +302,10 @@ def test_what_is_no_picture_is_refused(faces: CenterFaceDetector, image: npt.NDA
         (CenterFaceDetector, {"max_side": 16}),
         (CenterFaceDetector, {"score_threshold": 1.0}),
         (CenterFaceDetector, {"nms_iou": 0.0}),
+        (CenterFaceDetector, {"strict_score_threshold": 0.3}),
+        (SecondOpinionFaceDetector, {"candidate_threshold": 0.4}),
+        (SecondOpinionFaceDetector, {"confirmation_threshold": 0.0}),
+        (SecondOpinionFaceDetector, {"max_candidates": -1}),
         (PPOCRTextDetector, {"max_side": 16}),
         (PPOCRTextDetector, {"unclip_ratio": 0.0}),
         (PPOCRTextDetector, {"threads": -1}),

@@ -11,7 +11,8 @@ import yaml
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
 from resources import profiles
 from resources.models import registry
-from resources.models.faces import CenterFaceDetector
+from resources.models.faces import SecondOpinionFaceDetector
+from resources.models.plates import PlateDetector
 from resources.models.text import PPOCRTextDetector
 from resources.profiles import (
     BackendConfig,
@@ -39,12 +40,26 @@ def replace_spec(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
 def test_local_serves_faces_and_text_with_the_defaults_of_the_classes() -> None:
     profile = load_profile("local")
     assert {task: config.backend for task, config in profile.backends.items()} == {
-        "faces": "centerface",
+        "faces": "centerface_blazeface",
         "text": "pp_ocr",
+        "plates": "text_shape",
     }
-    for task, backend_class in (("faces", CenterFaceDetector), ("text", PPOCRTextDetector)):
+    for task, backend_class in (
+        ("faces", SecondOpinionFaceDetector),
+        ("text", PPOCRTextDetector),
+        ("plates", PlateDetector),
+    ):
         defaults = {name: p.default for name, p in inspect.signature(backend_class).parameters.items()}
         assert profile.backends[task].settings == defaults
+
+
+def test_the_finished_video_may_be_examined_by_another_backend(tmp_path: Path) -> None:
+    other = {**GOOD, "leak_check": {"faces": {"backend": "centerface", "settings": {"max_side": 640}}}}
+    profile = load_profile(write(tmp_path, other))
+    first = build_detector(profile, "faces")
+    assert build_detector(profile, "faces", leak_check=True) is not first
+    plain = load_profile(write(tmp_path, GOOD))
+    assert build_detector(plain, "faces", leak_check=True) is build_detector(plain, "faces")
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
@@ -59,14 +74,17 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("backends: [", "not valid YAML"),
         ("just words", "expected a mapping"),
         ({"backend": {}}, "unknown backend; known: backends, commercial_use"),
-        ({"backends": {"facez": {"backend": "centerface"}}}, "unknown task 'facez'; known: faces, text"),
+        (
+            {"backends": {"facez": {"backend": "centerface"}}},
+            "unknown task 'facez'; known: faces, plates, text",
+        ),
         ({"backends": {"faces": {"backend": "x"}}}, "faces has no backend 'x'; known: centerface"),
         ({"backends": {"faces": "centerface"}}, "backends.faces: expected a mapping"),
         ({"backends": {"faces": {}}}, "expected `backend: NAME`"),
         ({"backends": {"faces": {"backend": "centerface", "x": 1}}}, "unknown x; known: backend, settings"),
         (
             {"backends": {"faces": {"backend": "centerface", "settings": {"side": 1}}}},
-            "unknown side; known: max_side, nms_iou, score_threshold, threads",
+            "unknown side; known: max_side, nms_iou, score_threshold, strict_score_threshold, threads",
         ),
         (
             {"backends": {"faces": {"backend": "centerface", "settings": {"max_side": [1]}}}},
@@ -138,7 +156,12 @@ def test_damaged_weights_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_installed_is_available() -> None:
-    assert [(s.task, s.backend, s.available) for s in backend_report()] == [
-        ("faces", "centerface", True),
-        ("text", "pp_ocr", True),
+    available = {(status.task, status.backend): status.available for status in backend_report()}
+    shipped = [
+        (spec.task, spec.backend)
+        for specs in registry.BACKENDS.values()
+        for spec in specs.values()
+        if spec.extra == "local"
     ]
+    assert {("faces", "centerface"), ("text", "pp_ocr")} <= {*shipped}
+    assert all(available[backend] for backend in shipped)

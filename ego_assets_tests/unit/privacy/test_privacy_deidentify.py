@@ -14,8 +14,10 @@ from ego_assets.media.encode import VideoWriter
 from ego_assets.media.probe import probe
 from ego_assets.media.timeline import read_timeline
 from ego_assets.privacy.config import PrivacyConfig
-from ego_assets.privacy.deidentify import PrivacyPassFailed, PrivacyResult, deidentify, proxy_size_for
-from ego_assets.privacy.redaction import blur_frame
+from ego_assets.privacy.deidentify import PrivacyResult, deidentify
+from ego_assets.privacy.looks import PrivacyPassFailed
+from ego_assets.privacy.redaction import RedactionStyle, redact_frame
+from ego_assets.privacy.render import proxy_size_for
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, RegionDetector
 from ego_assets.schema.errors import MediaError
 
@@ -37,7 +39,7 @@ class GreenFinder:
     def info(self) -> BackendInfo:
         return BackendInfo(task="faces", backend="green", model="green 1")
 
-    def detect(self, images: Sequence[BgrImage]) -> list[Detections]:
+    def detect(self, images: Sequence[BgrImage], *, strict: bool = False) -> list[Detections]:
         self.calls += 1
         if self._fail_from_call is not None and self.calls >= self._fail_from_call:
             raise RuntimeError("out of memory")
@@ -189,21 +191,20 @@ def test_redaction_does_not_leak_into_the_frames_that_follow(tmp_path: Path) -> 
     untouched = [frame.luma().copy() for frame in decode_frames(clip, threads=1, prefetch=0)]
     for frame in decode_frames(clip, threads=1, prefetch=0):
         assert np.array_equal(frame.luma(), untouched[frame.index])
-        blur_frame(
-            frame.frame,
-            np.array([[20, 40, 60, 80]], np.float32),
-            rotation_deg=0,
-            box_margin=0.2,
-            min_sigma=30,
-            sigma_per_size=0.6,
-        )
+        box = np.array([[20, 40, 60, 80]], np.float32)
+        redact_frame(frame.frame, box, rotation_deg=0, style=RedactionStyle())
         assert not np.array_equal(frame.luma(), untouched[frame.index])
 
 
 def test_the_report_counts_and_the_sheet_is_small(tmp_path: Path) -> None:
     finder = GreenFinder()
     clip = write_clip(tmp_path / "clip.mp4")
-    result = run(clip, tmp_path, detectors={"faces": finder, "text": GreenFinder(answer=Detections.empty())})
+    result = run(
+        clip,
+        tmp_path,
+        detectors={"faces": finder, "text": GreenFinder(answer=Detections.empty())},
+        config=PrivacyConfig(leak_looks_per_s=0),
+    )
     faces = result.report.kinds["faces"]
     assert faces.detections == faces.examined_frames == finder.calls
     assert faces.detections_per_minute == pytest.approx(60)
@@ -219,8 +220,14 @@ def test_the_report_counts_and_the_sheet_is_small(tmp_path: Path) -> None:
 def test_detectors_share_one_downscaled_upright_copy(tmp_path: Path) -> None:
     finder = GreenFinder()
     clip = write_clip(tmp_path / "clip.mp4", rotation_deg=90)
-    run(clip, tmp_path, detectors={"faces": finder}, config=PrivacyConfig(detection_max_side=96))
-    assert set(finder.sizes) == {(96, 64, 3)}
+    run(
+        clip,
+        tmp_path,
+        detectors={"faces": finder},
+        config=PrivacyConfig(detection_max_side=96, leak_looks_per_s=0),
+    )
+    # The ordinary look sees the copy; the fine one the whole picture, which fits into one tile.
+    assert set(finder.sizes) == {(96, 64, 3), (WIDTH, HEIGHT, 3)}
 
 
 def test_progress_counts_both_passes(tmp_path: Path) -> None:
@@ -298,11 +305,11 @@ def test_the_last_frame_is_examined_when_the_clip_ends_early(tmp_path: Path) -> 
         video_path=tmp_path / "video.mp4",
         proxy_path=tmp_path / "proxy.mp4",
         detectors={"faces": finder},
-        config=PrivacyConfig(faces_per_s=1),
+        config=PrivacyConfig(faces_min_per_s=1, faces_present_per_s=1, faces_max_per_s=1, leak_looks_per_s=0),
     )
     (track,) = result.tracks
-    assert finder.calls == 2
-    assert track.frame_indices[track.observed].tolist() == [0, 7]
+    observed = track.frame_indices[track.observed]
+    assert (observed[0], observed[-1]) == (0, 7)
 
 
 def test_passes_that_disagree_fail_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,10 +318,10 @@ def test_passes_that_disagree_fail_the_clip(tmp_path: Path, monkeypatch: pytest.
     def decode_less_at_first(source: object, **options: object) -> Iterator[DecodedFrame]:
         passes.append(1)
         for frame in decode_frames(clip, threads=1):
-            if len(passes) > 1 or frame.index < FRAMES - 4:
+            if frame.index < FRAMES - 4:
                 yield frame
 
-    monkeypatch.setattr("ego_assets.privacy.deidentify.decode_frames", decode_less_at_first)
+    monkeypatch.setattr("ego_assets.privacy.examine.decode_frames", decode_less_at_first)
     clip = write_clip(tmp_path / "clip.mp4")
     with pytest.raises(PrivacyPassFailed, match=f"{FRAMES - 4} frames when it was examined and {FRAMES}"):
         run(clip, tmp_path)

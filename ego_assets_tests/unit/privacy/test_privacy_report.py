@@ -44,7 +44,6 @@ def report(examined: list[FrameDetections]) -> PiiReport:
             other_streams=(StreamInfo(index=1, kind="data", codec="gpmd", handler="GoPro MET"),),
             metadata_keys=("location",),
         ),
-        resolution=(640, 360),
         frame_count=300,
         duration_s=10.0,
         redacted_share=0.01,

@@ -619,6 +619,18 @@ def test_resolving_clears_the_clip_when_nothing_is_open(database: Database, new_
     assert ask(database, clip_id) not in (first, second), "a resolved item is not opened again"
 
 
+def test_a_random_audit_marks_a_clip_only_once_something_was_found(
+    database: Database, new_clip: NewClip
+) -> None:
+    clip_id = add(database, new_clip())
+    number = ask(database, clip_id, kind=ReviewKind.RANDOM_AUDIT, risk=ReviewRisk.NORMAL)
+    assert not database.clip(clip_id).needs_review
+    assert ask(database, clip_id, kind=ReviewKind.RANDOM_AUDIT, risk=ReviewRisk.HIGH) == number
+    assert database.clip(clip_id).needs_review
+    database.resolve_review_item(number, resolution="covered", actor="anna")
+    assert not database.clip(clip_id).needs_review
+
+
 def test_items_are_resolved_once(database: Database, new_clip: NewClip) -> None:
     item = ask(database, add(database, new_clip()))
     database.resolve_review_item(item, resolution="fine", actor="anna")

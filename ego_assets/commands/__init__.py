@@ -1,0 +1,1 @@
+"""The commands of ``ego-assets``, one module per subject."""

@@ -1,0 +1,565 @@
+"""Answers privacy incidents: takes what leaked out of reach, has it made anew, and purges it.
+
+Every step can be made again: a process that is killed between two of them is completed by the next
+:meth:`IncidentDesk.advance`, which `ego-assets incident list` and the incidents sensor call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ego_assets.execution import stopping_verdicts
+from ego_assets.planning import LayerPlan, plan_clip
+from ego_assets.schema.clip import PRIVACY_LAYER
+from ego_assets.schema.corrections import Correction, PiiKind
+from ego_assets.schema.errors import ArtifactCorrupted, ConfigurationError, EgoAssetsError
+from ego_assets.schema.incidents import (
+    INCIDENT_WITHDRAWAL,
+    AffectedDelivery,
+    Incident,
+    IncidentState,
+    QuarantinedVersion,
+)
+from ego_assets.schema.vocabulary import PrivacyStatus, ReviewKind, ReviewRisk
+
+if TYPE_CHECKING:
+    from ego_assets.project import Project
+    from ego_assets.schema.clip import Clip
+    from ego_assets.schema.layers import LayerSpec
+    from ego_assets.settings import Settings
+    from resources.corrections import CorrectionLog
+    from resources.database import Database
+    from resources.incidents import IncidentLog
+    from resources.storage import ArtifactStore
+    from resources.vault import Quarantine, Vault
+
+#: In the folder of a delivery: the clips that were recalled from it.
+RECALLED = "RECALLED.json"
+#: What asks for the review of an incident; no layer has this name.
+REVIEW_SOURCE = "incident"
+_DELIVERIES = "deliveries"
+
+
+class IncidentRefused(EgoAssetsError):
+    """An incident cannot be opened or closed; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncidentReport:
+    """What a person found.
+
+    Attributes:
+        clip_id: The clip.
+        kind: What was left uncovered.
+        first_frame: First frame in which it shows, as numbered in the blurred video.
+        last_frame: Last frame in which it shows, inclusive.
+        box_xyxy: Where, in pixels of the upright full-size picture; ``None`` when not said.
+        note: What was seen.
+    """
+
+    clip_id: str
+    kind: PiiKind
+    first_frame: int
+    last_frame: int
+    box_xyxy: tuple[float, float, float, float] | None = None
+    note: str = ""
+
+    def is_that_of(self, incident: Incident) -> bool:
+        """Whether an incident was opened for the same finding."""
+        return (self.clip_id, self.kind, self.first_frame, self.last_frame, self.box_xyxy) == (
+            incident.clip_id,
+            incident.kind,
+            incident.first_frame,
+            incident.last_frame,
+            incident.box_xyxy,
+        )
+
+
+def layers_that_show(specs: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
+    """The privacy layer and all layers that are made from it, in the order of the chain."""
+    showing: dict[str, LayerSpec] = {}
+    for spec in sorted(specs, key=lambda item: item.stage):
+        if spec.name == PRIVACY_LAYER or showing.keys() & {*spec.inputs, *spec.optional_inputs}:
+            showing[spec.name] = spec
+    return tuple(showing.values())
+
+
+def incident_desk(project: Project) -> IncidentDesk:
+    """The desk of a project on this machine."""
+
+    def remove_pictures(clip_id: str, layers: Sequence[str]) -> None:
+        from ego_assets import event_pictures
+
+        event_pictures.remove_pictures(project.instance, clip_id, layers)
+
+    return IncidentDesk(
+        settings=project.settings,
+        specs=project.specs,
+        database=project.database,
+        store=project.store,
+        vault=project.vault,
+        remove_pictures=remove_pictures,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncidentDesk:
+    """Opens, advances and closes incidents.
+
+    Attributes:
+        settings: Where deliveries and reports lie.
+        specs: All layers.
+        database: Keeps the record.
+        store: Holds what leaked.
+        vault: Takes it.
+        remove_pictures: Removes the pictures of these layers of a clip from the orchestrator's log.
+    """
+
+    settings: Settings
+    specs: Sequence[LayerSpec]
+    database: Database
+    store: ArtifactStore
+    vault: Vault
+    remove_pictures: Callable[[str, Sequence[str]], object]
+
+    @property
+    def log(self) -> IncidentLog:
+        """The record of incidents."""
+        from resources.incidents import IncidentLog
+
+        return IncidentLog(self.database)
+
+    # --- steps ----------------------------------------------------------------------------------------
+
+    def open(self, report: IncidentReport, *, background: bool = False, actor: str) -> Incident:
+        """Take a leaking clip out of reach at once.
+
+        In one transaction the incident and the correction that it orders are recorded, the clip is withdrawn,
+        and nothing of its layers counts as judged any more, so that no layer reads them. Then everything that
+        shows the leak is moved into the vault. The same report of an incident that is not corrected yet goes on
+        with that one.
+
+        Args:
+            report: What was found.
+            background: The daemon makes the layers anew, not the caller.
+            actor: Who.
+
+        Raises:
+            UnknownClip: There is no such clip.
+            IncidentRefused: The clip shows nothing yet, or the frames or the box lie outside it.
+        """
+        self.database.clip(report.clip_id)
+        shown = [
+            spec.name
+            for spec in layers_that_show(self.specs)
+            if self.store.version_ids(report.clip_id, spec.name)
+        ]
+        with self.database.transaction():
+            self.database.lock_clip(report.clip_id)
+            unresolved = self.log.incidents(clip_id=report.clip_id, unresolved_only=True)
+            same = [item.id for item in unresolved if item.corrected_at is None and report.is_that_of(item)]
+            if same:
+                incident_id = same[0]
+                self.log.set_background(incident_id, background)
+            else:
+                incident_id = self._record(report, shown, unresolved, background, actor)
+        return self.advance(incident_id)
+
+    def advance(self, incident_id: int) -> Incident:
+        """Do what can be done now: finish the quarantine; purge it when all layers were made anew."""
+        if self.log.incident(incident_id).purged_at is not None:
+            return self.log.incident(incident_id)
+        with self.vault.quarantine(incident_id) as quarantine:
+            # Another process may have been here while this one waited.
+            incident = self.log.incident(incident_id)
+            if incident.quarantined_at is None:
+                incident = self._quarantine(incident, quarantine)
+            if incident.corrected_at is None and not self._left_to_make(incident):
+                incident = self._correct(incident, quarantine)
+            if incident.corrected_at is not None and incident.purged_at is None:
+                incident = self._purge(incident, quarantine)
+        return incident
+
+    def advance_all(self, *, on_error: Callable[[Incident, Exception], None]) -> list[Incident]:
+        """Advance every incident that is not resolved; returns them as they are then.
+
+        ``on_error`` hears of an incident that has to wait; it does not hold up the others.
+        """
+        advanced = []
+        for incident in self.log.incidents(unresolved_only=True):
+            try:
+                advanced.append(self.advance(incident.id))
+            except (EgoAssetsError, OSError) as error:
+                on_error(incident, error)
+                advanced.append(self.log.incident(incident.id))
+        return advanced
+
+    def resolve(self, incident_id: int, *, note: str, actor: str) -> Incident:
+        """Close an incident whose layers were made anew, and let the clip into deliveries again.
+
+        The clip stays withdrawn while another incident of it is open, or when somebody withdrew it for another
+        reason.
+
+        Raises:
+            IncidentError: It does not exist, or is resolved already.
+            IncidentRefused: Something is left to do.
+        """
+        incident = self.advance(incident_id)
+        if incident.purged_at is None:
+            raise IncidentRefused(
+                f"Incident {incident_id} of clip {incident.clip_id} is not corrected yet. "
+                + " ".join(self.what_is_left(incident))
+            )
+        with self.database.transaction():
+            self.database.lock_clip(incident.clip_id)
+            incident = self.log.record_resolved(incident_id, resolution=note, actor=actor)
+            clip = self.database.clip(incident.clip_id)
+            others = [item.id for item in self.log.incidents(clip_id=clip.clip_id, unresolved_only=True)]
+            if clip.withdrawn and clip.withdrawn_reason.startswith(INCIDENT_WITHDRAWAL):
+                self.database.update_clip(
+                    clip.clip_id, withdrawn=bool(others), withdrawn_reason=_withdrawal(others)
+                )
+            if not others:
+                for item in self.database.review_items("open", clip.clip_id):
+                    if item.layer == REVIEW_SOURCE:
+                        self.database.resolve_review_item(item.id, resolution=note, actor=actor)
+            self._audit(incident, "incident.resolve", note, actor=actor)
+        return incident
+
+    def what_is_left(self, incident: Incident) -> list[str]:
+        """What has to happen before the incident is over, in sentences."""
+        if incident.state is IncidentState.RESOLVED:
+            return []
+        if incident.quarantined_at is None:
+            return ["The leaking versions are not all in quarantine: run `ego-assets incident list` again."]
+        if incident.corrected_at is None:
+            pending = self._left_to_make(incident)
+            reason = self._plan(incident.clip_id).reason
+            advice = reason or f"Use `ego-assets run --clip {incident.clip_id}`."
+            return [f"To be made anew: {', '.join(pending)}. {advice}"] if pending else []
+        if incident.purged_at is None:
+            return ["The quarantined versions are not purged: run `ego-assets incident list` again."]
+        return [
+            f"Watch frames {incident.first_frame} to {incident.last_frame} of the new video, then close it with "
+            f"`ego-assets incident resolve {incident.id} --note ...`."
+        ]
+
+    # --- opening --------------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        report: IncidentReport,
+        shown: Sequence[str],
+        unresolved: Sequence[Incident],
+        background: bool,
+        actor: str,
+    ) -> int:
+        """Write the incident and everything that follows from it at once."""
+        clip = self.database.clip(report.clip_id)
+        if not shown and not unresolved:
+            raise IncidentRefused(
+                f"Clip {clip.clip_id} has no {PRIVACY_LAYER} yet, so nothing of it can have leaked from here. "
+                "Check the clip id with `ego-assets status`."
+            )
+        self._require_inside(report, clip)
+        layers = set(shown).union(*(item.layers for item in unresolved))
+        ordered = [spec for spec in layers_that_show(self.specs) if spec.name in layers]
+        incident_id = self.log.add(
+            clip.clip_id,
+            kind=report.kind,
+            first_frame=report.first_frame,
+            last_frame=report.last_frame,
+            box_xyxy=report.box_xyxy,
+            note=report.note,
+            layers=[spec.name for spec in ordered],
+            background=background,
+            actor=actor,
+        )
+        incident = self.log.incident(incident_id)
+        self._corrections.add(
+            Correction(
+                clip_id=clip.clip_id,
+                kind=report.kind,
+                first_frame=report.first_frame,
+                last_frame=report.last_frame,
+                box_xyxy=report.box_xyxy,
+                origin=incident.origin,
+                actor=actor,
+                note=report.note,
+            )
+        )
+        self.database.forget_layers(
+            clip.clip_id, {spec.name: spec.bit for spec in layers_that_show(self.specs)}
+        )
+        stopping = stopping_verdicts(self.database, clip.clip_id)
+        changes: dict[str, Any] = {
+            "privacy_status": PrivacyStatus.PENDING,
+            "failed": bool(stopping),
+            "failed_reason": " ".join(f"{gate.layer}: {gate.message}" for gate in stopping),
+        }
+        if not clip.withdrawn or clip.withdrawn_reason.startswith(INCIDENT_WITHDRAWAL):
+            numbers = [*(item.id for item in unresolved), incident_id]
+            changes |= {"withdrawn": True, "withdrawn_reason": _withdrawal(numbers)}
+        self.database.update_clip(clip.clip_id, **changes)
+        where = f"frames {report.first_frame} to {report.last_frame}"
+        self.database.add_review_item(
+            clip.clip_id,
+            layer=REVIEW_SOURCE,
+            kind=ReviewKind.PII_LEAK,
+            risk=ReviewRisk.HIGH,
+            reason=f"Incident {incident_id}: {report.kind} uncovered in {where}. {report.note}".strip(),
+            details={"incident": incident_id},
+        )
+        self._audit(incident, "incident.open", f"{report.kind} in {where}: {report.note}", actor=actor)
+        return incident_id
+
+    def _require_inside(self, report: IncidentReport, clip: Clip) -> None:
+        """Refuse frames and boxes that are not in the clip."""
+        if clip.frame_count is not None and report.last_frame >= clip.frame_count:
+            raise IncidentRefused(
+                f"Clip {clip.clip_id} has {clip.frame_count} frames, numbered 0 to {clip.frame_count - 1}: "
+                f"expected frames among these, got {report.first_frame} to {report.last_frame}."
+            )
+        if report.box_xyxy is None or clip.width is None or clip.height is None:
+            return
+        left, top, right, bottom = report.box_xyxy
+        finite = all(math.isfinite(edge) for edge in report.box_xyxy)
+        if not (finite and min(left, top) >= 0 and right <= clip.width and bottom <= clip.height):
+            raise IncidentRefused(
+                f"The picture of clip {clip.clip_id} is {clip.width} x {clip.height} pixels: expected a box "
+                f"inside it, got {', '.join(f'{edge:g}' for edge in report.box_xyxy)}."
+            )
+
+    # --- quarantine -----------------------------------------------------------------------------------
+
+    def _quarantine(self, incident: Incident, quarantine: Quarantine) -> Incident:
+        """Move everything that shows the leak. No layer of the clip starts before this is recorded."""
+        names = [spec.name for spec in layers_that_show(self.specs)]
+        # From here on nobody finds a version, however long moving the files takes.
+        for layer in names:
+            self.store.revoke(incident.clip_id, layer)
+        self.store.discard_staging(incident.clip_id)
+        for layer in names:
+            self._move_versions(incident, layer, quarantine)
+        deliveries = self._recall(incident, quarantine)
+        self._remove_reports(incident.clip_id)
+        self.remove_pictures(incident.clip_id, names)
+        quarantine.restrict()
+        moved = self._moved(incident, quarantine)
+        with self.database.transaction():
+            incident = self.log.record_quarantined(incident.id, versions=moved, deliveries=deliveries)
+            self._audit(
+                incident,
+                "incident.quarantine",
+                f"{len(incident.quarantined)} version(s), {len(incident.deliveries)} delivery version(s)",
+            )
+        return incident
+
+    def _move_versions(
+        self, incident: Incident, layer: str, quarantine: Quarantine, *, keep: str = ""
+    ) -> None:
+        for version_id in self.store.version_ids(incident.clip_id, layer):
+            if version_id != keep:
+
+                def take(folder: Path, version_id: str = version_id) -> None:
+                    quarantine.take(folder, layer, version_id)
+
+                self.store.move_version(incident.clip_id, layer, version_id, take=take)
+
+    def _moved(self, incident: Incident, quarantine: Quarantine) -> list[QuarantinedVersion]:
+        """The versions that lie in the quarantine, whichever process moved them."""
+        known = {
+            (record.layer, record.version_id): record.data_version
+            for record in self.database.artifacts(incident.clip_id, current_only=False)
+        }
+        found = {tuple(name.split("/")[:2]) for name in quarantine.names()}
+        versions = {
+            (layer, folder.partition("-")[0])
+            for layer, folder in found
+            if layer != _DELIVERIES and not folder.startswith(".")
+        }
+        return [
+            QuarantinedVersion(layer=layer, version_id=version, data_version=known.get((layer, version), ""))
+            for layer, version in sorted(versions)
+        ]
+
+    def _recall(self, incident: Incident, quarantine: Quarantine) -> list[AffectedDelivery]:
+        """Take the clip out of every delivery on this machine, and say so there."""
+        roots = set(_folders(self.settings.deliveries))
+        recorded = set()
+        for delivery in self.database.deliveries():
+            clips = {clip.clip_id for clip in self.database.delivery_clips(delivery.id)}
+            if incident.clip_id in clips:
+                recorded.add((delivery.name, delivery.version))
+                folder = Path(delivery.uri)
+                if folder.is_dir():
+                    roots.add(folder.parent)
+        for root in sorted(roots):
+            with _locked(root):
+                for folder in _folders(root):
+                    files = sorted(folder.glob(f"{incident.clip_id}*"))
+                    staged = folder.name.startswith(".")
+                    if not staged and (files or _is_recalled(folder, incident)):
+                        recorded.add((root.name, folder.name))
+                    if not staged and (root.name, folder.name) in recorded:
+                        _mark_recalled(folder, incident)
+                    for path in files:
+                        quarantine.take(path, _DELIVERIES, root.name, folder.name, path.name)
+        return [AffectedDelivery(name=name, version=version) for name, version in sorted(recorded)]
+
+    def _remove_reports(self, clip_id: str) -> None:
+        """Remove the reports that embed pictures of all clips, which the next run writes anew, and the clip's own."""
+        for path in list(self.settings.reports.glob("*.html*")) + list(
+            self.settings.reports.glob(".*.html*")
+        ):
+            path.unlink(missing_ok=True)
+        for folder in list(self.settings.reports.rglob(clip_id)):
+            shutil.rmtree(folder)
+
+    # --- correction -----------------------------------------------------------------------------------
+
+    def _plan(self, clip_id: str) -> Any:
+        return plan_clip(clip_id, self.specs, database=self.database, store=self.store)
+
+    def _left_to_make(self, incident: Incident) -> list[str]:
+        """Layers that must be made anew, or given up, before the incident is corrected.
+
+        Nothing is made of a clip that somebody withdrew for another reason; there the quarantine is the answer.
+        """
+        clip = self.database.clip(incident.clip_id)
+        if clip.withdrawn and not self.database.is_withdrawn_by_incident(clip.clip_id):
+            return []
+        plans = self._plan(clip.clip_id).layers
+        needed = dict.fromkeys([PRIVACY_LAYER, *incident.layers])
+        return [layer for layer in needed if plans.get(layer, LayerPlan.DONE) is not LayerPlan.DONE]
+
+    def _correct(self, incident: Incident, quarantine: Quarantine) -> Incident:
+        """Record that all was made anew; a run that was killed may have left versions from before."""
+        for spec in layers_that_show(self.specs):
+            try:
+                document = self.store.document(incident.clip_id, spec.name)
+            except ArtifactCorrupted:
+                document = None
+            judged = {gate.data_version for gate in self.database.gates(incident.clip_id, spec.name)}
+            if document is None or judged != {document.data_version}:
+                self.store.revoke(incident.clip_id, spec.name)
+                document = None
+            keep = document.version_id if document is not None else ""
+            self._move_versions(incident, spec.name, quarantine, keep=keep)
+        moved = self._moved(incident, quarantine)
+        with self.database.transaction():
+            incident = self.log.record_quarantined(incident.id, versions=moved, deliveries=())
+            incident = self.log.record_corrected(incident.id)
+            self._audit(incident, "incident.correct", "every layer was made anew")
+        return incident
+
+    def _purge(self, incident: Incident, quarantine: Quarantine) -> Incident:
+        count = quarantine.purge()
+        with self.database.transaction():
+            incident = self.log.record_purged(incident.id)
+            self._audit(incident, "incident.purge", f"{count} file(s) removed from the quarantine")
+        return incident
+
+    # --- helpers --------------------------------------------------------------------------------------
+
+    @property
+    def _corrections(self) -> CorrectionLog:
+        from resources.corrections import CorrectionLog
+
+        return CorrectionLog(self.database)
+
+    def _audit(self, incident: Incident, action: str, detail: str, *, actor: str = "ego-assets") -> None:
+        self.database.write_audit(
+            actor=actor, action=action, clip_id=incident.clip_id, detail=f"incident {incident.id}: {detail}"
+        )
+
+
+def parse_frames(text: str) -> tuple[int, int]:
+    """First and last frame from ``A-B`` or a single number.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    first, separator, last = text.strip().partition("-")
+    if not first.isdecimal() or (separator and not last.isdecimal()):
+        raise ConfigurationError(f"--frames {text!r}: expected frame numbers such as 120-180 or 120.")
+    found = int(first), int(last if separator else first)
+    if found[0] > found[1]:
+        raise ConfigurationError(f"--frames {text!r}: expected the first frame before the last.")
+    return found
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """A box from ``x1,y1,x2,y2``.
+
+    Raises:
+        ConfigurationError: It is no box.
+    """
+    try:
+        left, top, right, bottom = (float(edge) for edge in text.split(","))
+    except ValueError:
+        raise ConfigurationError(f"--box {text!r}: expected x1,y1,x2,y2 in pixels.") from None
+    if not (left < right and top < bottom):
+        raise ConfigurationError(f"--box {text!r}: expected x1 < x2 and y1 < y2.")
+    return left, top, right, bottom
+
+
+def _withdrawal(incidents: Sequence[int]) -> str:
+    """The reason by which a withdrawal is known to come from incidents."""
+    return f"{INCIDENT_WITHDRAWAL} {', '.join(map(str, incidents))}" if incidents else ""
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Wait until no delivery is being written below ``root``, and keep others from starting one."""
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _recalled_entries(folder: Path) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads((folder / RECALLED).read_text())["recalled"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _is_recalled(folder: Path, incident: Incident) -> bool:
+    return any(
+        (entry.get("clip_id"), entry.get("incident")) == (incident.clip_id, incident.id)
+        for entry in _recalled_entries(folder)
+    )
+
+
+def _mark_recalled(folder: Path, incident: Incident) -> None:
+    """Add the clip to the list of what was recalled from a delivery."""
+    if _is_recalled(folder, incident):
+        return
+    entry = {
+        "clip_id": incident.clip_id,
+        "incident": incident.id,
+        "recalled_at": dt.datetime.now(dt.UTC).isoformat(),
+    }
+    content = {"format": 1, "recalled": [*_recalled_entries(folder), entry]}
+    staged = folder / f".{RECALLED}.{uuid.uuid4().hex}"
+    staged.write_text(json.dumps(content, indent=2) + "\n")
+    staged.replace(folder / RECALLED)

@@ -1,0 +1,73 @@
+"""What the dataset card says about privacy: measured figures, or that there are none yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ego_assets.delivery.card import BenchmarkRecall, dataset_card
+from ego_assets.schema.recall import RecallEstimate
+
+
+def row(status: str) -> dict[str, Any]:
+    return {
+        "duration_s": 3.0,
+        "enrichment_completeness": 1,
+        "step_count": 90,
+        "licence": "",
+        "consent_scope": "unknown",
+        "environment_type": "kitchen",
+        "activity_category": "",
+        "privacy_status": status,
+    }
+
+
+def faces(covered: int, missed: int) -> RecallEstimate:
+    interval = {"low": 0.9, "high": 1.0} if covered + missed else {}
+    return RecallEstimate(
+        kind="faces", covered=covered, missed=missed, frames=40, clips=7, clips_with_regions=7, **interval
+    )
+
+
+def line(card: str, kind: str) -> str:
+    [found] = [text for text in card.splitlines() if text.startswith(f"| {kind} ")]
+    return found
+
+
+def test_without_reviews_the_card_says_so() -> None:
+    card = dataset_card([row("blurred")], benchmark_recall={})
+    assert line(card, "faces") == "| faces | not measured yet | not measured |"
+    assert "0 of 1 clips was reviewed" in card
+
+
+def test_measured_figures_stand_beside_the_benchmarks() -> None:
+    benchmark = {
+        "faces": BenchmarkRecall(recall=0.985, low=0.97, high=0.993, regions=500, material="photographs"),
+        "text": BenchmarkRecall(recall=0.96, low=0.95, high=0.97, regions=900, material="photo|graphs"),
+    }
+    card = dataset_card(
+        [row("blurred"), row("reviewed")],
+        measured_recall={"faces": faces(99, 1)},
+        benchmark_recall=benchmark,
+    )
+    assert "1 of 2 clips was reviewed" in card
+    shown = line(card, "faces")
+    assert (
+        "0.990 (95 % interval 0.900-1.000; 99 of 100 regions in 40 reviewed frame(s) of 7 clip(s))" in shown
+    )
+    assert "0.985 (95 % interval 0.970-0.993; 500 regions, photographs)" in shown
+    assert line(card, "text").startswith("| text | not measured yet | 0.960") and "photo/graphs" in card
+
+
+def test_reviewed_frames_without_a_face_are_no_recall() -> None:
+    card = dataset_card([row("reviewed")], measured_recall={"faces": faces(0, 0)}, benchmark_recall={})
+    assert "no region in 40 reviewed frame(s)" in line(card, "faces")
+
+
+def test_a_benchmark_figure_needs_its_interval_and_number() -> None:
+    for wrong in ({"low": 0.99}, {"high": 0.9}, {"regions": 0}):
+        with pytest.raises(ValueError, match="benchmark"):
+            BenchmarkRecall(
+                **{"recall": 0.95, "low": 0.9, "high": 0.97, "regions": 9, "material": "x", **wrong}
+            )

@@ -1,0 +1,192 @@
+"""PaddleOCR's text detector: against a stand-in for the package, and the package itself where it is installed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from ego_assets.schema.detections import RegionDetector
+from ego_assets.schema.errors import BackendUnavailable
+from resources.models.paddle_text import PaddleTextDetector
+from resources.models.registry import PADDLE_TEXT_FILES, PADDLE_TEXT_WEIGHTS
+
+MODEL = "PP-OCRv5_server_det"
+
+
+def put_files(folder: Path) -> None:
+    for card in (PADDLE_TEXT_WEIGHTS, *PADDLE_TEXT_FILES):
+        path = folder / card.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"model")
+
+
+class StandIn:
+    """The part of ``paddleocr.TextDetection`` (3.4) that is used."""
+
+    made: Any = None
+
+    def __init__(self, **options: Any) -> None:
+        if not Path(options["model_dir"]).is_dir():
+            raise AssertionError("model_dir does not exist")
+        self.options = options
+        self.source_check = os.environ.get("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK")
+        self.calls: list[tuple[int, int, float]] = []
+        StandIn.made = self
+
+    def predict(self, images: list[Any], *, batch_size: int, box_thresh: float) -> list[dict[str, Any]]:
+        self.calls.append((len(images), batch_size, box_thresh))
+        answers = []
+        for image in images:
+            brightest = float(image.max()) / 255
+            rows, columns = np.nonzero(image[..., 0])
+            if not len(rows) or brightest < box_thresh:
+                answers.append({"dt_polys": np.zeros((0, 4, 2), np.int16), "dt_scores": []})
+                continue
+            left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            polygon = [[left, top], [right, top], [right, bottom], [left, bottom]]
+            answers.append({"dt_polys": np.array([polygon], np.int16), "dt_scores": [brightest]})
+        return answers
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("paddleocr")
+    module.TextDetection = StandIn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "paddleocr", module)
+    # Set and taken back, so that what the backend sets is taken back as well.
+    monkeypatch.setenv("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "")
+    monkeypatch.delenv("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK")
+
+
+def line(brightness: int = 255) -> Any:
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[40:60, 20:180] = brightness
+    return image
+
+
+def test_the_local_model_is_loaded_and_no_host_is_asked(package: None, tmp_path: Path) -> None:
+    put_files(tmp_path)
+    detector = PaddleTextDetector(models_dir=tmp_path)
+    assert isinstance(detector, RegionDetector)
+    options = StandIn.made.options
+    assert (options["model_name"], options["model_dir"]) == (MODEL, str(tmp_path / MODEL))
+    assert (options["limit_side_len"], options["limit_type"], options["device"]) == (1280, "max", None)
+    assert StandIn.made.source_check == "True"
+    assert (detector.info.task, detector.info.backend, len(detector.info.weights_sha256)) == (
+        "text",
+        "paddleocr",
+        64,
+    )
+
+
+def test_equal_sizes_share_a_call_and_answers_keep_their_order(package: None, tmp_path: Path) -> None:
+    put_files(tmp_path)
+    detector = PaddleTextDetector(models_dir=tmp_path, batch_size=2)
+    images = [line(), line()[:80].copy(), np.zeros_like(line()), line()]
+    found = detector.detect(images)
+    assert [one.boxes_xyxy.tolist() for one in found] == [
+        [[20, 40, 180, 60]],
+        [[20, 40, 180, 60]],
+        [],
+        [[20, 40, 180, 60]],
+    ]
+    assert sorted(call[:2] for call in StandIn.made.calls) == [(1, 1), (1, 1), (2, 2)]
+    assert detector.detect([]) == []
+
+
+def test_strict_lowers_the_threshold_of_the_call(package: None, tmp_path: Path) -> None:
+    put_files(tmp_path)
+    detector = PaddleTextDetector(models_dir=tmp_path, score_threshold=0.6, strict_score_threshold=0.3)
+    faint = line(brightness=110)
+    assert [len(detector.detect([faint], strict=strict)[0]) for strict in (False, True)] == [0, 1]
+    assert [call[2] for call in StandIn.made.calls] == [0.6, 0.3]
+
+
+def test_a_model_without_its_configuration_says_what_is_missing(package: None, tmp_path: Path) -> None:
+    put_files(tmp_path)
+    (tmp_path / MODEL / "inference.yml").unlink()
+    with pytest.raises(BackendUnavailable, match=r"PP-OCRv5_server_det/inference\.yml; EGO_MODELS_DIR"):
+        PaddleTextDetector(models_dir=tmp_path)
+
+
+def test_a_model_that_cannot_be_loaded_says_what_to_do(
+    package: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**options: Any) -> Any:
+        raise RuntimeError("no engine")
+
+    put_files(tmp_path)
+    monkeypatch.setattr(sys.modules["paddleocr"], "TextDetection", broken)
+    with pytest.raises(BackendUnavailable, match=r"no engine\. Put the published.*install paddlepaddle"):
+        PaddleTextDetector(models_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options", [{"pixel_threshold": 0.0}, {"unclip_ratio": 0.0}, {"max_side": 8}, {"batch_size": 0}]
+)
+def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        PaddleTextDetector(**options)
+
+
+def test_the_real_package_runs_a_small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paddle = pytest.importorskip("paddle", reason="PaddlePaddle is not installed")
+    monkeypatch.setenv("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+    pytest.importorskip("paddleocr", reason="paddleocr belongs to the extra reference")
+
+    class Brightness(paddle.nn.Layer):  # type: ignore[misc,name-defined]
+        """The probability of text is how bright a pixel is."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = paddle.nn.Conv2D(3, 1, 1)
+            self.mean.weight.set_value(paddle.full([1, 3, 1, 1], 1 / 3))
+            self.mean.bias.set_value(paddle.zeros([1]))
+
+        def forward(self, images: Any) -> Any:
+            return paddle.nn.functional.sigmoid(self.mean(images) * 4)
+
+    folder = tmp_path / MODEL
+    folder.mkdir()
+    shape = paddle.static.InputSpec([None, 3, None, None], "float32", "x")
+    paddle.jit.save(Brightness(), str(folder / "inference"), input_spec=[shape])
+    steps = [
+        {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}},
+        {"DetResizeForTest": {"resize_long": 960}},
+        {
+            "NormalizeImage": {
+                "mean": [0.485, 0.456, 0.406],
+                "std": [0.229, 0.224, 0.225],
+                "order": "hwc",
+                "scale": "1./255.",
+            }
+        },
+        {"ToCHWImage": None},
+    ]
+    (folder / "inference.yml").write_text(
+        yaml.safe_dump(
+            {
+                "Global": {"model_name": MODEL},
+                "PreProcess": {"transform_ops": steps},
+                "PostProcess": {
+                    "name": "DBPostProcess",
+                    "thresh": 0.3,
+                    "box_thresh": 0.6,
+                    "unclip_ratio": 1.5,
+                },
+            }
+        )
+    )
+    detector = PaddleTextDetector(models_dir=tmp_path, device="cpu")
+    found, empty, cut = detector.detect([line(), np.zeros_like(line()), line()[:80].copy()])
+    assert len(found) == 1 and len(cut) == 1 and len(empty) == 0
+    left, top, right, bottom = found.boxes_xyxy[0]
+    # The core grows by its area times 1.6, divided by its perimeter: 14 pixels.
+    assert (left, top, right, bottom) == pytest.approx((6, 26, 194, 74), abs=6)

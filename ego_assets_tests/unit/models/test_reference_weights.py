@@ -1,0 +1,143 @@
+"""Weights that ship in no package: where they are looked for, what is checked, and what profiles demand of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
+from ego_assets.settings import Settings
+from resources.models import registry
+from resources.models.registry import (
+    BACKENDS,
+    EGOBLUR_FACES,
+    RETINAFACE_MOBILENET,
+    YOLO_PLATES,
+    locate,
+    weights_digest,
+)
+from resources.platform import ProfileModels, build_resources
+from resources.profiles import BackendConfig, Profile, backend_report, build_detector, load_profile
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def put(folder: Path, file: str, content: bytes = b"weights") -> Path:
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_supplied_file_is_found_and_its_digest_known(tmp_path: Path) -> None:
+    path = put(tmp_path, EGOBLUR_FACES.file)
+    assert locate(EGOBLUR_FACES, tmp_path) == path
+    assert weights_digest(path) == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_changed_file_has_another_digest(tmp_path: Path) -> None:
+    path = put(tmp_path, "net.onnx")
+    before = weights_digest(path)
+    put(tmp_path, "net.onnx", b"another")
+    os.utime(path, ns=(1, 1))
+    assert weights_digest(path) != before
+
+
+def test_a_stated_digest_is_demanded(tmp_path: Path) -> None:
+    put(tmp_path, RETINAFACE_MOBILENET.file)
+    with pytest.raises(
+        BackendUnavailable, match=f"expected {RETINAFACE_MOBILENET.sha256}.*get it again from"
+    ):
+        locate(RETINAFACE_MOBILENET, tmp_path)
+
+
+def test_a_missing_file_says_what_to_put_where(tmp_path: Path) -> None:
+    with pytest.raises(
+        BackendUnavailable, match=rf"projectaria.*put it there as {EGOBLUR_FACES.file}; EGO_MODELS_DIR"
+    ):
+        locate(EGOBLUR_FACES, tmp_path)
+    with pytest.raises(BackendUnavailable, match="set EGO_MODELS_DIR to that folder"):
+        locate(EGOBLUR_FACES)
+
+
+def test_only_supplied_files_may_have_no_digest() -> None:
+    with pytest.raises(ValueError, match="sha256"):
+        dataclasses.replace(registry.CENTERFACE, sha256="")
+
+
+def test_the_folder_comes_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings(data_dir=tmp_path).models == tmp_path / "models"
+    monkeypatch.setenv("EGO_MODELS_DIR", str(tmp_path / "weights"))
+    settings = Settings(data_dir=tmp_path)
+    assert settings.models == tmp_path / "weights"
+    assert build_resources(settings)["models"].models_dir == str(tmp_path / "weights")
+
+
+def test_the_folder_reaches_the_backend(tmp_path: Path) -> None:
+    profile = Profile(name="mine", backends={"plates": BackendConfig(backend="hyperlpr")})
+    with pytest.raises(BackendUnavailable, match=f"there is no {tmp_path / 'y5fu_640x_sim.onnx'}"):
+        ProfileModels(profile, models_dir=tmp_path).detector("plates")
+    with pytest.raises(BackendUnavailable, match="set EGO_MODELS_DIR"):
+        build_detector(profile, "plates")
+
+
+def test_every_reference_backend_is_reported_with_what_to_do(tmp_path: Path) -> None:
+    rows = {(row.task, row.backend): row for row in backend_report(tmp_path)}
+    for specs in BACKENDS.values():
+        for spec in specs.values():
+            if not spec.from_models_dir:
+                continue
+            row = rows[spec.task, spec.backend]
+            assert not row.available
+            assert "pip install 'ego-assets[reference]'" in row.detail or "EGO_MODELS_DIR" in row.detail
+
+
+def test_a_backend_with_its_files_is_available(tmp_path: Path) -> None:
+    put(tmp_path, YOLO_PLATES.file)
+    rows = {(row.task, row.backend): row for row in backend_report(tmp_path)}
+    assert rows["plates", "yolo_plates"].available
+    assert rows["plates", "yolo_plates"].detail == "YOLO number plates (not stated)"
+
+
+def test_the_reference_profile_serves_each_task() -> None:
+    profile = load_profile("reference")
+    assert {task: config.backend for task, config in profile.backends.items()} == {
+        "faces": "retinaface_resnet50",
+        "text": "paddleocr",
+        "plates": "yolo_plates",
+    }
+
+
+def test_the_reference_profile_shows_the_defaults() -> None:
+    import importlib
+    import inspect
+
+    for task, config in load_profile("reference").backends.items():
+        spec = BACKENDS[task][config.backend]
+        backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
+        defaults = {name: p.default for name, p in inspect.signature(backend_class).parameters.items()}
+        assert config.settings == {name: defaults[name] for name in spec.settings}
+
+
+def test_commercial_use_needs_the_users_word_for_their_own_weights() -> None:
+    silent = {"plates": BackendConfig(backend="yolo_plates")}
+    with pytest.raises(ConfigurationError, match=r"licence not stated.*licence_permits_commercial_use: true"):
+        Profile(name="mine", backends=silent, commercial_use=True)
+    stated = BackendConfig(backend="yolo_plates", settings={"licence_permits_commercial_use": True})
+    assert Profile(name="mine", backends={"plates": stated}, commercial_use=True).commercial_use
+
+
+def test_importing_the_backends_imports_no_heavy_library() -> None:
+    modules = sorted({spec.module for specs in BACKENDS.values() for spec in specs.values()})
+    code = (
+        f"import importlib, sys; [importlib.import_module(name) for name in {modules!r}];"
+        "print(sorted({'torch', 'torchvision', 'retinaface', 'paddleocr', 'paddle'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,139 @@
+"""Text detection by PaddleOCR's own package; nothing is ever read."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
+from ego_assets.schema.errors import BackendUnavailable
+from resources.models.boxes import check_at_least, check_thresholds, equal_batches
+from resources.models.images import STRIDE, check_image
+from resources.models.registry import PADDLE_TEXT_FILES, PADDLE_TEXT_WEIGHTS, locate, weights_digest
+
+
+class PaddleTextDetector:
+    """PP-OCRv5 server text detection through ``paddleocr.TextDetection``.
+
+    Args:
+        models_dir: Folder in which the model's own folder lies. Nothing is fetched.
+        max_side: Longer side in pixels at which the network looks; larger pictures are shrunk to it.
+        score_threshold: Lines whose core has a mean probability below are dropped (PaddleOCR: 0.6; missing a line
+            costs more here than a needless blur).
+        strict_score_threshold: The same where ``strict`` is asked for.
+        pixel_threshold: Probability from which a pixel belongs to the core of a line (PaddleOCR: 0.3).
+        unclip_ratio: How far a core is grown: area times this, divided by perimeter, on each side.
+        device: ``auto``, ``cpu``, ``gpu`` or ``gpu:N``, as PaddlePaddle names them.
+        batch_size: Most pictures in one call.
+
+    Raises:
+        BackendUnavailable: The model is missing, or PaddlePaddle cannot load it.
+    """
+
+    def __init__(
+        self,
+        *,
+        models_dir: Path | None = None,
+        max_side: int = 1280,
+        score_threshold: float = 0.4,
+        strict_score_threshold: float = 0.25,
+        pixel_threshold: float = 0.3,
+        unclip_ratio: float = 1.6,
+        device: str = "auto",
+        batch_size: int = 8,
+    ) -> None:
+        check_thresholds(
+            score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=1.0
+        )
+        check_at_least("max_side", max_side, STRIDE)
+        check_at_least("batch_size", batch_size, 1)
+        if not 0 < pixel_threshold < 1 or unclip_ratio <= 0:
+            raise ValueError(
+                "expected pixel_threshold between 0 and 1 and unclip_ratio above 0, got "
+                f"{pixel_threshold}, {unclip_ratio}"
+            )
+        self._score_threshold = score_threshold
+        self._strict_score_threshold = strict_score_threshold
+        self._batch_size = batch_size
+        path = locate(PADDLE_TEXT_WEIGHTS, models_dir)
+        for card in PADDLE_TEXT_FILES:
+            locate(card, models_dir)
+        self._digest = weights_digest(path)
+        # PaddleX asks four model hosts whether they answer as soon as it is imported, unless it is told not to.
+        os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+        text_detection = importlib.import_module("paddleocr").TextDetection
+        try:
+            self._model: Any = text_detection(
+                model_name=path.parent.name,
+                model_dir=str(path.parent),
+                device=None if device == "auto" else device,
+                limit_side_len=max_side,
+                limit_type="max",
+                thresh=pixel_threshold,
+                unclip_ratio=unclip_ratio,
+            )
+        except (RuntimeError, AssertionError, OSError, KeyError, ValueError) as error:
+            raise BackendUnavailable(
+                f"{PADDLE_TEXT_WEIGHTS.name} in {path.parent} cannot be loaded: {str(error)[:300]}. Put the published "
+                "inference model there, and install paddlepaddle (or paddlepaddle-gpu for device: gpu)."
+            ) from error
+
+    @property
+    def info(self) -> BackendInfo:
+        """What runs."""
+        return BackendInfo(
+            task="text",
+            backend="paddleocr",
+            model=PADDLE_TEXT_WEIGHTS.name,
+            weights_sha256=self._digest,
+            licence=PADDLE_TEXT_WEIGHTS.licence,
+        )
+
+    def detect(self, images: Sequence[BgrImage], *, strict: bool = False) -> list[Detections]:
+        """Lines of text in each image as upright boxes in its pixels; images of equal size share a call."""
+        for image in images:
+            check_image(image)
+        threshold = self._strict_score_threshold if strict else self._score_threshold
+        found = [Detections.empty()] * len(images)
+        sizes = [(image.shape[1], image.shape[0]) for image in images]
+        for positions in equal_batches(sizes, batch_size=self._batch_size):
+            answers = self._model.predict(
+                [images[position] for position in positions], batch_size=len(positions), box_thresh=threshold
+            )
+            for position, answer in zip(positions, answers, strict=True):
+                found[position] = boxes_of_polygons(
+                    answer["dt_polys"],
+                    answer["dt_scores"],
+                    width=sizes[position][0],
+                    height=sizes[position][1],
+                )
+        return found
+
+
+def boxes_of_polygons(
+    polygons: Iterable[npt.ArrayLike], scores: Iterable[float], *, width: int, height: int
+) -> Detections:
+    """Upright boxes around polygons, clipped to the picture; those without area are dropped.
+
+    Args:
+        polygons: Each ``[corners, 2]``, x and y in pixels of the picture.
+        scores: One per polygon.
+        width: Of the picture in pixels.
+        height: Of the picture in pixels.
+    """
+    boxes: list[npt.NDArray[np.float32]] = []
+    kept: list[float] = []
+    limits = np.array([width, height], np.float32)
+    for polygon, score in zip(polygons, scores, strict=True):
+        corners = np.clip(np.asarray(polygon, np.float32).reshape(-1, 2), 0, limits)
+        left_top, right_bottom = corners.min(axis=0), corners.max(axis=0)
+        if np.all(right_bottom > left_top):
+            boxes.append(np.concatenate([left_top, right_bottom]))
+            kept.append(float(score))
+    return Detections(np.array(boxes, np.float32).reshape(-1, 4), np.array(kept, np.float32))

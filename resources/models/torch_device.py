@@ -1,0 +1,69 @@
+"""Where PyTorch networks run and how their weights are read; PyTorch is imported at the first call."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ego_assets.schema.errors import BackendUnavailable
+
+
+def torch_device(name: str) -> Any:
+    """The ``torch.device`` of a profile's ``device`` setting.
+
+    Args:
+        name: ``auto`` takes the first CUDA device where there is one and the CPU otherwise; else a name such as
+            ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        BackendUnavailable: That device is not there.
+        ValueError: There is no such kind of device.
+    """
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendUnavailable(
+            f"device {name!r}: PyTorch sees {torch.cuda.device_count()} CUDA device(s). Set `device: auto` or `cpu`, "
+            "or check the driver with nvidia-smi."
+        )
+    return device
+
+
+def load_weights(network: Any, path: Path) -> None:
+    """Fill a network with the weights of a file; each of its parameters must be there, and no other.
+
+    The file holds a ``state_dict``, plainly or as the only file of a zip archive, as ``torch.utils.model_zoo`` takes
+    it. A prefix ``module.`` that training on several GPUs leaves is removed. Nothing in the file is executed.
+
+    Raises:
+        BackendUnavailable: The file is damaged or belongs to another network.
+    """
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    try:
+        with _opened(path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
+        raise BackendUnavailable(
+            f"{path} does not hold the weights of {type(network).__name__}: {str(error)[:300]}. Put the published "
+            "file there."
+        ) from error
+
+
+def _opened(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            # PyTorch's own format is a zip archive as well, of many files.
+            if len(names) == 1:
+                return archive.open(names[0])
+    return path.open("rb")

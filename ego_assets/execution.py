@@ -91,6 +91,7 @@ class LayerDraft:
         resolution: Width and height that rasters and boxes refer to.
         clip_updates: Columns of the clip's row to set once the gates let the clip pass.
         reviews: Reasons for a person to look.
+        corrections: What the next attempt has to cover, where this one was refused.
         metadata: Plain values to show in the UI.
         pictures: Files of the artifact to show in the UI, by title; each below 50 KB.
     """
@@ -103,6 +104,7 @@ class LayerDraft:
     resolution: tuple[int, int] | None = None
     clip_updates: Mapping[str, Any] = field(default_factory=dict)
     reviews: Sequence[ReviewRequest] = ()
+    corrections: Sequence[Correction] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
 
@@ -470,6 +472,8 @@ def _record(
     run_id: str,
 ) -> None:
     """Write the outcome to the metadata database, in one transaction."""
+    from resources.corrections import CorrectionLog
+
     clip_id, document = outcome.clip_id, outcome.document
     updates: dict[str, Any] = {}
     if outcome.state is LayerState.COMMITTED and outcome.draft is not None:
@@ -508,6 +512,8 @@ def _record(
                 reason=review.reason,
                 details=review.details,
             )
+        for correction in outcome.draft.corrections if outcome.draft is not None else ():
+            CorrectionLog(database).add(correction)
         database.refresh_progress(
             clip_id, layer=spec.name, bit=spec.bit, present=outcome.state is LayerState.COMMITTED
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
@@ -39,19 +40,9 @@ REQUIRED_TASKS = ("faces", "text")
 #: Places in which no vehicles are expected, unless the activity names one.
 INDOORS = frozenset({LocationType.KITCHEN, LocationType.OFFICE, LocationType.WORKSHOP})
 
-#: Parts of words in an activity that let number plates be expected anywhere.
-VEHICLE_WORDS = (
-    "car",
-    "driv",
-    "vehicle",
-    "park",
-    "street",
-    "traffic",
-    "road",
-    "bike",
-    "bicycl",
-    "truck",
-    "garage",
+#: Words in an activity that let number plates be expected anywhere.
+VEHICLES = re.compile(
+    r"\b(cars?|driv\w*|vehicles?|park(ing)?|streets?|traffic|roads?|bikes?|bicycl\w*|cycling|trucks?|vans?|garages?)\b"
 )
 
 #: Gates whose warning puts the clip in the review queue.
@@ -104,7 +95,7 @@ def plates_expected(clip: Clip, setting: Literal["auto", "always", "never"]) -> 
     if setting != "auto":
         return setting == "always"
     activity = clip.activity_category.lower()
-    return clip.location_type not in INDOORS or any(word in activity for word in VEHICLE_WORDS)
+    return clip.location_type not in INDOORS or VEHICLES.search(activity) is not None
 
 
 def render(
@@ -171,6 +162,7 @@ def render(
         resolution=result.proxy_size,
         clip_updates={"privacy_status": PrivacyStatus.BLURRED},
         reviews=_reviews(verdicts, result, work.clip, work.corrections),
+        corrections=_corrections(result, work.clip),
         metadata={
             **counts,
             **{
@@ -234,6 +226,24 @@ def _reviews(
         )
     )
     return requests
+
+
+def _corrections(result: PrivacyResult, clip: Clip) -> list[Correction]:
+    """Leaks that remained as orders: trying again covers them, whatever the detectors find then."""
+    remaining = result.leak_check.remaining if result.leak_check is not None else ()
+    return [
+        Correction(
+            clip_id=clip.clip_id,
+            kind=leak.kind,
+            first_frame=leak.frame_index,
+            last_frame=leak.frame_index,
+            box_xyxy=leak.box_xyxy,
+            origin="leak_check",
+            actor="asset:blurred_video",
+            note=f"score {leak.score:.2f}",
+        )
+        for leak in remaining
+    ]
 
 
 def _risk(kind: ReviewKind, report: PiiReport) -> ReviewRisk:

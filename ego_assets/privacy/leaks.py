@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ from ego_assets.schema.detections import RegionDetector
 from ego_assets.schema.timeline import Timeline
 
 #: Kinds that are looked for in the finished video. Text is not: of blurred lines the detector still sees traces.
-LEAK_KINDS = ("faces", "plates")
+LeakKind = Literal["faces", "plates"]
+LEAK_KINDS: tuple[LeakKind, ...] = get_args(LeakKind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Leak:
         score: How sure the detector is.
     """
 
-    kind: str
+    kind: LeakKind
     frame_index: int
     box_xyxy: tuple[float, float, float, float]
     score: float
@@ -130,7 +131,7 @@ def find_leaks(
 
 
 def _leaks_of(
-    view: FrameView, kind: str, detector: RegionDetector, regions: RegionIndex, config: PrivacyConfig
+    view: FrameView, kind: LeakKind, detector: RegionDetector, regions: RegionIndex, config: PrivacyConfig
 ) -> list[Leak]:
     found = detect_at(detector, kind, view, max_side=config.leak_max_side)
     index = view.frame.index

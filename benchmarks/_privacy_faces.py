@@ -1,7 +1,7 @@
 """Faces on images: recall with deface beside it, and what is redacted where no face is.
 
-A face counts as covered when at least 90 % of its true box lies under redaction: the detections of the ordinary look
-at the copy of 960 pixels and, for pictures larger than that, of the tiled look, each side moved out by 20 %.
+A face counts as covered when at least 90 % of its true box lies under redaction: what the fine look of the pass finds,
+or its ordinary look alone, each side moved out by 20 %.
 
 True boxes of WFLW and 300W are the bounding boxes of their landmarks. The others were placed by eye: a detection at
 another size where it fits the face, drawn by hand where there is none. That favours CenterFace, and so both sides.
@@ -11,36 +11,37 @@ The settings were chosen on much the same pictures: other pictures will give som
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from _harness import Reporter
+from _privacy_cost import detectors
+from _privacy_material import (
+    TESTDATA,
+    Boxes,
+    Finder,
+    Recall,
+    deface_finder,
+    fine_look,
+    no_material,
+    ordinary_look,
+    read_image,
+    union_share,
+)
 
-from ego_assets.privacy.coverage import covered_share, wilson_interval
-from ego_assets.privacy.redaction import expand_boxes
-from ego_assets.privacy.tiles import detect_tiled, merge_detections
-from ego_assets.schema.detections import BgrImage, RegionDetector
+from ego_assets.media.decode import decode_frames
+from ego_assets.schema.detections import BgrImage
 from ego_assets.schema.errors import BackendUnavailable
+from ego_assets.schema.timeline import NANOSECONDS
 
-TESTDATA = Path(os.environ.get("EGO_TESTDATA", Path(__file__).parents[2] / "shared" / "testdata"))
+ORDINARY = ", ordinary look only"
+DEFACE = ", deface"
+TARGET = 0.98
+NEEDLESS_TARGET_PERCENT = 2.0
 
-COVERED_SHARE = 0.9
-BOX_MARGIN = 0.2
-COPY_MAX_SIDE = 960
-TILE_OVERLAP = 0.2
-#: deface's default threshold, and its mask scale of 1.3 as a margin. Its ellipse is counted as the whole box.
-DEFACE_THRESHOLD = 0.2
-DEFACE_MARGIN = 0.3
-FEW_FACES = 200
-
-FloatBoxes = npt.NDArray[np.float32]
-Finder = Callable[[BgrImage], FloatBoxes]
 Box = tuple[int, int, int, int]
 
 #: Still -> faces, xyxy in pixels, by eye.
@@ -148,104 +149,46 @@ FACE_FREE = (
 HEIGHTS = (16, 24, 32, 48, 96)
 
 
-@dataclass
-class Count:
-    """Faces of one set: how many there are, and how many each side covered."""
-
-    n: int = 0
-    covered: dict[str, int] = field(default_factory=dict)
-
-    def add(self, truth: FloatBoxes, redaction: dict[str, FloatBoxes]) -> None:
-        self.n += len(truth)
-        for name, boxes in redaction.items():
-            hits = int((covered_share(truth, boxes) >= COVERED_SHARE).sum())
-            self.covered[name] = self.covered.get(name, 0) + hits
-
-
 def run(reporter: Reporter, *, quick: bool, clip: Path | None) -> None:
     """Report recall, needless area and cost of faces on images; ``clip`` plays no part."""
     try:
-        ours = _detector()
+        faces = {"faces": detectors(threads=1)["faces"]}
     except BackendUnavailable as error:
         reporter.report(
-            "face recall on images", None, "share", target=0.98, better="higher", reason=str(error)
+            "face recall on images", None, "share", target=TARGET, better="higher", reason=str(error)
         )
         return
-    sides: dict[str, Finder] = {"": lambda image: _redaction(ours, image)}
-    deface = _deface()
+    sides: dict[str, Finder] = {
+        "": lambda image: fine_look(image, faces),
+        ORDINARY: lambda image: ordinary_look(image, faces),
+    }
+    deface = deface_finder()
     if deface is None:
         reporter.report("face recall on images, deface", None, "share", reason="deface is not installed")
     else:
-        sides[", deface"] = deface
+        sides[DEFACE] = deface
     _report_smoke(reporter, sides)
     if not TESTDATA.is_dir():
         for metric in ("face recall on images", "needlessly redacted area on face-free clips"):
-            reporter.report(metric, None, "share", reason=f"no real material in {TESTDATA} (EGO_TESTDATA)")
+            reporter.report(metric, None, "share", reason=no_material())
         return
     _report_recall(reporter, sides, quick=quick)
     _report_sizes(reporter, sides, quick=quick)
-    _report_needless(reporter, ours, deface, quick=quick)
-
-
-def _detector() -> RegionDetector:
-    from resources.models.faces import SecondOpinionFaceDetector
-
-    return SecondOpinionFaceDetector(threads=1)
-
-
-def _deface() -> Finder | None:
-    try:
-        from deface.centerface import CenterFace
-    except ImportError:
-        return None
-    networks: dict[tuple[int, ...], CenterFace] = {}
-
-    def find(image: BgrImage) -> FloatBoxes:
-        # OpenCV's network answers wrongly once it is shown a picture of another size.
-        if image.shape not in networks:
-            networks.clear()
-            networks[image.shape] = CenterFace(backend="opencv")
-        found, _ = networks[image.shape](image, threshold=DEFACE_THRESHOLD)
-        boxes = np.asarray(found, dtype=np.float32)[:, :4].reshape(-1, 4)
-        return expand_boxes(boxes, margin=DEFACE_MARGIN, width=image.shape[1], height=image.shape[0])
-
-    return find
-
-
-def _ordinary(detector: RegionDetector, image: BgrImage) -> FloatBoxes:
-    """Detections on the copy of 960 pixels, in pixels of the image."""
-    scale = min(1.0, COPY_MAX_SIDE / max(image.shape[:2]))
-    copy = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    (found,) = detector.detect([np.asarray(copy, dtype=np.uint8)])
-    factors = image.shape[1] / copy.shape[1], image.shape[0] / copy.shape[0]
-    return found.scaled(*factors).boxes_xyxy
-
-
-def _redaction(detector: RegionDetector, image: BgrImage, *, tiled: bool = True) -> FloatBoxes:
-    """What our looks redact; pictures no larger than the copy gain nothing from tiles."""
-    from ego_assets.schema.detections import Detections
-
-    height, width = image.shape[:2]
-    boxes = _ordinary(detector, image)
-    parts = [Detections(boxes, np.ones(len(boxes), np.float32))]
-    if tiled and max(height, width) > COPY_MAX_SIDE:
-        parts.append(detect_tiled(detector, image, tile_side=min(height, width), overlap=TILE_OVERLAP))
-    merged = merge_detections(parts, iou=0.3)
-    return expand_boxes(merged.boxes_xyxy, margin=BOX_MARGIN, width=width, height=height)
+    _report_needless(reporter, sides, quick=quick)
 
 
 def _report_smoke(reporter: Reporter, sides: dict[str, Finder]) -> None:
     from skimage import data
 
-    count = Count()
+    count = Recall()
     image = np.asarray(cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR), dtype=np.uint8)
     truth = np.array([[182, 59, 270, 177]], np.float32)
     count.add(truth, {name: find(image) for name, find in sides.items()})
-    _report(reporter, "face recall, portrait of scikit-image", count)
+    count.report(reporter, "face recall, portrait of scikit-image")
 
 
 def _report_recall(reporter: Reporter, sides: dict[str, Finder], *, quick: bool) -> None:
-    total = Count()
+    total = Recall()
     landmarks = "box = bounding box of the landmarks"
     for name, pictures, how in (
         ("WFLW", _annotated("mmpose_wflw/test_wflw.json"), landmarks),
@@ -253,20 +196,20 @@ def _report_recall(reporter: Reporter, sides: dict[str, Finder], *, quick: bool)
         ("stills", _stills(), "boxes by eye"),
         ("frames of clips", _frames(every=3 if quick else 1), "boxes by eye"),
     ):
-        count = Count()
+        count = Recall()
         for image, truth in pictures:
             found = {side: find(image) for side, find in sides.items()}
             count.add(truth, found)
             # Two WFLW pictures are among the stills with all of their faces.
             if name != "WFLW":
                 total.add(truth, found)
-        _report(reporter, f"face recall, {name}", count, how=how)
-    _report(reporter, "face recall, all images", total, how="300W, stills, frames", target=0.98)
+        count.report(reporter, f"face recall, {name}", how=how)
+    total.report(reporter, "face recall, all images", how="300W, stills, frames", target=TARGET)
 
 
 def _report_sizes(reporter: Reporter, sides: dict[str, Finder], *, quick: bool) -> None:
     for height in HEIGHTS[1:3] if quick else HEIGHTS:
-        count = Count()
+        count = Recall()
         for image, truth in _stills():
             # Sharp faces only: what has 50 pixels can be shown with fewer.
             heights = truth[:, 3] - truth[:, 1]
@@ -274,51 +217,44 @@ def _report_sizes(reporter: Reporter, sides: dict[str, Finder], *, quick: bool) 
             scale = height / float(np.median(truth[:, 3] - truth[:, 1]))
             frame, placed = _in_1080p(image, truth, scale=scale)
             count.add(placed, {side: find(frame) for side, find in sides.items()})
-        _report(
+        count.report(
             reporter,
             f"face recall, {height} px high at 1080p",
-            count,
             how="the stills shrunk into a 1080p frame; median height of each",
-            target=0.98 if height >= 24 else None,
+            target=TARGET if height >= 24 else None,
         )
 
 
-def _report_needless(
-    reporter: Reporter, detector: RegionDetector, deface: Finder | None, *, quick: bool
-) -> None:
-    area: dict[str, list[float]] = {"ordinary look": [], "with tiled look": [], "deface": []}
-    cost: dict[str, list[float]] = {"ordinary look": [], "with tiled look": []}
-    with_false = 0
-    for name in FACE_FREE:
-        for index, image in enumerate(_each_second(TESTDATA / name)):
-            if quick and index % 5:
-                continue
-            for look, tiled in (("ordinary look", False), ("with tiled look", True)):
+def _report_needless(reporter: Reporter, sides: dict[str, Finder], *, quick: bool) -> None:
+    looks = {"fine look": sides[""], "ordinary look": sides[ORDINARY]}
+    if not quick and DEFACE in sides:
+        looks["deface"] = sides[DEFACE]
+    clips = FACE_FREE[::3] if quick else FACE_FREE
+    area: dict[str, list[float]] = {look: [] for look in looks}
+    cost: dict[str, list[float]] = {look: [] for look in looks}
+    for name in clips:
+        for image in _each_seconds(TESTDATA / name, 3 if quick else 1):
+            height, width = image.shape[:2]
+            for look, find in looks.items():
                 started = time.process_time()
-                boxes = _redaction(detector, image, tiled=tiled)
-                if max(image.shape[:2]) == 1920:
+                boxes = find(image)
+                if max(height, width) == 1920:
                     cost[look].append(time.process_time() - started)
-                area[look].append(_share(boxes, image))
-            with_false += bool(area["with tiled look"][-1] > 0)
-            if deface is not None and not quick:
-                area["deface"].append(_share(deface(image), image))
-    frames = len(area["ordinary look"])
-    reason = (
-        f"{frames} frames of {len(FACE_FREE)} clips without a face, one a second; margin of 20 % included"
-    )
+                area[look].append(union_share(boxes, width=width, height=height))
+    frames = len(area["fine look"])
+    reason = f"{frames} frames of {len(clips)} clips without a face, spread evenly; margin of 20 % included"
     for look, shares in area.items():
-        if shares:
-            target = None if look == "deface" else 2.0
-            reporter.report(
-                f"needlessly redacted area, {look}",
-                100 * float(np.mean(shares)),
-                "% of pixels",
-                target=target,
-                reason=reason,
-            )
-    reporter.report("face-free frames with a false face", with_false / max(1, frames), "share", reason=reason)
+        reporter.report(
+            f"needlessly redacted area, {look}",
+            100 * float(np.mean(shares)),
+            "% of pixels",
+            target=None if look == "deface" else NEEDLESS_TARGET_PERCENT,
+            reason=reason,
+        )
+    false = float(np.mean(np.array(area["fine look"]) > 0))
+    reporter.report("face-free frames with a false face", false, "share", reason=reason)
     for look, seconds in cost.items():
-        if seconds:
+        if seconds and look != "deface":
             reporter.report(
                 f"faces at 1080p, {look}",
                 float(np.mean(seconds)),
@@ -327,27 +263,7 @@ def _report_needless(
             )
 
 
-def _report(
-    reporter: Reporter, metric: str, count: Count, *, how: str = "", target: float | None = None
-) -> None:
-    for side, covered in count.covered.items():
-        low, high = wilson_interval(covered, count.n)
-        notes = [f"n={count.n}", f"{covered} covered", f"95 % Wilson interval {low:.3f}-{high:.3f}"]
-        if count.n < FEW_FACES:
-            notes.append(f"indicative: n below {FEW_FACES}")
-        if how:
-            notes.append(how)
-        reporter.report(
-            metric + side,
-            covered / count.n if count.n else None,
-            "share",
-            target=None if side else target,
-            better="higher",
-            reason="; ".join(notes),
-        )
-
-
-def _annotated(file: str) -> Iterator[tuple[BgrImage, FloatBoxes]]:
+def _annotated(file: str) -> Iterator[tuple[BgrImage, Boxes]]:
     """Images of a COCO file of landmarks with the bounding boxes of the landmarks."""
     path = TESTDATA / "privacy_faces_plates" / file
     document = json.loads(path.read_text())
@@ -357,57 +273,43 @@ def _annotated(file: str) -> Iterator[tuple[BgrImage, FloatBoxes]]:
             if annotation["image_id"] == entry["id"]:
                 points = np.array(annotation["keypoints"], np.float32).reshape(-1, 3)[:, :2]
                 boxes.append(np.concatenate([points.min(axis=0), points.max(axis=0)]))
-        image = _read(path.parent / entry["file_name"])
+        image = read_image(path.parent / entry["file_name"])
         yield image, _inside(np.array(boxes, np.float32), image)
 
 
-def _stills() -> Iterator[tuple[BgrImage, FloatBoxes]]:
+def _stills() -> Iterator[tuple[BgrImage, Boxes]]:
     folder = TESTDATA / "privacy_faces_plates"
     for name, boxes in STILLS.items():
-        yield _read(folder / name), np.array(boxes, np.float32)
+        yield read_image(folder / name), np.array(boxes, np.float32)
     by_eye = json.loads((folder / "aria2_gt_by_eye.json").read_text())["aria2_face.png"]["faces"]
     corner_size = np.array(by_eye, np.float32)
     corner_size[:, 2:] += corner_size[:, :2]
-    yield _read(folder / "aria2_face.png"), corner_size
+    yield read_image(folder / "aria2_face.png"), corner_size
 
 
-def _frames(*, every: int) -> Iterator[tuple[BgrImage, FloatBoxes]]:
+def _frames(*, every: int) -> Iterator[tuple[BgrImage, Boxes]]:
     for name, frames in FRAMES.items():
         wanted = dict(list(frames.items())[::every])
-        for index, image in _decoded(TESTDATA / name, lambda index, wanted=wanted: index in wanted):
-            yield image, np.array(wanted[index], np.float32)
+        for frame in decode_frames(TESTDATA / name):
+            if frame.index in wanted:
+                yield frame.bgr(), np.array(wanted[frame.index], np.float32)
 
 
-def _each_second(path: Path) -> Iterator[BgrImage]:
-    step = max(1, round(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS)))
-    for _, image in _decoded(path, lambda index: index % step == 0):
-        yield image
+def _each_seconds(path: Path, seconds: int) -> Iterator[BgrImage]:
+    """The first frame of each period of so many seconds."""
+    due_ns = 0
+    for frame in decode_frames(path):
+        if frame.timestamp_ns >= due_ns:
+            yield frame.bgr()
+            due_ns += seconds * NANOSECONDS
 
 
-def _decoded(path: Path, wanted: Callable[[int], bool]) -> Iterator[tuple[int, BgrImage]]:
-    capture = cv2.VideoCapture(str(path))
-    index = 0
-    while capture.grab():
-        if wanted(index):
-            _, image = capture.retrieve()
-            yield index, np.asarray(image, dtype=np.uint8)
-        index += 1
-    capture.release()
-
-
-def _read(path: Path) -> BgrImage:
-    image = cv2.imread(str(path))
-    if image is None:
-        raise FileNotFoundError(path)
-    return np.asarray(image, dtype=np.uint8)
-
-
-def _inside(boxes: FloatBoxes, image: BgrImage) -> FloatBoxes:
+def _inside(boxes: Boxes, image: BgrImage) -> Boxes:
     height, width = image.shape[:2]
     return np.asarray(np.clip(boxes, 0, [width, height] * 2), dtype=np.float32)
 
 
-def _in_1080p(image: BgrImage, boxes: FloatBoxes, *, scale: float) -> tuple[BgrImage, FloatBoxes]:
+def _in_1080p(image: BgrImage, boxes: Boxes, *, scale: float) -> tuple[BgrImage, Boxes]:
     """The picture resized into a grey 1080p frame, off its centre so that nothing lies on a window's edge."""
     frame = np.full((1080, 1920, 3), 110, np.uint8)
     scale = min(scale, 1060 / image.shape[0], 1800 / image.shape[1])
@@ -416,9 +318,3 @@ def _in_1080p(image: BgrImage, boxes: FloatBoxes, *, scale: float) -> tuple[BgrI
     frame[top : top + small.shape[0], left : left + small.shape[1]] = small
     factors = np.array([small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]] * 2, np.float32)
     return frame, (boxes * factors + np.array([left, top] * 2)).astype(np.float32)
-
-
-def _share(boxes: FloatBoxes, image: BgrImage) -> float:
-    """Share of the picture under the union of the boxes."""
-    whole = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
-    return float(covered_share(whole, boxes)[0])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,8 +31,6 @@ from ego_assets.privacy.redaction import RedactionMethod, RedactionStyle, plane_
 
 if TYPE_CHECKING:
     from _harness import Reporter
-
-TESTDATA = Path(os.environ.get("EGO_TESTDATA", Path(__file__).parents[2] / "shared" / "testdata"))
 
 Gray = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -250,6 +247,8 @@ def identify(
 
 def run(reporter: Reporter, *, quick: bool, clip: Path | None) -> None:
     """Report, per method and matcher, how often the right face is found over all sizes."""
+    from _privacy_material import TESTDATA, no_material
+
     faces = packaged_faces(40 if quick else 101)
     real = annotated_faces(TESTDATA / "privacy_faces_plates")
     faces += real
@@ -259,9 +258,8 @@ def run(reporter: Reporter, *, quick: bool, clip: Path | None) -> None:
         "after H.264": [{"size": size, "coded": True} for size in CODED_SIZES],
         "clipped by the edge": [{"size": size, "clipped_share": 0.5} for size in CLIPPED_SIZES],
     }
-    config = PrivacyConfig()
     for method in (None, *get_args(RedactionMethod)):
-        style = method and _style(config, method)
+        style = PrivacyConfig(method=method).style if method else None
         for case, settings in cases.items():
             results = [identify(faces, style=style, **chosen) for chosen in settings]  # type: ignore[arg-type]
             for matcher in results[0]:
@@ -277,7 +275,9 @@ def run(reporter: Reporter, *, quick: bool, clip: Path | None) -> None:
     # Before a background that the matcher knows, what is left of a face is its mean brightness in 8 bits.
     for method in get_args(RedactionMethod):
         known = [
-            shown_and_redacted(faces, size=size, style=_style(config, method), same_background=True)
+            shown_and_redacted(
+                faces, size=size, style=PrivacyConfig(method=method).style, same_background=True
+            )
             for size in CODED_SIZES
         ]
         found = pooled([identified(brightness(views, views)) for views in known])
@@ -291,17 +291,8 @@ def run(reporter: Reporter, *, quick: bool, clip: Path | None) -> None:
             "irreversibility, faces of the shared material",
             None,
             "faces",
-            reason=f"no {TESTDATA} (EGO_TESTDATA)",
+            reason=no_material(),
         )
-
-
-def _style(config: PrivacyConfig, method: RedactionMethod) -> RedactionStyle:
-    return RedactionStyle(
-        method=method,
-        box_margin=config.box_margin,
-        min_sigma=config.blur_min_sigma,
-        sigma_per_size=config.blur_sigma_per_size,
-    )
 
 
 @lru_cache(maxsize=1)

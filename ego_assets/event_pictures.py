@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dagster import AssetKey, DagsterInstance
 from dagster._core.storage.event_log.schema import AssetKeyTable, SqlEventLogStorageTable
@@ -11,6 +11,9 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from sqlalchemy import ColumnElement, Connection, select, update
 
 from ego_assets.schema.errors import ConfigurationError
+
+#: Gives the Dagster instance when it is needed: opening one takes time.
+InstanceSource = Callable[[], DagsterInstance]
 
 #: A picture as :func:`ego_assets.batching.picture_metadata` embeds it.
 _PICTURE = re.compile(r"!\[picture\]\(data:image/[a-z]+;base64,[A-Za-z0-9+/=]+\)")
@@ -44,15 +47,14 @@ def remove_pictures(instance: DagsterInstance, clip_id: str, layers: Sequence[st
     changed = 0
     with storage.index_connection() as connection:
         _overwrite_what_is_removed(connection)
-        runs = connection.scalars(
-            select(SqlEventLogStorageTable.c.run_id).where(*_events_of(clip_id, keys)).distinct()
-        ).all()
-        changed += _strip_events(connection, clip_id, keys)
+        events = _events_of(clip_id, keys)
+        runs = connection.scalars(select(SqlEventLogStorageTable.c.run_id).where(*events).distinct()).all()
+        changed += _strip_events(connection, events)
         _strip_newest(connection, clip_id, keys)
     for run_id in runs:
         with storage.run_connection(run_id) as connection:
             _overwrite_what_is_removed(connection)
-            changed += _strip_events(connection, clip_id, keys)
+            changed += _strip_events(connection, [*events, SqlEventLogStorageTable.c.run_id == run_id])
     return changed
 
 
@@ -62,15 +64,15 @@ def _overwrite_what_is_removed(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA secure_delete=ON")
 
 
-def _events_of(clip_id: str, keys: Sequence[str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _events_of(clip_id: str, keys: Sequence[str]) -> list[ColumnElement[bool]]:
     events = SqlEventLogStorageTable.c
-    return events.partition == clip_id, events.asset_key.in_(keys)
+    return [events.partition == clip_id, events.asset_key.in_(keys)]
 
 
-def _strip_events(connection: Connection, clip_id: str, keys: Sequence[str]) -> int:
+def _strip_events(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> int:
     events = SqlEventLogStorageTable.c
     changed = 0
-    found = connection.execute(select(events.id, events.event).where(*_events_of(clip_id, keys))).all()
+    found = connection.execute(select(events.id, events.event).where(*conditions)).all()
     for number, event in found:
         stripped = _PICTURE.sub(_REMOVED, event)
         if stripped != event:

@@ -53,8 +53,8 @@ class Models(Protocol):
         """The detection backend for ``faces``, ``text`` or ``plates``; or the one for the leak check."""
         ...
 
-    def settings(self, tasks: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
-        """The settings of the tasks' backends, for the records."""
+    def settings(self, tasks: Iterable[str], *, leak_check: bool = False) -> Mapping[str, Mapping[str, Any]]:
+        """The settings of the tasks' backends, for the records; or of those for the leak check."""
         ...
 
 
@@ -171,10 +171,27 @@ def input_versions(
 
 
 class ClipWork:
-    """One layer's view of one clip: its inputs, its services and nothing it must not touch."""
+    """One layer's view of one clip: its inputs, its services and nothing it must not touch.
+
+    Args:
+        spec: The layer.
+        clip: The clip.
+        services: Surroundings.
+        run_id: Dagster run, for the records.
+        log: Where to log.
+        orders: Corrections of the clip as they were before it was asked whether the clip may go on; by default
+            as they are now.
+    """
 
     def __init__(
-        self, *, spec: LayerSpec, clip: Clip, services: Services, run_id: str, log: logging.Logger
+        self,
+        *,
+        spec: LayerSpec,
+        clip: Clip,
+        services: Services,
+        run_id: str,
+        log: logging.Logger,
+        orders: Sequence[Correction] | None = None,
     ) -> None:
         self.spec = spec
         self.clip = clip
@@ -186,7 +203,7 @@ class ClipWork:
         self._services = services
         declared = (*spec.inputs, *spec.optional_inputs)
         # Read before the inputs: an order that comes in between is found missing when the layer is published.
-        self._orders = tuple(services.corrections.of_clip(clip.clip_id))
+        self._orders = tuple(services.corrections.of_clip(clip.clip_id) if orders is None else orders)
         present = {name: services.store.document(clip.clip_id, name) for name in declared}
         self._inputs = {name: document for name, document in present.items() if document is not None}
 
@@ -339,21 +356,16 @@ def run_layer(
         sleep: Waits between retries.
     """
     started = time.monotonic()
-    database = services.database
-    clip = database.find_clip(clip_id)
-    if clip is None:
-        return LayerOutcome(clip_id=clip_id, state=LayerState.REFUSED, reason=str(UnknownClip(clip_id)))
-    refusal = database.refusal(clip_id, inputs=ancestors, held_stops=not spec.runs_when_held)
-    if refusal is not None:
-        log.error("%s: %s", spec.name, refusal)
-        return LayerOutcome(clip_id=clip_id, state=LayerState.REFUSED, reason=refusal)
-
     retry = 0
     while True:
         try:
-            work = ClipWork(spec=spec, clip=clip, services=services, run_id=run_id, log=log)
+            # Before every attempt: while the last one ran, the clip may have been withdrawn. An incident that is
+            # opened after this question is noticed by the order it adds, which is why orders are read first.
+            orders = services.corrections.of_clip(clip_id)
+            clip = _require_may_go_on(spec, clip_id, services.database, ancestors=ancestors)
+            work = ClipWork(spec=spec, clip=clip, services=services, run_id=run_id, log=log, orders=orders)
             return _attempt(work, make, services, attempts=retry + 1, started=started)
-        except (ClipRefused, DuplicateUpload) as error:
+        except (ClipRefused, DuplicateUpload, UnknownClip) as error:
             log.error("%s: %s", spec.name, error)
             return LayerOutcome(clip_id=clip_id, state=LayerState.REFUSED, reason=str(error))
         except Exception as error:
@@ -375,28 +387,49 @@ def run_layer(
             )
 
 
+def _require_may_go_on(
+    spec: LayerSpec, clip_id: str, database: Database, *, ancestors: Sequence[str]
+) -> Clip:
+    """The clip, as it is now.
+
+    Raises:
+        UnknownClip: It is not registered.
+        ClipRefused: It may not go on.
+    """
+    standing = database.standing(clip_id)
+    refusal = standing.refusal(inputs=ancestors, held_stops=not spec.runs_when_held)
+    if refusal is not None:
+        raise ClipRefused(refusal)
+    return standing.clip
+
+
 def _attempt(
     work: ClipWork, make: LayerFunction, services: Services, *, attempts: int, started: float
 ) -> LayerOutcome:
     """One attempt: make, judge, publish where the gates allow it, record."""
     spec, clip_id, database = work.spec, work.clip.clip_id, services.database
-    with services.store.stage(clip_id, spec.name) as staged:
-        draft = make(work, staged)
-        _check_verdicts(spec, draft.gates)
-        gates = (spec.completed_gate.passed(f"{spec.name} was made."), *draft.gates)
-        blocking = [verdict for verdict in gates if verdict.blocks]
-        pictures = {title: staged.path(name).read_bytes() for title, name in draft.pictures.items()}
-        document = None
+    try:
+        with services.store.stage(clip_id, spec.name) as staged:
+            draft = make(work, staged)
+            _check_verdicts(spec, draft.gates)
+            gates = (spec.completed_gate.passed(f"{spec.name} was made."), *draft.gates)
+            blocking = [verdict for verdict in gates if verdict.blocks]
+            pictures = {title: staged.path(name).read_bytes() for title, name in draft.pictures.items()}
+            document = None
+            work.require_present_orders()
+            if not blocking or spec.publish_when_blocked:
+                document = staged.commit(
+                    config=draft.config,
+                    inputs=work.input_versions,
+                    backends=draft.backends,
+                    attempts=draft.attempts,
+                    counts=draft.counts,
+                    resolution=draft.resolution,
+                )
+    except Exception:
+        # An incident takes away what is being made: the layer itself did not fail.
         work.require_present_orders()
-        if not blocking or spec.publish_when_blocked:
-            document = staged.commit(
-                config=draft.config,
-                inputs=work.input_versions,
-                backends=draft.backends,
-                attempts=draft.attempts,
-                counts=draft.counts,
-                resolution=draft.resolution,
-            )
+        raise
     state = LayerState.COMMITTED
     if blocking:
         state = LayerState.BLOCKED if spec.essential else LayerState.GIVEN_UP

@@ -10,9 +10,7 @@ import contextlib
 import datetime as dt
 import fcntl
 import json
-import math
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ego_assets.execution import stopping_verdicts
-from ego_assets.planning import LayerPlan, plan_clip
+from ego_assets.planning import ClipPlan, LayerPlan, plan_clip
+from ego_assets.reviewing import remove_review_pages
 from ego_assets.schema.clip import PRIVACY_LAYER
-from ego_assets.schema.corrections import Correction, PiiKind
-from ego_assets.schema.errors import ArtifactCorrupted, ConfigurationError, EgoAssetsError
+from ego_assets.schema.corrections import Box, Correction, PiiKind, check_box, why_outside
+from ego_assets.schema.errors import ArtifactCorrupted, EgoAssetsError
 from ego_assets.schema.incidents import (
     INCIDENT_WITHDRAWAL,
     AffectedDelivery,
@@ -34,8 +33,8 @@ from ego_assets.schema.incidents import (
 from ego_assets.schema.vocabulary import PrivacyStatus, ReviewKind, ReviewRisk
 
 if TYPE_CHECKING:
+    from ego_assets.event_pictures import InstanceSource
     from ego_assets.project import Project
-    from ego_assets.schema.clip import Clip
     from ego_assets.schema.layers import LayerSpec
     from ego_assets.settings import Settings
     from resources.corrections import CorrectionLog
@@ -72,8 +71,16 @@ class IncidentReport:
     kind: PiiKind
     first_frame: int
     last_frame: int
-    box_xyxy: tuple[float, float, float, float] | None = None
+    box_xyxy: Box | None = None
     note: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first_frame <= self.last_frame:
+            raise ValueError(
+                f"frames: expected 0 <= first <= last, got {self.first_frame} to {self.last_frame}"
+            )
+        if self.box_xyxy is not None:
+            check_box(self.box_xyxy)
 
     def is_that_of(self, incident: Incident) -> bool:
         """Whether an incident was opened for the same finding."""
@@ -97,18 +104,38 @@ def layers_that_show(specs: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
 
 def incident_desk(project: Project) -> IncidentDesk:
     """The desk of a project on this machine."""
-
-    def remove_pictures(clip_id: str, layers: Sequence[str]) -> None:
-        from ego_assets import event_pictures
-
-        event_pictures.remove_pictures(project.instance, clip_id, layers)
-
-    return IncidentDesk(
+    return build_desk(
         settings=project.settings,
         specs=project.specs,
         database=project.database,
         store=project.store,
         vault=project.vault,
+        instance=lambda: project.instance,
+    )
+
+
+def build_desk(
+    *,
+    settings: Settings,
+    specs: Sequence[LayerSpec],
+    database: Database,
+    store: ArtifactStore,
+    vault: Vault,
+    instance: InstanceSource,
+) -> IncidentDesk:
+    """The desk over these services; ``instance`` is asked once pictures have to be removed from its log."""
+
+    def remove_pictures(clip_id: str, layers: Sequence[str]) -> None:
+        from ego_assets import event_pictures
+
+        event_pictures.remove_pictures(instance(), clip_id, layers)
+
+    return IncidentDesk(
+        settings=settings,
+        specs=specs,
+        database=database,
+        store=store,
+        vault=vault,
         remove_pictures=remove_pictures,
     )
 
@@ -185,8 +212,10 @@ class IncidentDesk:
             incident = self.log.incident(incident_id)
             if incident.quarantined_at is None:
                 incident = self._quarantine(incident, quarantine)
-            if incident.corrected_at is None and not self._left_to_make(incident):
-                incident = self._correct(incident, quarantine)
+            if incident.corrected_at is None:
+                plan = self._plan(incident.clip_id)
+                if not _left_to_make(incident, plan):
+                    incident = self._correct(incident, quarantine, plan)
             if incident.corrected_at is not None and incident.purged_at is None:
                 incident = self._purge(incident, quarantine)
         return incident
@@ -244,16 +273,24 @@ class IncidentDesk:
         if incident.quarantined_at is None:
             return ["The leaking versions are not all in quarantine: run `ego-assets incident list` again."]
         if incident.corrected_at is None:
-            pending = self._left_to_make(incident)
-            reason = self._plan(incident.clip_id).reason
-            advice = reason or f"Use `ego-assets run --clip {incident.clip_id}`."
-            return [f"To be made anew: {', '.join(pending)}. {advice}"] if pending else []
+            plan = self._plan(incident.clip_id)
+            left = _left_to_make(incident, plan)
+            return [f"To be made anew: {', '.join(left)}. {self._advice(incident, plan)}"] if left else []
         if incident.purged_at is None:
             return ["The quarantined versions are not purged: run `ego-assets incident list` again."]
         return [
             f"Watch frames {incident.first_frame} to {incident.last_frame} of the new video, then close it with "
             f"`ego-assets incident resolve {incident.id} --note ...`."
         ]
+
+    def layers_to_run(self, incident: Incident) -> list[str]:
+        """Layers that a run has to make now, in order, those that failed before among them.
+
+        None while the leaking versions are not all in quarantine, and when all were made anew.
+        """
+        if incident.state is not IncidentState.QUARANTINED:
+            return []
+        return self._plan(incident.clip_id, retry_failed=True).pending
 
     # --- opening --------------------------------------------------------------------------------------
 
@@ -272,7 +309,10 @@ class IncidentDesk:
                 f"Clip {clip.clip_id} has no {PRIVACY_LAYER} yet, so nothing of it can have leaked from here. "
                 "Check the clip id with `ego-assets status`."
             )
-        self._require_inside(report, clip)
+        boxes = [] if report.box_xyxy is None else [report.box_xyxy]
+        outside = why_outside(clip, last_frame=report.last_frame, boxes_xyxy=boxes)
+        if outside:
+            raise IncidentRefused(outside)
         layers = set(shown).union(*(item.layers for item in unresolved))
         ordered = [spec for spec in layers_that_show(self.specs) if spec.name in layers]
         incident_id = self.log.add(
@@ -324,23 +364,6 @@ class IncidentDesk:
         self._audit(incident, "incident.open", f"{report.kind} in {where}: {report.note}", actor=actor)
         return incident_id
 
-    def _require_inside(self, report: IncidentReport, clip: Clip) -> None:
-        """Refuse frames and boxes that are not in the clip."""
-        if clip.frame_count is not None and report.last_frame >= clip.frame_count:
-            raise IncidentRefused(
-                f"Clip {clip.clip_id} has {clip.frame_count} frames, numbered 0 to {clip.frame_count - 1}: "
-                f"expected frames among these, got {report.first_frame} to {report.last_frame}."
-            )
-        if report.box_xyxy is None or clip.width is None or clip.height is None:
-            return
-        left, top, right, bottom = report.box_xyxy
-        finite = all(math.isfinite(edge) for edge in report.box_xyxy)
-        if not (finite and min(left, top) >= 0 and right <= clip.width and bottom <= clip.height):
-            raise IncidentRefused(
-                f"The picture of clip {clip.clip_id} is {clip.width} x {clip.height} pixels: expected a box "
-                f"inside it, got {', '.join(f'{edge:g}' for edge in report.box_xyxy)}."
-            )
-
     # --- quarantine -----------------------------------------------------------------------------------
 
     def _quarantine(self, incident: Incident, quarantine: Quarantine) -> Incident:
@@ -369,8 +392,12 @@ class IncidentDesk:
     def _move_versions(
         self, incident: Incident, layer: str, quarantine: Quarantine, *, keep: str = ""
     ) -> None:
+        """Move the versions of a layer but ``keep``, the current one; without it there is no current one after."""
         for version_id in self.store.version_ids(incident.clip_id, layer):
             if version_id != keep:
+                if not keep:
+                    # A layer that was about to publish when its pointer was taken away may have put it back.
+                    self.store.revoke(incident.clip_id, layer)
 
                 def take(folder: Path, version_id: str = version_id) -> None:
                     quarantine.take(folder, layer, version_id)
@@ -396,27 +423,30 @@ class IncidentDesk:
 
     def _recall(self, incident: Incident, quarantine: Quarantine) -> list[AffectedDelivery]:
         """Take the clip out of every delivery on this machine, and say so there."""
-        roots = set(_folders(self.settings.deliveries))
-        recorded = set()
-        for delivery in self.database.deliveries():
-            clips = {clip.clip_id for clip in self.database.delivery_clips(delivery.id)}
-            if incident.clip_id in clips:
-                recorded.add((delivery.name, delivery.version))
-                folder = Path(delivery.uri)
-                if folder.is_dir():
-                    roots.add(folder.parent)
+        roots = {root.resolve() for root in _folders(self.settings.deliveries)}
+        affected = set()
+        #: By folder: deliveries of the same name may lie below different roots.
+        recorded: dict[Path, AffectedDelivery] = {}
+        for delivery, _ in self.database.deliveries_of(incident.clip_id):
+            known = AffectedDelivery(name=delivery.name, version=delivery.version)
+            affected.add(known)
+            folder = Path(delivery.uri)
+            if folder.is_dir():
+                folder = folder.resolve()
+                recorded[folder] = known
+                roots.add(folder.parent)
         for root in sorted(roots):
             with _locked(root):
                 for folder in _folders(root):
                     files = sorted(folder.glob(f"{incident.clip_id}*"))
-                    staged = folder.name.startswith(".")
-                    if not staged and (files or _is_recalled(folder, incident)):
-                        recorded.add((root.name, folder.name))
-                    if not staged and (root.name, folder.name) in recorded:
+                    held = folder in recorded or bool(files) or _is_recalled(folder, incident)
+                    if held and not folder.name.startswith("."):
+                        unrecorded = AffectedDelivery(name=root.name, version=folder.name)
+                        affected.add(recorded.get(folder, unrecorded))
                         _mark_recalled(folder, incident)
                     for path in files:
                         quarantine.take(path, _DELIVERIES, root.name, folder.name, path.name)
-        return [AffectedDelivery(name=name, version=version) for name, version in sorted(recorded)]
+        return sorted(affected, key=lambda delivery: (delivery.name, delivery.version))
 
     def _remove_reports(self, clip_id: str) -> None:
         """Remove the reports that embed pictures of all clips, which the next run writes anew, and the clip's own."""
@@ -424,28 +454,26 @@ class IncidentDesk:
             self.settings.reports.glob(".*.html*")
         ):
             path.unlink(missing_ok=True)
-        for folder in list(self.settings.reports.rglob(clip_id)):
-            shutil.rmtree(folder)
+        remove_review_pages(self.settings.reports, clip_id)
 
     # --- correction -----------------------------------------------------------------------------------
 
-    def _plan(self, clip_id: str) -> Any:
-        return plan_clip(clip_id, self.specs, database=self.database, store=self.store)
+    def _plan(self, clip_id: str, *, retry_failed: bool = False) -> ClipPlan:
+        return plan_clip(
+            clip_id, self.specs, database=self.database, store=self.store, retry_failed=retry_failed
+        )
 
-    def _left_to_make(self, incident: Incident) -> list[str]:
-        """Layers that must be made anew, or given up, before the incident is corrected.
+    def _advice(self, incident: Incident, plan: ClipPlan) -> str:
+        """What to do so that the layers are made anew."""
+        if not plan.reason:
+            return f"Use `ego-assets run --clip {incident.clip_id}`."
+        if plan.pending or not self._plan(incident.clip_id, retry_failed=True).pending:
+            return plan.reason
+        return f"{plan.reason} Try again with `ego-assets run --retry-failed --clip {incident.clip_id}`."
 
-        Nothing is made of a clip that somebody withdrew for another reason; there the quarantine is the answer.
-        """
-        clip = self.database.clip(incident.clip_id)
-        if clip.withdrawn and not self.database.is_withdrawn_by_incident(clip.clip_id):
-            return []
-        plans = self._plan(clip.clip_id).layers
-        needed = dict.fromkeys([PRIVACY_LAYER, *incident.layers])
-        return [layer for layer in needed if plans.get(layer, LayerPlan.DONE) is not LayerPlan.DONE]
-
-    def _correct(self, incident: Incident, quarantine: Quarantine) -> Incident:
-        """Record that all was made anew; a run that was killed may have left versions from before."""
+    def _correct(self, incident: Incident, quarantine: Quarantine, plan: ClipPlan) -> Incident:
+        """Record that nothing is left to make; a run that was killed may have left versions from before."""
+        made = []
         for spec in layers_that_show(self.specs):
             try:
                 document = self.store.document(incident.clip_id, spec.name)
@@ -455,13 +483,21 @@ class IncidentDesk:
             if document is None or judged != {document.data_version}:
                 self.store.revoke(incident.clip_id, spec.name)
                 document = None
+            else:
+                made.append(spec.name)
             keep = document.version_id if document is not None else ""
             self._move_versions(incident, spec.name, quarantine, keep=keep)
         moved = self._moved(incident, quarantine)
+        given_up = [layer for layer in incident.layers if layer not in made]
+        if plan.withdrawn:
+            detail = f"nothing is made anew any more: {plan.reason}"
+        else:
+            detail = f"made anew: {', '.join(made)}"
+            detail += f"; given up: {', '.join(given_up)}" if given_up else ""
         with self.database.transaction():
             incident = self.log.record_quarantined(incident.id, versions=moved, deliveries=())
             incident = self.log.record_corrected(incident.id)
-            self._audit(incident, "incident.correct", "every layer was made anew")
+            self._audit(incident, "incident.correct", detail)
         return incident
 
     def _purge(self, incident: Incident, quarantine: Quarantine) -> Incident:
@@ -485,34 +521,15 @@ class IncidentDesk:
         )
 
 
-def parse_frames(text: str) -> tuple[int, int]:
-    """First and last frame from ``A-B`` or a single number.
+def _left_to_make(incident: Incident, plan: ClipPlan) -> list[str]:
+    """Layers that must be made anew, or given up, before the incident is corrected.
 
-    Raises:
-        ConfigurationError: It is neither.
+    Nothing is made of a clip that somebody withdrew for another reason; there the quarantine is the answer.
     """
-    first, separator, last = text.strip().partition("-")
-    if not first.isdecimal() or (separator and not last.isdecimal()):
-        raise ConfigurationError(f"--frames {text!r}: expected frame numbers such as 120-180 or 120.")
-    found = int(first), int(last if separator else first)
-    if found[0] > found[1]:
-        raise ConfigurationError(f"--frames {text!r}: expected the first frame before the last.")
-    return found
-
-
-def parse_box(text: str) -> tuple[float, float, float, float]:
-    """A box from ``x1,y1,x2,y2``.
-
-    Raises:
-        ConfigurationError: It is no box.
-    """
-    try:
-        left, top, right, bottom = (float(edge) for edge in text.split(","))
-    except ValueError:
-        raise ConfigurationError(f"--box {text!r}: expected x1,y1,x2,y2 in pixels.") from None
-    if not (left < right and top < bottom):
-        raise ConfigurationError(f"--box {text!r}: expected x1 < x2 and y1 < y2.")
-    return left, top, right, bottom
+    if plan.withdrawn:
+        return []
+    needed = dict.fromkeys([PRIVACY_LAYER, *incident.layers])
+    return [layer for layer in needed if plan.layers.get(layer, LayerPlan.DONE) is not LayerPlan.DONE]
 
 
 def _withdrawal(incidents: Sequence[int]) -> str:

@@ -33,11 +33,14 @@ class ClipPlan:
         clip_id: The clip.
         layers: Plan per layer.
         reason: Why the clip cannot go on; empty when it can.
+        withdrawn: Whether it was withdrawn for another reason than a privacy incident, so that nothing is made
+            of it any more.
     """
 
     clip_id: str
     layers: Mapping[str, LayerPlan]
     reason: str = ""
+    withdrawn: bool = False
 
     @property
     def pending(self) -> list[str]:
@@ -69,8 +72,9 @@ def plan_clip(
     """
     from resources.corrections import CorrectionLog
 
+    standing = database.standing(clip_id)
     states = {state.layer: state.state for state in database.layer_states(clip_id)}
-    judged = {gate.layer: gate.data_version for gate in database.gates(clip_id=clip_id)}
+    judged = {gate.layer: gate.data_version for gate in standing.gates}
     documents = {spec.name: _readable_document(store, clip_id, spec.name) for spec in specs}
     corrections = CorrectionLog(database).of_clip(clip_id)
     plans: dict[str, LayerPlan] = {}
@@ -94,18 +98,16 @@ def plan_clip(
         else:
             current = input_versions(spec, documents, corrections)
             plans[name] = LayerPlan.DONE if dict(document.inputs) == current else LayerPlan.PENDING
-    clip = database.clip(clip_id)
     # A refused layer that the clip can go on without is no reason to stop.
     essential = [spec.name for spec in specs if spec.essential]
-    reason = database.refusal(clip_id, inputs=essential, held_stops=True) or ""
-    if clip.held and not clip.failed:
+    reason = standing.refusal(inputs=essential) or ""
+    if standing.clip.held and not standing.clip.failed:
         plans = {
             spec.name: plans[spec.name]
             if spec.runs_when_held or plans[spec.name] is LayerPlan.DONE
             else LayerPlan.STOPPED
             for spec in specs
         }
-    withdrawn = clip.withdrawn and not database.is_withdrawn_by_incident(clip_id)
-    if withdrawn or clip.duplicate_of or database.open_incident(clip_id, quarantined=False):
+    if standing.is_stopped:
         plans = dict.fromkeys(plans, LayerPlan.STOPPED)
-    return ClipPlan(clip_id=clip_id, layers=plans, reason=reason)
+    return ClipPlan(clip_id=clip_id, layers=plans, reason=reason, withdrawn=standing.withdrawn)

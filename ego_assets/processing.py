@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -12,13 +13,19 @@ if TYPE_CHECKING:
     from ego_assets.project import Project
 
 
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a processing pass did: clips that ran, that were stopped by a gate, and that crashed."""
+    """What a processing pass did.
 
-    def __init__(self) -> None:
-        self.ran = 0
-        self.stopped = 0
-        self.crashed = 0
+    Attributes:
+        ran: Number of clips of which layers ran.
+        stopped: Number of these that did not come to the end, crashed ones among them.
+        crashed: Number of these that no gate stopped.
+    """
+
+    ran: int = 0
+    stopped: int = 0
+    crashed: int = 0
 
 
 def process_clips(
@@ -33,7 +40,6 @@ def process_clips(
     """Run what is pending, clip by clip."""
     from ego_assets.batching import ancestors_of
 
-    outcome = Outcome()
     known = [project.database.clip(clip_id) for clip_id in clip_ids] if clip_ids else project.database.clips()
     clips = {clip.clip_id: clip for clip in known}
     specs = {spec.name: spec for spec in project.specs}
@@ -48,10 +54,11 @@ def process_clips(
     if not work:
         if not quiet:
             messages.print("Nothing is pending.")
-        return outcome
+        return Outcome()
     project.store.clean_staging()
     project.require_disk_space(work)
     project.add_partitions([clip_id for clip_id, _ in work])
+    stopped = crashed = 0
     with progress_bar(quiet) as progress:
         overall = progress.add_task(f"{len(work)} clip(s)", total=len(work))
         for clip_id, wanted in work:
@@ -64,10 +71,8 @@ def process_clips(
             result = project.run_clip(clip_id, wanted, on_progress=on_progress)
             progress.update(task, description=name, completed=1.0)
             progress.advance(overall)
-            outcome.ran += 1
             if not result.success:
-                outcome.stopped += 1
-                if not project.database.clip(clip_id).failed:
-                    outcome.crashed += 1
+                stopped += 1
+                crashed += not project.database.clip(clip_id).failed
                 progress.console.print(f"[yellow]{escape(result.error)}[/yellow]", soft_wrap=True)
-    return outcome
+    return Outcome(ran=len(work), stopped=stopped, crashed=crashed)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +13,15 @@ from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.corrections import (
     CORRECTIONS_INPUT,
-    PII_KINDS,
+    KIND_WORDS,
+    Box,
     Correction,
     PiiKind,
     corrections_version,
+    why_outside,
 )
 from ego_assets.schema.errors import EgoAssetsError
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
-from ego_assets.schema.recall import RecallEstimate
 from ego_assets.schema.vocabulary import PrivacyStatus, ReviewKind, ReviewRisk
 
 if TYPE_CHECKING:
@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     from resources.storage import ArtifactStore
 
 #: Kinds of review items that concern personal data.
-PRIVACY_KINDS = frozenset({ReviewKind.PII_DENSITY, ReviewKind.PII_LOW_CONFIDENCE, ReviewKind.PII_LEAK})
+_ABOUT_PRIVACY = frozenset(
+    {
+        ReviewKind.PII_DENSITY,
+        ReviewKind.PII_LOW_CONFIDENCE,
+        ReviewKind.PII_LEAK,
+        ReviewKind.RANDOM_AUDIT,
+    }
+)
 
 #: Frames on one page at most. Of a longer random sample the next page shows the rest; of other frames evenly spread
 #: ones are shown.
 MAX_PAGE_FRAMES = 300
 #: Frames by which a single missed frame is extended to both sides: the stretch that one sampled frame stands for.
 REACH_FRAMES = 19
-
-_BOX = r"(-?\d+(?:\.\d+)?),(-?\d+(?:\.\d+)?),(-?\d+(?:\.\d+)?),(-?\d+(?:\.\d+)?)"
-_MISSED = re.compile(rf"(\d+)(?:-(\d+))?:([a-z]+):{_BOX}")
-_FALSE = re.compile(r"(\d+):([a-z]+):(\d+)")
-
-Box = tuple[float, float, float, float]
 
 
 class ReviewRefused(EgoAssetsError):
@@ -109,72 +110,6 @@ class RecordedReview:
     remaining_frames: int
 
 
-def parse_missed(text: str) -> MissedRegion:
-    """Read ``FRAME[-LAST]:KIND:x1,y1,x2,y2``.
-
-    Raises:
-        ValueError: It is something else; the message says what was expected.
-    """
-    match = _MISSED.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(
-            f"--missed {text!r}: expected FRAME:KIND:LEFT,TOP,RIGHT,BOTTOM or FIRST-LAST:KIND:..., such as "
-            "123:face:100,50,160,120"
-        )
-    first, last, kind, *edges = match.groups()
-    left, top, right, bottom = (float(edge) for edge in edges)
-    if not (left < right and top < bottom):
-        raise ValueError(f"--missed {text!r}: expected left < right and top < bottom")
-    if last is not None and int(last) < int(first):
-        raise ValueError(f"--missed {text!r}: expected first frame <= last frame")
-    return MissedRegion(
-        kind=parse_kind(kind),
-        first_frame=int(first),
-        last_frame=None if last is None else int(last),
-        box_xyxy=(left, top, right, bottom),
-    )
-
-
-def parse_false(text: str) -> FalseRegions:
-    """Read ``FRAME:KIND:COUNT``.
-
-    Raises:
-        ValueError: It is something else; the message says what was expected.
-    """
-    match = _FALSE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"--false {text!r}: expected FRAME:KIND:COUNT, such as 123:face:1")
-    frame, kind, count = match.groups()
-    return FalseRegions(frame_index=int(frame), kind=parse_kind(kind), count=int(count))
-
-
-def parse_frames(text: str) -> tuple[int, ...]:
-    """Read frame numbers separated by commas.
-
-    Raises:
-        ValueError: One is no number.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    wrong = [part for part in parts if not part.isdecimal()]
-    if wrong or not parts:
-        raise ValueError(f"--frames {text!r}: expected frame numbers separated by commas, such as 12,40")
-    return tuple(sorted({int(part) for part in parts}))
-
-
-def parse_kind(word: str) -> PiiKind:
-    """The kind that a reviewer names, in the singular or as it is stored.
-
-    Raises:
-        ValueError: There is no such kind.
-    """
-    from ego_assets.privacy.review_page import KIND_WORDS
-
-    words: dict[str, PiiKind] = {**{kind: kind for kind in PII_KINDS}, **dict(KIND_WORDS)}
-    if word not in words:
-        raise ValueError(f"kind {word!r}: expected one of {', '.join(name for name, _ in KIND_WORDS)}")
-    return words[word]
-
-
 # --- looking ------------------------------------------------------------------------------------------
 
 
@@ -218,10 +153,10 @@ def write_review_page(
     from ego_assets.privacy.recall import covered_regions
     from ego_assets.privacy.review_page import ReviewSubject, render_review_page, write_pictures
 
-    item = _item(item_id, database)
+    item = database.review_item(item_id)
     clip = database.clip(item.clip_id)
     document = _rendering(item, store)
-    all_frames = frames_of(item, document)
+    all_frames = frames_of(item, document, database)
     shown = _shown(item, all_frames, document, database)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ReviewRefused(f"{out} is not an empty folder. Give one that is empty or does not exist.")
@@ -280,17 +215,23 @@ def page_folder(reports: Path, clip_id: str) -> Path:
 
 def remove_review_pages(reports: Path, clip_id: str) -> None:
     """Remove all review pages of a clip: they hold pictures of a rendering that may have leaked something."""
-    shutil.rmtree(page_folder(reports, clip_id), ignore_errors=True)
+    folder = page_folder(reports, clip_id)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
-def frames_of(item: ReviewItem, document: ArtifactDocument) -> tuple[int, ...]:
-    """The frames that an item asks a person to look at; where it names none, the clip's random sample."""
+def frames_of(item: ReviewItem, document: ArtifactDocument, database: Database) -> tuple[int, ...]:
+    """The frames that an item asks a person to look at; where it names none, the rendering's random sample."""
+    return _named_frames(item, document) or sampled_frames(item.clip_id, document, database)
+
+
+def sampled_frames(clip_id: str, document: ArtifactDocument, database: Database) -> tuple[int, ...]:
+    """The random sample of a rendering: what is found on these frames measures recall, whatever item is recorded."""
     from ego_assets.privacy.sampling import audit_sample
 
-    count = _frame_count(document)
-    named = sorted({int(frame) for frame in item.details.get("frames") or ()})
-    inside = tuple(frame for frame in named if 0 <= frame < count)
-    return inside or tuple(audit_sample(item.clip_id, count).tolist())
+    audits = _audits(document, database.review_items(clip_id=clip_id))
+    named = _named_frames(audits[-1], document) if audits else ()
+    return named or tuple(audit_sample(clip_id, _frame_count(document)).tolist())
 
 
 # --- recording ----------------------------------------------------------------------------------------
@@ -324,6 +265,7 @@ def record_review(
         version: Start of the data version that was looked at; checked where it is given.
 
     Raises:
+        ReviewItemError: There is no such item.
         ReviewRefused: The item is closed, the clip was rendered anew, or something lies outside the clip.
     """
     import io
@@ -334,19 +276,10 @@ def record_review(
     from resources.corrections import CorrectionLog
     from resources.frame_reviews import FrameReview, FrameReviewLog
 
-    item = _item(item_id, database)
-    if item.resolved_at is not None:
-        raise ReviewRefused(
-            f"Review item {item.id} was closed by {item.resolved_by}. What is found now is an incident: "
-            f"`ego-assets incident open {item.clip_id} --help`."
-        )
-    clip, document = database.clip(item.clip_id), _rendering(item, store)
-    if version and not document.data_version.startswith(version):
-        raise ReviewRefused(
-            f"Clip {clip.clip_id} was rendered anew since version {version} was looked at (now "
-            f"{document.version_id}). Look again: `ego-assets review open {item.id}`."
-        )
-    wanted = frames_of(item, document)
+    item = database.review_item(item_id)
+    clip, document = database.clip(item.clip_id), _open_rendering(item, version, store)
+    wanted = frames_of(item, document, database)
+    sample = set(sampled_frames(clip.clip_id, document, database))
     looked_at = set(wanted if frames is None else frames)
     looked_at |= {entry.frame_index for entry in false_regions}
     looked_at |= {
@@ -367,7 +300,6 @@ def record_review(
                 f"Frame {entry.frame_index} has {there} covered region(s) of kind {entry.kind}, so "
                 f"{claimed[entry.kind]} of them cannot be false."
             )
-    sample = set(wanted) if item.kind is ReviewKind.RANDOM_AUDIT else set()
     reviews = [
         FrameReview(
             clip_id=clip.clip_id,
@@ -387,17 +319,22 @@ def record_review(
         for frame in sorted(looked_at)
     ]
     orders = tuple(_order(region, item, document, looked_at, missed, actor=reviewer) for region in missed)
-    held = delivered_versions(clip.clip_id, database)
-    delivered = document.data_version in held
     log, corrections = FrameReviewLog(database), CorrectionLog(database)
     with database.transaction():
+        database.lock_clip(clip.clip_id)
+        # Once more, now that nobody can close, render or deliver anything in between.
+        item = database.review_item(item_id)
+        _open_rendering(item, document.version_id, store)
+        held = delivered_versions(clip.clip_id, database)
+        delivered = document.data_version in held
+        before = log.reviews(clip_id=clip.clip_id, data_version=document.data_version)
         log.record(reviews)
         added: list[Correction] = []
         if not delivered:
-            known = {_content(order) for order in corrections.of_clip(clip.clip_id)}
-            for order in orders:
-                if _content(order) not in known:
-                    known.add(_content(order))
+            known = corrections.of_clip(clip.clip_id)
+            for region, order in zip(missed, orders, strict=True):
+                same = {_content(order)} & {_content(other) for other in (*known, *added)}
+                if not same and not _is_ordered(region, order, known, before):
                     corrections.add(order)
                     added.append(order)
         if missed:
@@ -410,9 +347,7 @@ def record_review(
                 details=item.details,
             )
         settle_privacy_status(clip.clip_id, database=database, store=store)
-    recorded = {
-        review.frame_index for review in log.reviews(clip_id=clip.clip_id, data_version=document.data_version)
-    }
+        left = _left(item, wanted, document, database)
     return RecordedReview(
         clip_id=clip.clip_id,
         frames=tuple(sorted(looked_at)),
@@ -420,7 +355,7 @@ def record_review(
         corrections=tuple(added),
         incident_commands=tuple(map(_incident_command, orders)) if delivered else (),
         delivered_before=bool(held) and not delivered,
-        remaining_frames=len(set(wanted) - recorded),
+        remaining_frames=len(left),
     )
 
 
@@ -433,16 +368,20 @@ def resolve_review(
     sample until each of its frames was recorded.
 
     Raises:
+        ReviewItemError: There is no such item, or it is closed already.
         ReviewRefused: It has to stay open; the message says what to do.
     """
-    item = _item(item_id, database)
-    document = store.document(item.clip_id, PRIVACY_LAYER)
-    if item.layer == PRIVACY_LAYER and item.resolved_at is None and document is not None:
-        _require_settled(item, document, database)
+    item = database.review_item(item_id)
     with database.transaction():
+        # From here on nobody can find or order anything in between.
+        database.lock_clip(item.clip_id)
+        item = database.review_item(item_id)
+        document = store.document(item.clip_id, PRIVACY_LAYER)
+        if item.resolved_at is None and document is not None:
+            _require_settled(item, document, database)
         closed = database.resolve_review_item(item_id, resolution=note, actor=actor)
         database.write_audit(
-            actor=actor, action="resolve_review", clip_id=item.clip_id, detail=f"{item.kind}: {note}"
+            actor=actor, action="review.resolve", clip_id=item.clip_id, detail=f"{item.kind}: {note}"
         )
         settle_privacy_status(item.clip_id, database=database, store=store)
     shutil.rmtree(page_folder(reports, item.clip_id) / str(item.id), ignore_errors=True)
@@ -452,24 +391,20 @@ def resolve_review(
 def settle_privacy_status(clip_id: str, *, database: Database, store: ArtifactStore) -> PrivacyStatus:
     """Set ``privacy_status`` to ``reviewed`` or back to ``blurred``, as the reviews of the present rendering say.
 
-    It is ``reviewed`` when the random sample of the present rendering was closed, no item about personal data is
-    open, and nothing waits to be covered. A clip that is not de-identified stays so.
+    It is ``reviewed`` when the random sample of the present rendering was closed, no item about personal data and no
+    incident is open, and nothing waits to be covered. A clip that is not de-identified stays so.
     """
     clip = database.clip(clip_id)
     document = store.document(clip_id, PRIVACY_LAYER)
     if clip.privacy_status is PrivacyStatus.PENDING or document is None:
         return clip.privacy_status
-    items = [item for item in database.review_items(clip_id=clip_id) if item.layer == PRIVACY_LAYER]
-    still_open = {item.kind for item in items if item.resolved_at is None}
-    rendered_at = dt.datetime.fromisoformat(document.committed_at)
-    audited = any(
-        item.kind is ReviewKind.RANDOM_AUDIT
-        and item.resolved_at is not None
-        and item.resolved_at >= rendered_at
-        for item in items
+    items = database.review_items(clip_id=clip_id)
+    pending = (
+        any(item.resolved_at is None and item.kind in _ABOUT_PRIVACY for item in items)
+        or database.open_incident(clip_id) is not None
+        or correction_pending(clip_id, document, database)
     )
-    pending = still_open & {*PRIVACY_KINDS, ReviewKind.RANDOM_AUDIT}
-    done = audited and not pending and not correction_pending(clip_id, document, database)
+    done = bool(_audits(document, items)) and not pending
     status = PrivacyStatus.REVIEWED if done else PrivacyStatus.BLURRED
     if status is not clip.privacy_status:
         database.update_clip(clip_id, privacy_status=status)
@@ -486,71 +421,10 @@ def correction_pending(clip_id: str, document: ArtifactDocument, database: Datab
 
 def delivered_versions(clip_id: str, database: Database) -> set[str]:
     """Data versions of the clip's ``blurred_video`` that deliveries hold."""
-    return {
-        entry.data_versions.get(PRIVACY_LAYER, "")
-        for delivery in database.deliveries()
-        for entry in database.delivery_clips(delivery.id)
-        if entry.clip_id == clip_id
-    }
-
-
-# --- recall -------------------------------------------------------------------------------------------
-
-
-def collection_recall(database: Database) -> dict[str, RecallEstimate]:
-    """Recall over all clips, by kind."""
-    versions = {
-        artifact.clip_id: artifact.data_version
-        for artifact in database.artifacts()
-        if artifact.layer == PRIVACY_LAYER
-    }
-    return recall_of({clip.clip_id: versions.get(clip.clip_id, "") for clip in database.clips()}, database)
-
-
-def delivery_recall(database: Database, delivery_id: int) -> dict[str, RecallEstimate]:
-    """Recall over the clips of a delivery, by kind."""
-    return recall_of(
-        {
-            entry.clip_id: entry.data_versions.get(PRIVACY_LAYER, "")
-            for entry in database.delivery_clips(delivery_id)
-        },
-        database,
-    )
-
-
-def recall_of(versions: Mapping[str, str], database: Database) -> dict[str, RecallEstimate]:
-    """Recall over some clips, by kind, from the frames of the random samples.
-
-    Where the given rendering of a clip was not reviewed, the latest one that was counts instead. Leaving the clip out
-    would leave out just those clips that were rendered anew because something had been missed in them.
-
-    Args:
-        versions: Data version of ``blurred_video`` by clip.
-        database: The metadata database.
-    """
-    from ego_assets.privacy.recall import measure_recall
-    from resources.frame_reviews import FrameReviewLog
-
-    by_clip: dict[str, list[FrameReview]] = {}
-    for review in FrameReviewLog(database).reviews():
-        if review.sampled and review.clip_id in versions:
-            by_clip.setdefault(review.clip_id, []).append(review)
-    counted = []
-    for clip_id, reviews in by_clip.items():
-        reviewed = {review.data_version for review in reviews}
-        version = versions[clip_id] if versions[clip_id] in reviewed else reviews[-1].data_version
-        counted += [review.counts for review in reviews if review.data_version == version]
-    return measure_recall(counted)
+    return {entry.data_versions.get(PRIVACY_LAYER, "") for _, entry in database.deliveries_of(clip_id)}
 
 
 # --- helpers ------------------------------------------------------------------------------------------
-
-
-def _item(item_id: int, database: Database) -> ReviewItem:
-    found = [item for item in database.review_items() if item.id == item_id]
-    if not found:
-        raise ReviewRefused(f"There is no review item {item_id}. List them with `ego-assets review list`.")
-    return found[0]
 
 
 def _rendering(item: ReviewItem, store: ArtifactStore) -> ArtifactDocument:
@@ -564,6 +438,39 @@ def _rendering(item: ReviewItem, store: ArtifactStore) -> ArtifactDocument:
     return document
 
 
+def _open_rendering(item: ReviewItem, version: str, store: ArtifactStore) -> ArtifactDocument:
+    """The blurred video that an open item is about, of a version that starts so."""
+    if item.resolved_at is not None:
+        raise ReviewRefused(
+            f"Review item {item.id} was closed by {item.resolved_by}. What is found now is an incident: "
+            f"`ego-assets incident open {item.clip_id} --help`."
+        )
+    document = _rendering(item, store)
+    if not document.data_version.startswith(version):
+        raise ReviewRefused(
+            f"Clip {item.clip_id} was rendered anew since version {version} was looked at (now "
+            f"{document.version_id}). Look again: `ego-assets review open {item.id}`."
+        )
+    return document
+
+
+def _audits(document: ArtifactDocument, items: Sequence[ReviewItem]) -> list[ReviewItem]:
+    """The items that ask for the random sample of a rendering: those that were not closed before it was made."""
+    rendered_at = dt.datetime.fromisoformat(document.committed_at)
+    return [
+        item
+        for item in items
+        if item.kind is ReviewKind.RANDOM_AUDIT
+        and (item.resolved_at is None or item.resolved_at >= rendered_at)
+    ]
+
+
+def _named_frames(item: ReviewItem, document: ArtifactDocument) -> tuple[int, ...]:
+    """The frames that an item names, as far as the rendering has them."""
+    named = sorted({int(frame) for frame in item.details.get("frames") or ()})
+    return tuple(frame for frame in named if 0 <= frame < _frame_count(document))
+
+
 def _frame_count(document: ArtifactDocument) -> int:
     return int(document.counts["frames"])
 
@@ -572,14 +479,22 @@ def _shown(
     item: ReviewItem, frames: Sequence[int], document: ArtifactDocument, database: Database
 ) -> tuple[int, ...]:
     """The frames of an item that a page shows: of the random sample those that nobody has recorded yet."""
-    from resources.frame_reviews import FrameReviewLog
-
     if item.kind is not ReviewKind.RANDOM_AUDIT:
         return _spread(frames, MAX_PAGE_FRAMES)
-    reviews = FrameReviewLog(database).reviews(clip_id=item.clip_id, data_version=document.data_version)
-    recorded = {review.frame_index for review in reviews}
-    left = [frame for frame in frames if frame not in recorded]
+    left = _left(item, frames, document, database)
     return tuple((left or frames)[:MAX_PAGE_FRAMES])
+
+
+def _left(
+    item: ReviewItem, frames: Sequence[int], document: ArtifactDocument, database: Database
+) -> list[int]:
+    """The frames of an item that nobody has recorded yet; for the random sample only what measures recall counts."""
+    from resources.frame_reviews import FrameReviewLog
+
+    reviews = FrameReviewLog(database).reviews(clip_id=item.clip_id, data_version=document.data_version)
+    sample_only = item.kind is ReviewKind.RANDOM_AUDIT
+    recorded = {review.frame_index for review in reviews if review.sampled or not sample_only}
+    return [frame for frame in frames if frame not in recorded]
 
 
 def _spread(frames: Sequence[int], most: int) -> tuple[int, ...]:
@@ -592,19 +507,14 @@ def _spread(frames: Sequence[int], most: int) -> tuple[int, ...]:
 def _require_inside(
     clip: Clip, document: ArtifactDocument, frames: Collection[int], missed: Sequence[MissedRegion]
 ) -> None:
-    count = _frame_count(document)
-    last = max((*frames, *(region.last_frame or 0 for region in missed)), default=0)
-    if last >= count:
-        raise ReviewRefused(f"Clip {clip.clip_id} has frames 0 to {count - 1}, so there is no frame {last}.")
-    for region in missed:
-        left, top, right, bottom = region.box_xyxy
-        if not (clip.width and clip.height):
-            continue
-        if min(left, top) < 0 or right > clip.width or bottom > clip.height:
-            raise ReviewRefused(
-                f"The box {left:g},{top:g},{right:g},{bottom:g} reaches outside the picture, which has {clip.width} "
-                f"x {clip.height} pixels. Nothing was recorded."
-            )
+    reason = why_outside(
+        clip,
+        last_frame=max((*frames, *(region.last_frame or 0 for region in missed)), default=0),
+        boxes_xyxy=[region.box_xyxy for region in missed],
+        frame_count=_frame_count(document),
+    )
+    if reason:
+        raise ReviewRefused(f"{reason} Nothing was recorded.")
 
 
 def _order(
@@ -641,14 +551,32 @@ def _content(order: Correction) -> tuple[object, ...]:
     return (order.kind, order.first_frame, order.last_frame, order.box_xyxy, order.origin)
 
 
-def _incident_command(order: Correction) -> str:
-    from ego_assets.privacy.review_page import KIND_WORDS
+def _is_ordered(
+    region: MissedRegion, order: Correction, known: Sequence[Correction], before: Sequence[FrameReview]
+) -> bool:
+    """Whether this finding was ordered to be covered before, whatever other frames were looked at then.
 
-    word = next(name for name, kind in KIND_WORDS if kind == order.kind)
+    A single frame stands for a stretch, so that an order over the frame is that of the finding only where the
+    finding was recorded there.
+    """
+    found = {"kind": region.kind, "box_xyxy": list(region.box_xyxy)}
+    last = region.first_frame if region.last_frame is None else region.last_frame
+    recorded = region.last_frame is not None or any(
+        review.frame_index == last and found in map(dict, review.missed) for review in before
+    )
+    return recorded and any(
+        (other.kind, other.box_xyxy, other.origin) == (order.kind, order.box_xyxy, order.origin)
+        and other.first_frame <= region.first_frame
+        and last <= other.last_frame
+        for other in known
+    )
+
+
+def _incident_command(order: Correction) -> str:
     box = ",".join(f"{edge:g}" for edge in order.box_xyxy or ())
     return (
-        f"ego-assets incident open {order.clip_id} --frames {order.first_frame}-{order.last_frame} --kind {word} "
-        f'--box {box} --note "found in review {order.origin.partition(":")[2]}"'
+        f"ego-assets incident open {order.clip_id} --frames {order.first_frame}-{order.last_frame} --kind "
+        f'{KIND_WORDS[order.kind]} --box {box} --note "found in review {order.origin.partition(":")[2]}"'
     )
 
 
@@ -656,7 +584,7 @@ def _require_settled(item: ReviewItem, document: ArtifactDocument, database: Dat
     """Refuse to close an item about personal data too early."""
     from resources.frame_reviews import FrameReviewLog
 
-    if item.kind not in (*PRIVACY_KINDS, ReviewKind.RANDOM_AUDIT):
+    if item.kind not in _ABOUT_PRIVACY:
         return
     reviews = FrameReviewLog(database).reviews(clip_id=item.clip_id, data_version=document.data_version)
     if correction_pending(item.clip_id, document, database):
@@ -672,8 +600,7 @@ def _require_settled(item: ReviewItem, document: ArtifactDocument, database: Dat
             "Where this was a mistake, record these frames again without it."
         )
     if item.kind is ReviewKind.RANDOM_AUDIT:
-        recorded = {review.frame_index for review in reviews}
-        left = [frame for frame in frames_of(item, document) if frame not in recorded]
+        left = _left(item, frames_of(item, document, database), document, database)
         if left:
             raise ReviewRefused(
                 f"{len(left)} frame(s) of review item {item.id} were not recorded yet, the first is {left[0]}. Look at "

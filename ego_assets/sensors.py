@@ -2,13 +2,15 @@
 
 import datetime as dt
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from dagster import (
     AssetKey,
+    DagsterInstance,
+    DagsterRunStatus,
     DefaultSensorStatus,
     RunRequest,
+    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -20,6 +22,13 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from ego_assets.jobs import COLLECTION_JOB, PROCESS_CLIP_JOB
 from ego_assets.partitions import clip_partitions
 from ego_assets.schema.errors import EgoAssetsError, UploadRejected
+
+#: Names the incident on the runs that make a clip anew.
+INCIDENT_TAG = "ego_assets/incident"
+#: Such a run that did not correct the incident is followed by another one after this time, which doubles each time:
+#: long enough for what can pass by itself, short enough for several tries within the day that an incident may take.
+FIRST_WAIT_S = 600.0
+LONGEST_WAIT_S = 6 * 3600.0
 
 
 def build_sensors(jobs: Mapping[str, UnresolvedAssetJobDefinition]) -> list[SensorDefinition]:
@@ -49,7 +58,8 @@ def build_sensors(jobs: Mapping[str, UnresolvedAssetJobDefinition]) -> list[Sens
         description=(
             "Finishes what can be finished of privacy incidents: a quarantine that was interrupted, and the purge "
             "once every layer was made anew. Makes clips anew where the command line left that to the daemon, "
-            "and rebuilds the collection when an incident has moved on or is overdue."
+            "again at growing intervals until it succeeds, and rebuilds the collection when an incident has "
+            "moved on or is overdue."
         ),
     )
     def incidents_sensor(context: SensorEvaluationContext) -> SensorResult:
@@ -61,19 +71,17 @@ def build_sensors(jobs: Mapping[str, UnresolvedAssetJobDefinition]) -> list[Sens
 def _answer_incidents(context: SensorEvaluationContext, resources: Any) -> SensorResult:
     """One tick of the incidents sensor."""
     from ego_assets.assets import LAYERS
-    from ego_assets.event_pictures import remove_pictures
     from ego_assets.gates.collection import is_overdue
-    from ego_assets.incidents import IncidentDesk, layers_that_show
-    from ego_assets.schema.incidents import Incident, IncidentState
+    from ego_assets.incidents import build_desk
+    from ego_assets.schema.incidents import Incident
 
-    specs = tuple(spec for spec, _ in LAYERS)
-    desk = IncidentDesk(
+    desk = build_desk(
         settings=resources.settings,
-        specs=specs,
+        specs=tuple(spec for spec, _ in LAYERS),
         database=resources.database.get(),
         store=resources.store.get(),
         vault=resources.vault.get(),
-        remove_pictures=partial(remove_pictures, context.instance),
+        instance=lambda: context.instance,
     )
 
     def waits(incident: Incident, error: Exception) -> None:
@@ -83,14 +91,16 @@ def _answer_incidents(context: SensorEvaluationContext, resources: Any) -> Senso
     requests, states = [], []
     for incident in desk.advance_all(on_error=waits):
         states.append(f"{incident.id} {incident.state.value}{' overdue' * is_overdue(incident, now)}")
-        if incident.background and incident.state is IncidentState.QUARANTINED:
+        layers = desk.layers_to_run(incident) if incident.background else []
+        attempt = _next_attempt(context.instance, incident.id, now) if layers else None
+        if attempt is not None:
             requests.append(
                 RunRequest(
-                    run_key=f"incident {incident.id}",
+                    run_key=f"incident {incident.id} attempt {attempt}",
                     job_name=PROCESS_CLIP_JOB,
                     partition_key=incident.clip_id,
-                    asset_selection=[AssetKey(spec.name) for spec in layers_that_show(specs)],
-                    tags={"ego_assets/clip": incident.clip_id, "ego_assets/incident": str(incident.id)},
+                    asset_selection=[AssetKey(layer) for layer in layers],
+                    tags={"ego_assets/clip": incident.clip_id, INCIDENT_TAG: str(incident.id)},
                 )
             )
     cursor = ", ".join(states)
@@ -106,6 +116,21 @@ def _answer_incidents(context: SensorEvaluationContext, resources: Any) -> Senso
         ],
         cursor=cursor,
     )
+
+
+def _next_attempt(instance: DagsterInstance, incident_id: int, now: dt.datetime) -> int | None:
+    """Number of the attempt to launch now for an incident, or ``None`` while one is under way or has to wait."""
+    records = instance.get_run_records(RunsFilter(tags={INCIDENT_TAG: str(incident_id)}))
+    # A run that was never started is asked for again under its own key: the daemon that made it was killed.
+    runs = [record for record in records if record.dagster_run.status is not DagsterRunStatus.NOT_STARTED]
+    if any(not record.dagster_run.is_finished for record in runs):
+        return None
+    ended_s = [record.end_time or record.update_timestamp.timestamp() for record in runs]
+    if ended_s:
+        wait_s = min(FIRST_WAIT_S * 2 ** (len(ended_s) - 1), LONGEST_WAIT_S)
+        if now.timestamp() < max(ended_s) + wait_s:
+            return None
+    return len(ended_s) + 1
 
 
 def _tick(context: SensorEvaluationContext, resources: Any) -> SensorResult:

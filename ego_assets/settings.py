@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ego_assets.schema.errors import ConfigurationError
+from ego_assets.schema.vocabulary import AudioPolicy, PlatesPolicy, RedactionMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +65,14 @@ class Settings(BaseSettings):
         default=None,
         description="Folder of the weights that ship in no package; empty means data_dir/models.",
     )
-    redaction: Literal["blur", "pixelate", "solid"] = Field(
+    redaction: RedactionMethod = Field(
         default="blur", description="How regions are made unrecognisable: blur, pixelate or solid."
     )
-    audio: Literal["drop", "keep"] = Field(
+    audio: AudioPolicy = Field(
         default="drop",
         description="Whether the full-size blurred video keeps its sound. Voices identify people: drop by default.",
     )
-    plates: Literal["auto", "always", "never"] = Field(
+    plates: PlatesPolicy = Field(
         default="auto",
         description=(
             "Whether number plates are looked for: auto does so unless the clip says it was recorded in a kitchen, "

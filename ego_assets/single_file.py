@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ego_assets.schema.errors import ConfigurationError, EgoAssetsError, MediaError
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
-    from ego_assets.privacy.config import PrivacyConfig
+    from ego_assets.privacy.deidentify import PrivacyResult
     from ego_assets.privacy.report import PiiReport
-    from ego_assets.schema.detections import BgrImage, RegionDetector
+    from ego_assets.schema.detections import BgrImage
     from ego_assets.schema.gates import GateResult
+    from ego_assets.schema.vocabulary import AudioPolicy, RedactionMethod
     from ego_assets.settings import Settings
 
 #: Kinds that `blur` and `detect` look for.
@@ -46,9 +46,11 @@ def blur_file(
     target: Path,
     *,
     settings: Settings,
-    redaction: Literal["blur", "pixelate", "solid"],
-    audio: Literal["drop", "keep"],
+    redaction: RedactionMethod,
+    audio: AudioPolicy,
     plates: bool = True,
+    report: Path | None = None,
+    overwrite: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> BlurredFile:
     """Write a de-identified copy of one video: the very pass of ``blurred_video``, gates included.
@@ -62,11 +64,13 @@ def blur_file(
         redaction: How regions are made unrecognisable.
         audio: Whether the sound stays.
         plates: Whether number plates are looked for.
+        report: Where the PII report is written, also when the result is refused.
+        overwrite: Replace ``target`` and ``report`` where they exist.
         progress: Called with frames done and in total.
 
     Raises:
         ConfigurationError: A path is wrong, or the profile lacks a backend.
-        NotReleased: The result failed a blocking gate; nothing was written.
+        NotReleased: The result failed a blocking gate; nothing was written but the report.
         EgoAssetsError: The file cannot be read or de-identified; nothing was written.
     """
     from ego_assets.assets.blurred_video import judge
@@ -74,14 +78,18 @@ def blur_file(
     from ego_assets.media.timeline import read_timeline
     from ego_assets.privacy.config import PrivacyConfig
     from ego_assets.privacy.deidentify import deidentify
+    from resources.platform import open_models
 
-    _check_paths(source, target)
+    _check_paths(source, target, report, overwrite=overwrite)
     tasks = TASKS if plates else TASKS[:2]
-    detectors, leak_detectors = _detectors(settings, tasks), _detectors(settings, tasks, leak_check=True)
+    models = open_models(settings.profile, settings.models)
     config = PrivacyConfig(method=redaction, audio=audio)
     timeline = read_timeline(source)
-    # Hidden, in the same folder: renaming it into place is one step.
-    unfinished = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.mp4")
+    # Hidden, in the same folder: renaming it into place is one step. The name is fixed, so that the next run
+    # replaces what a killed one left, and nobody else may read it before it has been judged.
+    unfinished = target.with_name(f".{target.stem}.unfinished.mp4")
+    unfinished.unlink(missing_ok=True)
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         result = deidentify(
             source,
@@ -89,28 +97,52 @@ def blur_file(
             timeline=timeline,
             video_path=unfinished,
             proxy_path=None,
-            detectors=detectors,
-            leak_detectors=leak_detectors,
+            detectors={task: models.detector(task) for task in tasks},
+            leak_detectors={task: models.detector(task, leak_check=True) for task in tasks},
             config=config,
+            detector_settings=models.settings(tasks),
+            leak_settings=models.settings(tasks, leak_check=True),
             progress=progress,
         )
         verdicts = tuple(judge(result, original=timeline, video=unfinished, proxy=None, config=config))
-        failed = [verdict.message for verdict in verdicts if verdict.blocks]
-        if failed:
-            raise NotReleased(f"{source.name} was not released, and nothing was written. {' '.join(failed)}")
+        if report is not None:
+            report.write_text(result.report.to_json())
+        if failed := [verdict.message for verdict in verdicts if verdict.blocks]:
+            raise NotReleased(
+                f"{source.name} was not released, and no video was written. {' '.join(failed)}{_places(result)}"
+            )
+        unfinished.chmod(_usual_mode())
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
     return BlurredFile(path=target, report=result.report, verdicts=verdicts)
 
 
-def detect_in_image(path: Path, *, settings: Settings, config: PrivacyConfig | None = None) -> dict[str, Any]:
+def _places(result: PrivacyResult) -> str:
+    """Where the finished video leaks, in words."""
+    leaks = result.leak_check.remaining if result.leak_check is not None else ()
+    found = [
+        f"{leak.kind} on frame {leak.frame_index} at {[round(side) for side in leak.box_xyxy]}"
+        for leak in leaks
+    ]
+    return (
+        f" In the clear: {'; '.join(found)}. Try another profile, or cut these frames out." if found else ""
+    )
+
+
+def _usual_mode() -> int:
+    """Permissions of a new file under the process's mask."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def detect_in_image(path: Path, *, settings: Settings) -> dict[str, Any]:
     """Everything the privacy pass would cover in one picture, as JSON-serialisable values.
 
     Args:
         path: A picture that OpenCV reads; its EXIF orientation is obeyed.
         settings: For the profile and the folder of models.
-        config: Scales of the looks.
 
     Returns:
         ``path``, ``width``, ``height`` and, for each of ``faces``, ``text``, ``screens`` and ``plates``, a list of
@@ -121,9 +153,12 @@ def detect_in_image(path: Path, *, settings: Settings, config: PrivacyConfig | N
     """
     from ego_assets.privacy.config import PrivacyConfig
     from ego_assets.privacy.examine import look_at_image
+    from resources.platform import open_models
 
+    models = open_models(settings.profile, settings.models)
     image = _read_image(path)
-    found = look_at_image(image, detectors=_detectors(settings, TASKS), config=config or PrivacyConfig())
+    detectors = {task: models.detector(task) for task in TASKS}
+    found = look_at_image(image, detectors=detectors, config=PrivacyConfig())
     return {
         "path": str(path),
         "width": image.shape[1],
@@ -138,24 +173,21 @@ def detect_in_image(path: Path, *, settings: Settings, config: PrivacyConfig | N
     }
 
 
-def _detectors(
-    settings: Settings, tasks: tuple[str, ...], *, leak_check: bool = False
-) -> Mapping[str, RegionDetector]:
-    from resources.platform import open_models
-
-    models = open_models(settings.profile, settings.models)
-    return {task: models.detector(task, leak_check=leak_check) for task in tasks}
-
-
-def _check_paths(source: Path, target: Path) -> None:
+def _check_paths(source: Path, target: Path, report: Path | None, *, overwrite: bool) -> None:
     if not source.is_file():
         raise ConfigurationError(f"{source} is not a file. Give the path of one video.")
     if target.suffix.lower() != ".mp4":
         raise ConfigurationError(f"{target}: the result is an MP4 file. Give it a name that ends in .mp4.")
-    if not target.parent.is_dir():
-        raise ConfigurationError(f"The folder {target.parent} does not exist. Make it first.")
-    if target.exists() and target.samefile(source):
-        raise ConfigurationError(f"{target} is the original itself. Give the result another name.")
+    written = [target] if report is None else [target, report]
+    for path in written:
+        if not path.parent.is_dir():
+            raise ConfigurationError(f"The folder {path.parent} does not exist. Make it first.")
+        if path.resolve() == source.resolve() or (path.exists() and path.samefile(source)):
+            raise ConfigurationError(f"{path} is the original itself. Give the result another name.")
+        if path.exists() and not overwrite:
+            raise ConfigurationError(f"{path} exists. Choose another name, or replace it with --overwrite.")
+    if report is not None and report.resolve() == target.resolve():
+        raise ConfigurationError(f"{report}: video and report need names of their own.")
 
 
 def _read_image(path: Path) -> BgrImage:

@@ -303,6 +303,62 @@ class DeliveryClip:
     data_versions: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipStanding:
+    """What decides whether a clip may go on, as it is at one moment.
+
+    Attributes:
+        clip: The clip.
+        gates: The latest verdicts of all its gates.
+        leaking_incident: Its oldest incident whose leaking versions are not all in quarantine, or ``None``.
+        withdrawn: Whether it was withdrawn for another reason than an incident. A clip that only an incident
+            withdrew is processed, because its leaking layers must be made anew.
+    """
+
+    clip: Clip
+    gates: Sequence[GateRecord]
+    leaking_incident: int | None
+    withdrawn: bool
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no layer at all may run."""
+        return self.leaking_incident is not None or self.withdrawn or bool(self.clip.duplicate_of)
+
+    def refusal(self, *, inputs: Sequence[str], held_stops: bool = True) -> str | None:
+        """As :meth:`Database.refusal`."""
+        clip = self.clip
+        if self.leaking_incident is not None:
+            return (
+                f"Clip {clip.clip_id} has a privacy incident ({self.leaking_incident}) whose leaking versions are "
+                "not all in quarantine yet. Finish that with `ego-assets incident list`."
+            )
+        if self.withdrawn:
+            reason = _because(clip.withdrawn_reason)
+            return f"Clip {clip.clip_id} was withdrawn{reason}. It is not processed any further."
+        if clip.duplicate_of:
+            return (
+                f"Clip {clip.clip_id} has the same content as clip {clip.duplicate_of}. "
+                "Use that clip; nothing else needs to be done."
+            )
+        if clip.held and held_stops:
+            return (
+                f"Clip {clip.clip_id} is held{_because(clip.held_reason)}. Look at it and release it, "
+                "or record it again."
+            )
+        failed = [gate for gate in self.gates if gate.layer in inputs and gate.blocks]
+        if failed:
+            found = " ".join(
+                f"{gate.gate} of {gate.layer} failed: {_sentence(gate.message)}" for gate in failed
+            )
+            layers = ", ".join(dict.fromkeys(gate.layer for gate in failed))
+            return (
+                f"Clip {clip.clip_id} stopped at a blocking gate: {found} Correct the cause and materialize "
+                f"{layers} again, or upload a better recording under a new name."
+            )
+        return None
+
+
 # --- tables -------------------------------------------------------------------------------------------
 
 
@@ -837,6 +893,19 @@ class Database:
         with self.read_session() as session:
             return _maybe(Clip, session.get(ClipRow, clip_id, populate_existing=True))
 
+    def source_names(self, clip_ids: Iterable[str]) -> dict[str, str]:
+        """Names of the uploaded files by clip; clips that are not registered are left out."""
+        wanted = sorted({*clip_ids})
+        found: dict[str, str] = {}
+        with self.read_session() as session:
+            # In slices: the number of bound values of one statement is limited.
+            for start in range(0, len(wanted), 500):
+                query = select(ClipRow.clip_id, ClipRow.source_name).where(
+                    ClipRow.clip_id.in_(wanted[start : start + 500])
+                )
+                found |= {clip_id: name for clip_id, name in session.execute(query)}
+        return found
+
     def clips(self, *, collector_id: str | None = None) -> list[Clip]:
         """All clips, or those of one collector, in the order of their registration."""
         query = select(ClipRow).order_by(ClipRow.created_at, ClipRow.clip_id)
@@ -1130,67 +1199,40 @@ class Database:
         Raises:
             UnknownClip: It is not registered.
         """
-        with self.read_session():
-            clip = self.clip(clip_id)
-            failed = [gate for gate in self.gates(clip_id) if gate.layer in inputs and gate.blocks]
-            withdrawn = clip.withdrawn and not self.is_withdrawn_by_incident(clip_id)
-            leaking = self.open_incident(clip_id, quarantined=False)
-        if leaking is not None:
-            return (
-                f"Clip {clip_id} has a privacy incident ({leaking}) whose leaking versions are not all in "
-                "quarantine yet. Finish that with `ego-assets incident list`."
-            )
-        if withdrawn:
-            reason = _because(clip.withdrawn_reason)
-            return f"Clip {clip_id} was withdrawn{reason}. It is not processed any further."
-        if clip.duplicate_of:
-            return (
-                f"Clip {clip_id} has the same content as clip {clip.duplicate_of}. "
-                "Use that clip; nothing else needs to be done."
-            )
-        if clip.held and held_stops:
-            return (
-                f"Clip {clip_id} is held{_because(clip.held_reason)}. Look at it and release it, "
-                "or record it again."
-            )
-        if failed:
-            found = " ".join(
-                f"{gate.gate} of {gate.layer} failed: {_sentence(gate.message)}" for gate in failed
-            )
-            layers = ", ".join(dict.fromkeys(gate.layer for gate in failed))
-            return (
-                f"Clip {clip_id} stopped at a blocking gate: {found} Correct the cause and materialize "
-                f"{layers} again, or upload a better recording under a new name."
-            )
-        return None
+        return self.standing(clip_id).refusal(inputs=inputs, held_stops=held_stops)
 
-    def is_withdrawn_by_incident(self, clip_id: str) -> bool:
-        """Whether an unresolved incident, and nothing else, keeps the clip out of deliveries.
-
-        Such a clip is processed, because its leaking layers must be made anew. A clip that somebody withdrew
-        for another reason is not.
+    def standing(self, clip_id: str) -> ClipStanding:
+        """What decides whether a clip may go on.
 
         Raises:
             UnknownClip: It is not registered.
         """
         with self.read_session():
             clip = self.clip(clip_id)
-            by_incident = clip.withdrawn and clip.withdrawn_reason.startswith(INCIDENT_WITHDRAWAL)
-            return by_incident and self.open_incident(clip_id) is not None
+            by_incident = (
+                clip.withdrawn
+                and clip.withdrawn_reason.startswith(INCIDENT_WITHDRAWAL)
+                and self.open_incident(clip_id) is not None
+            )
+            return ClipStanding(
+                clip=clip,
+                gates=self.gates(clip_id),
+                leaking_incident=self.open_incident(clip_id, leaking_only=True),
+                withdrawn=clip.withdrawn and not by_incident,
+            )
 
-    def open_incident(self, clip_id: str, *, quarantined: bool | None = None) -> int | None:
+    def open_incident(self, clip_id: str, *, leaking_only: bool = False) -> int | None:
         """Number of the clip's oldest incident that is not resolved, or ``None``.
 
         Args:
             clip_id: The clip.
-            quarantined: Only one whose leaking versions are in quarantine, or only one where that is not done.
+            leaking_only: Only one whose leaking versions are not all in quarantine.
         """
         query = select(func.min(IncidentRow.id)).where(
             IncidentRow.clip_id == clip_id, IncidentRow.resolved_at.is_(None)
         )
-        if quarantined is not None:
-            done = IncidentRow.quarantined_at.is_not(None)
-            query = query.where(done if quarantined else ~done)
+        if leaking_only:
+            query = query.where(IncidentRow.quarantined_at.is_(None))
         with self.read_session() as session:
             found: int | None = session.scalar(query)
             return found
@@ -1257,6 +1299,18 @@ class Database:
             query = query.where(ReviewRow.clip_id == clip_id)
         with self.read_session() as session:
             return [record_of(ReviewItem, row) for row in session.scalars(_fresh(query))]
+
+    def review_item(self, item_id: int) -> ReviewItem:
+        """One review item.
+
+        Raises:
+            ReviewItemError: There is no such item.
+        """
+        with self.read_session() as session:
+            found = _maybe(ReviewItem, session.get(ReviewRow, item_id, populate_existing=True))
+        if found is None:
+            raise ReviewItemError(f"There is no review item {item_id}. List them with `ego-assets review`.")
+        return found
 
     def resolve_review_item(self, item_id: int, *, resolution: str, actor: str) -> ReviewItem:
         """Close an item; the clip's ``needs_review`` is cleared when no other one is open.
@@ -1356,11 +1410,31 @@ class Database:
             )
             session.flush()
 
-    def audit_log(self, clip_id: str | None = None) -> list[AuditEntry]:
-        """The audit log, oldest first, of everything or of one clip."""
+    def audit_log(
+        self,
+        clip_id: str | None = None,
+        *,
+        actor: str = "",
+        action: str = "",
+        since: dt.datetime | None = None,
+    ) -> list[AuditEntry]:
+        """The audit log, oldest first.
+
+        Args:
+            clip_id: Only rows about this clip.
+            actor: Only rows whose actor contains this, in upper or lower case.
+            action: Only rows whose action contains this, in upper or lower case.
+            since: Only rows from this moment on.
+        """
         query = select(AuditRow).order_by(AuditRow.id)
         if clip_id is not None:
             query = query.where(AuditRow.clip_id == clip_id)
+        if actor:
+            query = query.where(AuditRow.actor.icontains(actor, autoescape=True))
+        if action:
+            query = query.where(AuditRow.action.icontains(action, autoescape=True))
+        if since is not None:
+            query = query.where(AuditRow.at >= since)
         with self.read_session() as session:
             return [record_of(AuditEntry, row) for row in session.scalars(query)]
 
@@ -1432,6 +1506,20 @@ class Database:
             return [
                 record_of(Delivery, row)
                 for row in session.scalars(select(DeliveryRow).order_by(DeliveryRow.id))
+            ]
+
+    def deliveries_of(self, clip_id: str) -> list[tuple[Delivery, DeliveryClip]]:
+        """The deliveries that hold a clip, oldest first, each with what it holds of it."""
+        query = (
+            select(DeliveryRow, DeliveryClipRow)
+            .join(DeliveryClipRow, DeliveryClipRow.delivery_id == DeliveryRow.id)
+            .where(DeliveryClipRow.clip_id == clip_id)
+            .order_by(DeliveryRow.id)
+        )
+        with self.read_session() as session:
+            return [
+                (record_of(Delivery, delivery), record_of(DeliveryClip, clip))
+                for delivery, clip in session.execute(query)
             ]
 
     def delivery_clips(self, delivery_id: int) -> list[DeliveryClip]:

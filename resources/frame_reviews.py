@@ -18,6 +18,10 @@ from resources.database import Database, FrameReviewRow, record_of, utc_now
 #: Action of the audit rows that keep every recorded finding, also those that were replaced later.
 RECORDED = "review.record"
 
+_ORDERED = select(FrameReviewRow).order_by(
+    FrameReviewRow.clip_id, FrameReviewRow.reviewed_at, FrameReviewRow.frame_index, FrameReviewRow.id
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrameReview:
@@ -98,8 +102,9 @@ class FrameReviewLog:
             raise ValueError("reviews: expected one finding per frame, rendering and reviewer")
         now = utc_now()
         with self._database.write_session() as session:
-            for clip_id in dict.fromkeys(review.clip_id for review in reviews):
-                self._database.clip(clip_id)
+            # Locked in one order, so that two writers never wait for each other.
+            for clip_id in sorted({review.clip_id for review in reviews}):
+                self._database.lock_clip(clip_id)
                 mine = [review for review in reviews if review.clip_id == clip_id]
                 for version, reviewer in dict.fromkeys((item.data_version, item.reviewer) for item in mine):
                     group = [i for i in mine if (i.data_version, i.reviewer) == (version, reviewer)]
@@ -133,15 +138,25 @@ class FrameReviewLog:
 
     def reviews(self, *, clip_id: str | None = None, data_version: str | None = None) -> list[FrameReview]:
         """Findings of all clips and renderings or of the given ones, by clip, time and frame."""
-        query = select(FrameReviewRow).order_by(
-            FrameReviewRow.clip_id, FrameReviewRow.reviewed_at, FrameReviewRow.frame_index, FrameReviewRow.id
-        )
+        query = _ORDERED
         if clip_id is not None:
             query = query.where(FrameReviewRow.clip_id == clip_id)
         if data_version is not None:
             query = query.where(FrameReviewRow.data_version == data_version)
         with self._database.read_session() as session:
             return [record_of(FrameReview, row) for row in session.scalars(query)]
+
+    def sampled(self, clip_ids: Iterable[str]) -> list[FrameReview]:
+        """Findings on frames of the random samples of some clips, by clip, time and frame."""
+        wanted = sorted({*clip_ids})
+        found: list[FrameReview] = []
+        with self._database.read_session() as session:
+            for start in range(0, len(wanted), 500):
+                query = _ORDERED.where(
+                    FrameReviewRow.sampled, FrameReviewRow.clip_id.in_(wanted[start : start + 500])
+                )
+                found += [record_of(FrameReview, row) for row in session.scalars(query)]
+        return found
 
 
 def _key(review: FrameReview) -> tuple[str, str, int, str]:

@@ -116,7 +116,7 @@ class IncidentLog:
         return self._change(incident_id, change)
 
     def record_corrected(self, incident_id: int) -> Incident:
-        """Note that every layer was made anew."""
+        """Note that nothing is left to make: the layers were made anew or given up, or nobody wants them."""
 
         def change(row: IncidentRow) -> None:
             _require(row, "quarantined_at", "its leaking versions are not in quarantine")

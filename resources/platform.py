@@ -50,9 +50,10 @@ class ProfileModels:
 
         return build_detector(self.profile, task, models_dir=self._models_dir, leak_check=leak_check)
 
-    def settings(self, tasks: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-        """The profile's settings of the tasks, for the records."""
-        return {task: dict(self.profile.backends[task].settings) for task in tasks}
+    def settings(self, tasks: Iterable[str], *, leak_check: bool = False) -> dict[str, Mapping[str, Any]]:
+        """The profile's settings of the tasks, for the records; or of those that do the leak check."""
+        backends = {**self.profile.backends, **(self.profile.leak_check if leak_check else {})}
+        return {task: dict(backends[task].settings) for task in tasks}
 
 
 @lru_cache(maxsize=8)

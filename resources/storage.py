@@ -220,8 +220,7 @@ class ArtifactStore:
                 returns. For a remote store that folder is a complete download, sizes compared.
 
         Raises:
-            ValueError: The version is the current one.
-            TransientError: A download is incomplete; the version is still there.
+            TransientError: The version is the current one, or a download is incomplete; it is still there.
         """
         self._require_not_current(clip_id, layer, version_id)
         self._files.move_out(f"{_layer_key(clip_id, layer)}/{_checked_name(version_id)}", take)
@@ -236,7 +235,8 @@ class ArtifactStore:
     def discard_staging(self, clip_id: str) -> int:
         """Remove what is being made of a clip at the moment, on this machine; returns the number of folders.
 
-        Who is making it fails at its next file and starts anew.
+        Who is making it fails at its next file and starts anew. Downloads from a remote store go too, those that a
+        killed process left as well.
         """
         found = [path for path in self._files.staging_folders() if _staged_clip(path) == clip_id]
         for folder in found:
@@ -246,8 +246,9 @@ class ArtifactStore:
     def _require_not_current(self, clip_id: str, layer: str, version_id: str) -> None:
         current = self._readable(clip_id, layer)
         if current is not None and current.version_id == version_id:
-            raise ValueError(
-                f"version {version_id} of layer {layer} of clip {clip_id} is the current one: revoke it first"
+            raise TransientError(
+                f"Version {version_id} of layer {layer} of clip {clip_id} is the current one: it was published a "
+                "moment ago. Try again."
             )
 
     def _readable(self, clip_id: str, layer: str) -> ArtifactDocument | None:
@@ -576,7 +577,7 @@ class _RemoteFiles:
 
     def move_out(self, key: str, take: Callable[[Path], None]) -> None:
         root = self._path(key)
-        with tempfile.TemporaryDirectory(prefix=f"{_REMOTE_STAGING_PREFIX}") as temporary:
+        with self._download_folder(key) as temporary:
             with _network_errors(self.uri(key)):
                 found = self._fs.find(root, detail=True)
                 for path, described in found.items():
@@ -603,7 +604,7 @@ class _RemoteFiles:
 
     @contextlib.contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="ego-assets-download-") as folder:
+        with self._download_folder(key) as folder:
             path = Path(folder) / PurePosixPath(key).name
             with _network_errors(self.uri(key)):
                 self._fs.get_file(self._path(key), str(path))
@@ -615,6 +616,10 @@ class _RemoteFiles:
                 for layer in self._names(f"{self._root}/{clip}"):
                     if _LAYER.fullmatch(layer):
                         yield clip, layer
+
+    def _download_folder(self, key: str) -> tempfile.TemporaryDirectory[str]:
+        """A folder among those for staging, so that what a killed process leaves there is found by its clip."""
+        return tempfile.TemporaryDirectory(prefix=f"{_REMOTE_STAGING_PREFIX}{key.partition('/')[0]}.")
 
     def _names(self, path: str) -> list[str]:
         with _network_errors(path):

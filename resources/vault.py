@@ -387,7 +387,11 @@ class Vault:
 
     @contextlib.contextmanager
     def quarantine(self, incident_id: int) -> Iterator[Quarantine]:
-        """The quarantine of one incident; other processes wait until the ``with`` ends."""
+        """The quarantine of one incident; others wait until the ``with`` ends.
+
+        They wait for the quarantine of any incident: two may be about the same clip, whose versions only one of
+        them can move.
+        """
         root = self._folder(QUARANTINE)
         with _exclusive(root):
             yield Quarantine(root / str(int(incident_id)), make_folder=self._folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ego_assets.execution import ClipWork, LayerDraft, ReviewRequest
 from ego_assets.gates.blurred_video import (
@@ -20,7 +20,14 @@ from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.corrections import Correction, corrections_version
 from ego_assets.schema.gates import GateOutcome, GateResult
 from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
-from ego_assets.schema.vocabulary import LocationType, PrivacyStatus, ReviewKind, ReviewRisk, VaultPurpose
+from ego_assets.schema.vocabulary import (
+    LocationType,
+    PlatesPolicy,
+    PrivacyStatus,
+    ReviewKind,
+    ReviewRisk,
+    VaultPurpose,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,7 +97,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     return render(work, staged, detectors=detectors, leak_detectors=checking)
 
 
-def plates_expected(clip: Clip, setting: Literal["auto", "always", "never"]) -> bool:
+def plates_expected(clip: Clip, setting: PlatesPolicy) -> bool:
     """Whether number plates are looked for; where the clip does not say where it was recorded, they are."""
     if setting != "auto":
         return setting == "always"
@@ -135,6 +142,7 @@ def render(
             leak_detectors=leak_detectors,
             config=config,
             detector_settings=work.models.settings(detectors),
+            leak_settings=work.models.settings(leak_detectors, leak_check=True),
             corrections=work.corrections,
             already_deidentified=not detectors,
             progress=work.progress,
@@ -153,7 +161,9 @@ def render(
     return LayerDraft(
         gates=verdicts,
         config=config.to_dict(),
-        backends=tuple(detector.info for detector in detectors.values()),
+        backends=tuple(
+            dict.fromkeys(detector.info for detector in (*detectors.values(), *leak_detectors.values()))
+        ),
         counts={
             "frames": result.timeline.frame_count,
             "lost_frames": timeline.frame_count - result.timeline.frame_count,
@@ -206,7 +216,10 @@ def _reviews(
             ReviewRequest(
                 kind=ReviewKind.PII_LEAK,
                 risk=ReviewRisk.HIGH,
-                reason=f"{len(leaks)} region(s) of the finished video are in the clear.",
+                reason=(
+                    f"{len(leaks)} region(s) of a rendering were in the clear; it was not published. They will be "
+                    "covered when the clip is tried again: `ego-assets run --retry-failed`. Look at the result."
+                ),
                 details={
                     "frames": sorted({leak.frame_index for leak in leaks}),
                     "leaks": [leak.to_dict() for leak in leaks],

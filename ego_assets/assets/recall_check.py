@@ -44,7 +44,7 @@ def _recall_check(asset: str, *, over: str) -> AssetChecksDefinition:
 def evaluate(database: "Database", *, newest_delivery: bool) -> AssetCheckResult:
     """Judge recall over the newest delivery or over the collection."""
     from ego_assets.delivering import DELIVERY_NAME
-    from ego_assets.reviewing import collection_recall, delivery_recall
+    from ego_assets.recall import collection_recall, delivery_recall
 
     made = [delivery for delivery in database.deliveries() if delivery.name == DELIVERY_NAME]
     if not newest_delivery:

@@ -38,12 +38,11 @@ def audit(
         stop("--json and --csv exclude each other.", USAGE)
     start = _moment(since) if since else None
     database = open_project().database
-    names = {known.clip_id: known.source_name for known in database.clips()}
-    rows = [
-        {**asdict(entry), "source_name": names.get(entry.clip_id, "")}
-        for entry in database.audit_log(require_clip_id(clip) if clip else None)
-        if actor in entry.actor and action in entry.action and (start is None or entry.at >= start)
-    ]
+    entries = database.audit_log(
+        require_clip_id(clip) if clip else None, actor=actor, action=action, since=start
+    )
+    names = database.source_names(entry.clip_id for entry in entries)
+    rows = [{**asdict(entry), "source_name": names.get(entry.clip_id, "")} for entry in entries]
     if as_json:
         print_json(rows)
         return

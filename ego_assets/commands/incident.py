@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ego_assets.commands.parsing import KINDS_HELP, parse_box, parse_kind, parse_range, parsed
 from ego_assets.terminal import (
     STOPPED,
     USAGE,
@@ -25,7 +25,6 @@ from ego_assets.terminal import (
 
 if TYPE_CHECKING:
     from ego_assets.incidents import IncidentDesk
-    from ego_assets.schema.corrections import PiiKind
     from ego_assets.schema.incidents import Incident
 
 app = typer.Typer(
@@ -37,46 +36,19 @@ app = typer.Typer(
 IncidentArgument = Annotated[int, typer.Argument(metavar="ID", help="Number of the incident.")]
 
 
-class LeakKind(StrEnum):
-    """What was left uncovered, as people say it."""
-
-    FACE = "face"
-    FACES = "faces"
-    TEXT = "text"
-    TEXTS = "texts"
-    SCREEN = "screen"
-    SCREENS = "screens"
-    PLATE = "plate"
-    PLATES = "plates"
-    OTHER = "other"
-
-
-_KINDS: dict[LeakKind, PiiKind] = {
-    LeakKind.FACE: "faces",
-    LeakKind.FACES: "faces",
-    LeakKind.TEXT: "text",
-    LeakKind.TEXTS: "text",
-    LeakKind.SCREEN: "screens",
-    LeakKind.SCREENS: "screens",
-    LeakKind.PLATE: "plates",
-    LeakKind.PLATES: "plates",
-    LeakKind.OTHER: "other",
-}
-
-
 @app.command("open")
 def open_(
     clip: Annotated[str, typer.Argument(help="The clip.")],
     frames: Annotated[
         str, typer.Option(help="Frames in which it shows, numbered in the blurred video: A-B, or one number.")
     ],
-    kind: Annotated[LeakKind, typer.Option(help="What was left uncovered.")],
+    kind: Annotated[str, typer.Option(help=f"What was left uncovered: {KINDS_HELP}.")],
     note: Annotated[str, typer.Option(help="What was seen; kept in the record.")],
     box: Annotated[
         str,
         typer.Option(
-            help="Where: x1,y1,x2,y2 in pixels of the full-size picture. Without it these frames are searched "
-            "more strictly, and covered whole where nothing is found."
+            help="Where: LEFT,TOP,RIGHT,BOTTOM in pixels of the full-size picture. Without it these frames are "
+            "covered whole."
         ),
     ] = "",
     run: Annotated[
@@ -87,20 +59,21 @@ def open_(
 ) -> None:
     """Quarantine what leaked, withdraw the clip, make it anew and purge the quarantine.
 
-    Interrupted at any point, the same command goes on.
+    Interrupted at any point, the same command goes on. It also tries again when the leak check stops the new
+    video, with what it found covered.
     """
-    from ego_assets.incidents import IncidentReport, incident_desk, parse_box, parse_frames
+    from ego_assets.incidents import IncidentReport, incident_desk
     from ego_assets.partitions import require_clip_id
     from ego_assets.processing import process_clips
 
     clip_id = require_clip_id(clip)
-    first, last = parse_frames(frames)
+    first, last = parsed("--frames", parse_range, frames)
     report = IncidentReport(
         clip_id=clip_id,
-        kind=_KINDS[kind],
+        kind=parsed("--kind", parse_kind, kind),
         first_frame=first,
-        last_frame=last,
-        box_xyxy=parse_box(box) if box else None,
+        last_frame=first if last is None else last,
+        box_xyxy=parsed("--box", parse_box, box) if box else None,
         note=note,
     )
     if not note.strip():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from rich.markup import escape
 
 from ego_assets.schema.errors import ConfigurationError, MediaError
 from ego_assets.schema.gates import GateOutcome
+from ego_assets.schema.vocabulary import AudioPolicy, RedactionMethod
 from ego_assets.terminal import (
     STOPPED,
     USAGE,
@@ -26,28 +26,14 @@ from ego_assets.terminal import (
 )
 
 
-class Redaction(StrEnum):
-    """How regions are made unrecognisable."""
-
-    BLUR = "blur"
-    PIXELATE = "pixelate"
-    SOLID = "solid"
-
-
-class Audio(StrEnum):
-    """What becomes of the sound."""
-
-    DROP = "drop"
-    KEEP = "keep"
-
-
 def blur(
     source: Annotated[Path, typer.Argument(metavar="IN", help="One video.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The de-identified MP4 file to write.")],
     report: Annotated[Path | None, typer.Option(help="Write the PII report to this JSON file.")] = None,
-    redaction: Annotated[Redaction, typer.Option(help="How regions are covered.")] = Redaction.BLUR,
-    audio: Annotated[Audio, typer.Option(help="Voices identify people: dropped by default.")] = Audio.DROP,
+    redaction: Annotated[RedactionMethod, typer.Option(help="How regions are covered.")] = "blur",
+    audio: Annotated[AudioPolicy, typer.Option(help="Voices identify people: dropped by default.")] = "drop",
     plates: Annotated[bool, typer.Option(help="Look for number plates, too.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the report.")] = False,
     profile: ProfileOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -60,13 +46,13 @@ def blur(
             source,
             target,
             settings=open_settings(profile),
-            redaction=redaction.value,
-            audio=audio.value,
+            redaction=redaction,
+            audio=audio,
             plates=plates,
+            report=report,
+            overwrite=overwrite,
             progress=lambda done, total: progress.update(task, completed=done / max(1, total)),
         )
-    if report is not None:
-        report.write_text(made.report.to_json())
     if as_json:
         print_json(
             {

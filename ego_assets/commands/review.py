@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from ego_assets.commands.parsing import KINDS_HELP, parse_false, parse_frames, parse_missed, parsed
 from ego_assets.schema.vocabulary import ReviewKind
 from ego_assets.terminal import (
     STOPPED,
@@ -22,8 +22,6 @@ from ego_assets.terminal import (
     progress_bar,
     stop,
 )
-
-ParsedT = TypeVar("ParsedT")
 
 app = typer.Typer(
     name="review",
@@ -111,7 +109,7 @@ def record(
         list[str] | None,
         typer.Option(
             help="What is not covered: FRAME:KIND:LEFT,TOP,RIGHT,BOTTOM or FIRST-LAST:KIND:..., in pixels. Kinds: "
-            "face, text, screen, plate, other."
+            f"{KINDS_HELP}."
         ),
     ] = None,
     false: Annotated[
@@ -125,11 +123,11 @@ def record(
     as_json: JsonOption = False,
 ) -> None:
     """Record what you found. Without --missed: everything that should be covered is covered."""
-    from ego_assets.reviewing import parse_false, parse_frames, parse_missed, record_review
+    from ego_assets.reviewing import record_review
 
-    found = _parsed(parse_missed, missed or [])
-    wrong = _parsed(parse_false, false or [])
-    looked_at = _parsed(parse_frames, [frames])[0] if frames else None
+    found = [parsed("--missed", parse_missed, text) for text in missed or []]
+    wrong = [parsed("--false", parse_false, text) for text in false or []]
+    looked_at = parsed("--frames", parse_frames, frames) if frames else None
     project = open_project()
     recorded = record_review(
         item,
@@ -198,11 +196,3 @@ def resolve(
         print_json({**asdict(closed), "privacy_status": status.value})
     else:
         console.print(f"Item {closed.id} is closed; clip {closed.clip_id} is {status.value}.")
-
-
-def _parsed(parse: Callable[[str], ParsedT], texts: Iterable[str]) -> list[ParsedT]:
-    """The options, read; what cannot be read is wrong usage."""
-    try:
-        return [parse(text) for text in texts]
-    except ValueError as error:
-        stop(str(error), USAGE)

@@ -6,6 +6,7 @@ whole; the same clips with the same content give the version that exists already
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -15,7 +16,7 @@ import shutil
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,11 +88,23 @@ def write_delivery(
         progress: Hears clips done and in total.
     """
     root.mkdir(parents=True, exist_ok=True)
+    with _alone(root):
+        return _write_next(root, clips, recorded_versions, require_space, card, progress)
+
+
+def remove_delivery(root: Path, version: str) -> None:
+    """Remove a version that was written and never recorded."""
+    with _alone(root):
+        shutil.rmtree(root / version, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep others from writing below ``root``: the schedule and the command line may both want to."""
     lock = os.open(root, os.O_RDONLY)
     try:
-        # The schedule and the command line may both want to write the next version.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _write_next(root, clips, recorded_versions, require_space, card, progress)
+        yield
     finally:
         os.close(lock)
 

@@ -170,8 +170,7 @@ def _judge_leaks(checked_frames: int | None, repaired: int, remaining: int) -> G
     if remaining > NO_LEAK.limit:
         return NO_LEAK.failed(
             f"{remaining} face(s) or plate(s) are in the clear even after a second rendering with stricter "
-            "settings, so nothing was published. Frames and boxes are in the review item and will be covered "
-            "when the clip is tried again: `ego-assets run --retry-failed --clip CLIP`.",
+            "settings, so nothing was published.",
             value=remaining,
             **details,
         )

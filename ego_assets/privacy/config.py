@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from ego_assets.media.encode import Preset
-from ego_assets.privacy.redaction import RedactionMethod, RedactionStyle
-
-AudioPolicy = Literal["drop", "keep"]
+from ego_assets.privacy.redaction import RedactionStyle
+from ego_assets.schema.vocabulary import AudioPolicy, RedactionMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ class PrivacyConfig:
     #: Covered time after the last sighting, beyond the first look that did not find it.
     margin_after_s: float = 0.3
 
-    # Leak check and closer looks.
+    # Leak check and corrections.
 
     #: Frames a second of the finished video that are examined again; 0 leaves the check out, which benchmarks do.
     leak_looks_per_s: float = 1.0
@@ -93,8 +92,8 @@ class PrivacyConfig:
     leak_score: float = 0.4
     #: A detection of which at least this share lies under redaction is the blur itself and no leak.
     leak_covered_share: float = 0.7
-    #: Seconds before and after a leak or a correction in which every frame is examined with the lower thresholds.
-    close_look_s: float = 1.0
+    #: Seconds before and after a leak or a correction that are covered with it.
+    order_margin_s: float = 0.5
 
     # Redaction and sound.
 
@@ -177,7 +176,7 @@ class PrivacyConfig:
         expect(self.leak_max_side >= 64, "leak_max_side", "64 or more")
         expect(0 <= self.leak_score <= 1, "leak_score", "0 to 1")
         expect(0 < self.leak_covered_share <= 1, "leak_covered_share", "more than 0, at most 1")
-        expect(self.close_look_s >= 0, "close_look_s", "0 or more")
+        expect(self.order_margin_s >= 0, "order_margin_s", "0 or more")
         expect(self.box_margin >= 0.2, "box_margin", "0.2 or more, the guide's value")
         expect(self.blur_min_sigma >= 30, "blur_min_sigma", "30 or more, the guide's value")
         expect(self.blur_sigma_per_size > 0, "blur_sigma_per_size", "more than 0")

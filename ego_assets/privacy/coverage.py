@@ -37,26 +37,23 @@ def covered_share(
     return np.clip(np.array(shares, dtype=np.float64), 0, 1)
 
 
-def wilson_interval(successes: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval that holds the true share with the given confidence (Wilson, 1927).
+def wilson_interval(successes: float, n: float) -> tuple[float, float]:
+    """Interval that holds the true share with a confidence of 95 % (Wilson, 1927).
 
     Unlike the normal approximation it stays within 0-1 and is meaningful for few trials and shares near 0 or 1.
 
     Args:
         successes: Trials that succeeded, 0 to ``n``.
         n: Trials, or the effective number of dependent ones; with none the share may be anything, so 0 to 1.
-        confidence: Between 0 and 1.
 
     Returns:
         Lower and upper bound.
     """
     if not 0 <= successes <= n:
         raise ValueError(f"successes: expected 0 to n ({n}), got {successes}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a value between 0 and 1, got {confidence}")
     if n == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = NormalDist().inv_cdf(0.975)
     share = successes / n
     scale = 1 + z * z / n
     center = (share + z * z / (2 * n)) / scale

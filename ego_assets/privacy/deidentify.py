@@ -8,7 +8,7 @@ from the boxes. Any failure removes both outputs: nothing half-redacted remains.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,23 @@ import numpy as np
 from ego_assets.media.contact_sheet import contact_sheet
 from ego_assets.media.source import MediaSource
 from ego_assets.privacy.config import PrivacyConfig
-from ego_assets.privacy.coverage import covered_share
 from ego_assets.privacy.examine import (
     Examination,
     Looks,
     detectors_for,
     examine,
-    examine_closely,
-    merge_looks,
 )
 from ego_assets.privacy.leaks import LEAK_KINDS, Leak, LeakCheck, find_leaks, leak_check_frames
-from ego_assets.privacy.redaction import expand_boxes
 from ego_assets.privacy.render import Rendering, proxy_size_for, render
 from ego_assets.privacy.report import PiiReport, build_report
-from ego_assets.privacy.tracking import FrameDetections, RegionIndex, Track, build_tracks, correction_tracks
+from ego_assets.privacy.tracking import (
+    RegionIndex,
+    Track,
+    build_tracks,
+    correction_tracks,
+)
 from ego_assets.schema.corrections import Correction
-from ego_assets.schema.detections import Detections, RegionDetector, iou_matrix
+from ego_assets.schema.detections import RegionDetector, iou_matrix
 from ego_assets.schema.media import MediaProbe
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 from ego_assets.schema.timeline import NANOSECONDS, Timeline
@@ -71,6 +72,7 @@ def deidentify(
     config: PrivacyConfig | None = None,
     leak_detectors: Mapping[str, RegionDetector] | None = None,
     detector_settings: Mapping[str, Mapping[str, Any]] | None = None,
+    leak_settings: Mapping[str, Mapping[str, Any]] | None = None,
     corrections: Sequence[Correction] = (),
     already_deidentified: bool = False,
     progress: ProgressCallback = ignore_progress,
@@ -91,6 +93,7 @@ def deidentify(
         config: Settings.
         leak_detectors: Detectors that examine the finished video, by kind; the same ones by default.
         detector_settings: The detectors' settings by kind, for the report.
+        leak_settings: The same of those that examine the finished video.
         corrections: What people ordered to be covered. Those of an incident make the whole pass strict.
         already_deidentified: The owner declares that nothing needs covering; only then may there be no detector.
         progress: Called with frames done and in total; each frame counts once per pass over the clip.
@@ -109,6 +112,7 @@ def deidentify(
         paths=(video_path, proxy_path),
         detectors=detectors,
         leak_detectors=detectors if leak_detectors is None else leak_detectors,
+        leak_settings=leak_settings or {},
         config=config or PrivacyConfig(),
         progress=progress,
     )
@@ -133,6 +137,7 @@ class _PrivacyPass:
         paths: tuple[Path, Path | None],
         detectors: Mapping[str, RegionDetector],
         leak_detectors: Mapping[str, RegionDetector],
+        leak_settings: Mapping[str, Mapping[str, Any]],
         config: PrivacyConfig,
         progress: ProgressCallback,
     ) -> None:
@@ -144,6 +149,7 @@ class _PrivacyPass:
         self.leak_detectors = leak_detectors
         self.config = config
         self.size = (probe.width, probe.height)
+        self._leak_settings = leak_settings
         self._progress = progress
         self._passes = 0
 
@@ -151,22 +157,22 @@ class _PrivacyPass:
         self, corrections: Sequence[Correction], detector_settings: Mapping[str, Mapping[str, Any]]
     ) -> PrivacyResult:
         """All steps."""
-        examined = self._examine(strict=False)
-        looks, ordered = self._apply(corrections, examined)
-        tracks = self._follow(looks, examined, ordered)
+        examined = self._examine(self.detectors)
+        first_tracks = self._follow(examined.looks, examined)
+        orders = self._within(corrections, examined.timeline)
+        tracks = self._with_orders(first_tracks, orders, examined)
         rendering = self._render(tracks, examined)
-        leak_check = self._check(tracks, looks, examined)
+        leak_check = self._check(tracks, examined)
         if leak_check is not None and leak_check.remaining:
             found = leak_check.remaining
-            looks = merge_looks(looks, *self._look_closely(found, examined), _as_looks(found))
-            tracks = self._follow(looks, examined, ordered)
+            tracks = self._with_orders(first_tracks, [*orders, *map(_as_order, found)], examined)
             rendering = self._render(tracks, examined)
-            leak_check = self._check(tracks, looks, examined, found=found)
+            leak_check = self._check(tracks, examined, found=found, repaired=tracks[len(first_tracks) :])
         report = build_report(
-            examined=looks,
+            examined=examined.looks,
             tracks=tracks,
             # What only a stricter look found is doubtful by nature, and covered because somebody asked for it.
-            doubted=self._follow(examined.looks, examined, []),
+            doubted=first_tracks,
             detectors={kind: detector.info for kind, detector in self.detectors.items()},
             detector_settings=detector_settings,
             probe=self.probe,
@@ -187,63 +193,78 @@ class _PrivacyPass:
             contact_sheet=contact_sheet(list(rendering.sheet_images)),
         )
 
-    def _examine(self, *, strict: bool) -> Examination:
+    def _examine(
+        self,
+        detectors: Mapping[str, RegionDetector],
+        *,
+        strict: bool = False,
+        config: PrivacyConfig | None = None,
+    ) -> Examination:
         return examine(
             self.source,
             probe=self.probe,
             timeline=self.timeline,
-            detectors=self.detectors,
-            config=self.config,
+            detectors=detectors,
+            config=config or self.config,
             strict=strict,
             progress=self._progress_of_next_pass(),
         )
 
-    def _apply(
-        self, corrections: Sequence[Correction], examined: Examination
-    ) -> tuple[Looks, list[Correction]]:
-        """The looks, with those of the stricter passes that corrections ask for, and what is covered outright."""
-        last_frame = examined.timeline.frame_count - 1
-        corrections = [order for order in corrections if order.first_frame <= last_frame]
-        if not corrections:
-            return examined.looks, []
-        parts = [examined.looks]
-        incident_kinds = {order.kind for order in corrections if order.origin.startswith("incident:")}
-        if incident_kinds.intersection(examined.looks):
-            strict = self._examine(strict=True).looks
-            parts.append({kind: strict[kind] for kind in incident_kinds.intersection(strict)})
-        widened = {
-            order: self._widened(order.first_frame, order.last_frame, examined.timeline)
+    def _within(self, corrections: Sequence[Correction], timeline: Timeline) -> list[Correction]:
+        """The orders that concern the clip's frames, cut off at its end."""
+        last_frame = timeline.frame_count - 1
+        return [
+            replace(order, last_frame=min(order.last_frame, last_frame))
             for order in corrections
-        }
-        closely = self._closely(list(widened.values()), kinds={order.kind for order in corrections})
-        before = RegionIndex(self._follow(examined.looks, examined, []))
-        ordered = []
-        for order in corrections:
-            if order.box_xyxy is None:
-                parts.append({kind: looks for kind, looks in closely.items() if kind == order.kind})
-                # Where it cannot be located, the whole picture is covered.
-                if not self._is_located(order, closely, before):
-                    ordered.append(order)
-            elif order.kind in examined.looks:
-                # As sightings they become a track, which goes on until the region has left.
-                parts.append(_as_looks_of(order, min(order.last_frame, last_frame)))
-                parts.append({order.kind: _near(order.box_xyxy, closely[order.kind], *widened[order])})
-                ordered.append(order)
-            else:
-                first, last = widened[order]
-                ordered.append(replace(order, first_frame=first, last_frame=last))
-        return merge_looks(*parts), ordered
+            if order.first_frame <= last_frame
+        ]
 
-    def _is_located(self, order: Correction, closely: Looks, before: RegionIndex) -> bool:
-        """Whether the closer look found something in these frames that the ordinary pass would leave in the clear."""
-        for entry in closely.get(order.kind, ()):
-            if order.first_frame <= entry.frame_index <= order.last_frame:
-                covered = covered_share(
-                    entry.detections.boxes_xyxy, self._redacted(before, entry.frame_index)
-                )
-                if np.any(covered < self.config.leak_covered_share):
-                    return True
-        return False
+    def _with_orders(
+        self, first_tracks: Sequence[Track], orders: Sequence[Correction], examined: Examination
+    ) -> list[Track]:
+        """The tracks of the first pass, and what orders and leaks add to them.
+
+        What is named is covered, a second before and after included; without a place, these frames are covered
+        whole. Beyond that the clip is examined again with the lower thresholds, by the detectors that missed
+        something and by those of the leak check, each followed on its own: that one of them sees nothing must not
+        end what the other sees. Of what they find, an incident takes everything of its kind, another order what
+        touches its place.
+        """
+        if not orders:
+            return list(first_tracks)
+        tracks = list(first_tracks)
+        widened = [self._widened(order, examined.timeline) for order in orders]
+        taken = {order.kind for order in orders if order.origin.startswith("incident:")}
+        for detectors, config in (
+            (self.detectors, self.config),
+            (self.leak_detectors, self._config_of_leak_check()),
+        ):
+            tasks = detectors_for(order.kind for order in orders)
+            chosen = {task: detectors[task] for task in tasks if task in detectors}
+            if not chosen:
+                continue
+            found = self._follow(self._examine(chosen, strict=True, config=config).looks, examined)
+            tracks += [
+                track
+                for track in found
+                if track.kind in taken or any(_touches(track, order) for order in widened)
+            ]
+        tracks += correction_tracks(
+            widened, frame_count=examined.timeline.frame_count, width=self.size[0], height=self.size[1]
+        )
+        return [replace(track, track_id=number) for number, track in enumerate(tracks, start=1)]
+
+    def _config_of_leak_check(self) -> PrivacyConfig:
+        """Settings under which :func:`examine` looks at the scale of the leak check."""
+        side = self.config.leak_max_side
+        return replace(
+            self.config,
+            detection_max_side=side,
+            fine_tile_side=max(side, self.config.fine_tile_side),
+            fine_max_side=max(side, self.config.fine_max_side),
+            text_max_side=side,
+            text_fine_max_side=max(side, self.config.text_fine_max_side),
+        )
 
     def _progress_of_next_pass(self) -> ProgressCallback:
         """Progress over all passes: two, and more where something has to be looked for or rendered again."""
@@ -255,13 +276,7 @@ class _PrivacyPass:
 
         return progress
 
-    def _redacted(self, regions: RegionIndex, frame_index: int) -> Any:
-        width, height = self.size
-        return expand_boxes(
-            regions.boxes_at(frame_index), margin=self.config.box_margin, width=width, height=height
-        )
-
-    def _follow(self, looks: Looks, examined: Examination, ordered: Sequence[Correction]) -> list[Track]:
+    def _follow(self, looks: Looks, examined: Examination) -> list[Track]:
         tracks: list[Track] = []
         for kind, frames in looks.items():
             tracks += build_tracks(
@@ -274,13 +289,7 @@ class _PrivacyPass:
                 camera=examined.camera,
                 first_track_id=len(tracks) + 1,
             )
-        return tracks + correction_tracks(
-            ordered,
-            frame_count=examined.timeline.frame_count,
-            width=self.size[0],
-            height=self.size[1],
-            first_track_id=len(tracks) + 1,
-        )
+        return tracks
 
     def _render(self, tracks: Sequence[Track], examined: Examination) -> Rendering:
         return render(
@@ -296,92 +305,69 @@ class _PrivacyPass:
         )
 
     def _check(
-        self, tracks: Sequence[Track], looks: Looks, examined: Examination, *, found: Sequence[Leak] = ()
+        self,
+        tracks: Sequence[Track],
+        examined: Examination,
+        *,
+        found: Sequence[Leak] = (),
+        repaired: Sequence[Track] = (),
     ) -> LeakCheck | None:
-        """Examine the finished video; after a repair also the frames that leaked before."""
+        """Examine the finished video; after a repair also what leaked before, and where the repair ends."""
         checked = [kind for kind in LEAK_KINDS if kind in self.leak_detectors]
         if not checked or not self.config.leak_looks_per_s:
             return None
-        seen = {entry.frame_index for kind in checked for entry in looks.get(kind, ())}
-        frames = leak_check_frames(examined.timeline, examined=seen, looks_per_s=self.config.leak_looks_per_s)
-        frames = np.union1d(frames, [leak.frame_index for leak in found]).astype(np.int64)
+        last_frame = examined.timeline.frame_count - 1
+        seen = {entry.frame_index for kind in checked for entry in examined.looks.get(kind, ())}
+        frames = {
+            *leak_check_frames(
+                examined.timeline, examined=seen, looks_per_s=self.config.leak_looks_per_s
+            ).tolist(),
+            *(leak.frame_index for leak in found),
+            *(max(0, int(track.frame_indices[0]) - 1) for track in repaired),
+            *(min(last_frame, int(track.frame_indices[-1]) + 1) for track in repaired),
+        }
         remaining = find_leaks(
             self.video_path,
-            frames=frames,
+            frames=sorted(frames),
             detectors=self.leak_detectors,
             regions=RegionIndex(tracks),
             config=self.config,
         )
-        return LeakCheck(examined_frames=int(frames.size), found=tuple(found), remaining=tuple(remaining))
-
-    def _look_closely(self, leaks: Sequence[Leak], examined: Examination) -> list[Looks]:
-        """What the stricter detectors see where something leaked, shortly before and after."""
-        looks: list[Looks] = []
-        for kind in dict.fromkeys(leak.kind for leak in leaks):
-            of_kind = [leak for leak in leaks if leak.kind == kind]
-            ranges = [
-                self._widened(leak.frame_index, leak.frame_index, examined.timeline) for leak in of_kind
-            ]
-            closely = self._closely(ranges, kinds=(kind,))
-            looks += [
-                {kind: _near(leak.box_xyxy, closely[kind], *within)}
-                for leak, within in zip(of_kind, ranges, strict=True)
-            ]
-        return looks
-
-    def _closely(self, ranges: Sequence[tuple[int, int]], *, kinds: Collection[str]) -> Looks:
-        return examine_closely(
-            self.source,
-            probe=self.probe,
-            timeline=self.timeline,
-            ranges=ranges,
-            detectors={kind: self.detectors[kind] for kind in detectors_for(kinds) if kind in self.detectors},
-            config=self.config,
+        return LeakCheck(
+            detectors={kind: self.leak_detectors[kind].info for kind in checked},
+            settings={kind: self._leak_settings[kind] for kind in checked if kind in self._leak_settings},
+            examined_frames=len(frames),
+            found=tuple(found),
+            remaining=tuple(remaining),
         )
 
-    def _widened(self, first_frame: int, last_frame: int, timeline: Timeline) -> tuple[int, int]:
-        """The range and what lies shortly before and after it."""
+    def _widened(self, order: Correction, timeline: Timeline) -> Correction:
+        """The order with what lies shortly before and after it."""
         times = timeline.timestamps_ns
-        last_frame = min(last_frame, timeline.frame_count - 1)
-        around_ns = round(self.config.close_look_s * NANOSECONDS)
-        start = int(np.searchsorted(times, times[first_frame] - around_ns, side="left"))
-        end = int(np.searchsorted(times, times[last_frame] + around_ns, side="right")) - 1
-        return start, end
+        around_ns = round(self.config.order_margin_s * NANOSECONDS)
+        start = int(np.searchsorted(times, times[order.first_frame] - around_ns, side="left"))
+        end = int(np.searchsorted(times, times[order.last_frame] + around_ns, side="right")) - 1
+        return replace(order, first_frame=start, last_frame=end)
 
 
-def _as_looks_of(order: Correction, last_frame: int) -> Looks:
-    """A correction with a box as detections on each of its frames."""
-    detection = Detections(np.array([order.box_xyxy], np.float32), np.ones(1, np.float32))
-    frames = range(order.first_frame, last_frame + 1)
-    return {order.kind: [FrameDetections(index, detection) for index in frames]}
+def _as_order(leak: Leak) -> Correction:
+    """A leak as an order to cover it."""
+    return Correction(
+        clip_id="",
+        kind=leak.kind,
+        first_frame=leak.frame_index,
+        last_frame=leak.frame_index,
+        box_xyxy=leak.box_xyxy,
+        origin="leak_check",
+    )
 
 
-def _near(
-    box_xyxy: tuple[float, float, float, float],
-    looks: Sequence[FrameDetections],
-    first_frame: int,
-    last_frame: int,
-) -> list[FrameDetections]:
-    """Of closer looks what lies around one place at that time: lower thresholds find more than what was missed."""
-    box = np.array([box_xyxy], np.float32)
-    reach = (box[:, 2:] - box[:, :2]).max()
+def _touches(track: Track, order: Correction) -> bool:
+    """Whether a track shows, on a frame of the order, what the order's box or its surroundings hold."""
+    if track.kind != order.kind or order.box_xyxy is None:
+        return False
+    during = (track.frame_indices >= order.first_frame) & (track.frame_indices <= order.last_frame)
+    box = np.array([order.box_xyxy], np.float32)
+    reach = (box[:, 2:] - box[:, :2]).max() / 2
     around = box + np.array([-reach, -reach, reach, reach], np.float32)
-    return [
-        FrameDetections(
-            entry.frame_index,
-            Detections(entry.detections.boxes_xyxy[near], entry.detections.scores[near]),
-            entry.look,
-        )
-        for entry in looks
-        if first_frame <= entry.frame_index <= last_frame
-        for near in [iou_matrix(entry.detections.boxes_xyxy, around)[:, 0] > 0]
-    ]
-
-
-def _as_looks(leaks: Sequence[Leak]) -> Looks:
-    """Leaks as detections, so that they are covered even where the closer look does not find them again."""
-    looks: dict[str, list[FrameDetections]] = {}
-    for leak in leaks:
-        detection = Detections(np.array([leak.box_xyxy], np.float32), np.array([leak.score], np.float32))
-        looks.setdefault(leak.kind, []).append(FrameDetections(leak.frame_index, detection))
-    return looks
+    return bool(np.any(iou_matrix(track.boxes_xyxy[during], around) > 0))

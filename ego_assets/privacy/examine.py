@@ -1,4 +1,4 @@
-"""Letting detectors look at a clip: on schedule in the first pass, frame by frame where a second look is needed."""
+"""Letting detectors look at a clip, each on the frames that its schedule gives it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,16 @@ import numpy.typing as npt
 from ego_assets.media.decode import DecodedFrame, decode_frames
 from ego_assets.media.source import MediaSource
 from ego_assets.privacy.config import PrivacyConfig
+from ego_assets.privacy.frames import checked_frames
 from ego_assets.privacy.looks import FrameView, detect_at
 from ego_assets.privacy.motion import CameraMotion, MotionMeter
 from ego_assets.privacy.panels import grow_to_panels
-from ego_assets.privacy.render import checked_frames
 from ego_assets.privacy.schedule import Look, LookSchedule
-from ego_assets.privacy.tiles import merge_detections
 from ego_assets.privacy.tracking import FrameDetections
-from ego_assets.schema.detections import BgrImage, Detections, RegionDetector, iou_matrix
+from ego_assets.schema.detections import BgrImage, Detections, RegionDetector
 from ego_assets.schema.media import MediaProbe
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 from ego_assets.schema.timeline import Timeline
-
-#: Two detections of one frame that overlap by more are one region.
-_SAME_REGION_IOU = 0.6
 
 #: Examined frames by kind, in ascending order; boxes in pixels of the upright full-size picture.
 Looks = Mapping[str, Sequence[FrameDetections]]
@@ -58,7 +54,7 @@ def examine(
     strict: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> Examination:
-    """Let each detector look at the frames that the schedule gives it; all see the same downscaled copy.
+    """Let each detector look at the frames that the schedule gives it.
 
     Args:
         source: The original.
@@ -85,10 +81,10 @@ def examine(
     looks: dict[str, list[FrameDetections]] = {kind: [] for kind in kinds_of(detectors)}
     timestamps_ns = array("q")
 
-    def look(frame: DecodedFrame, due: Mapping[str, Look]) -> None:
+    def look(frame: DecodedFrame, due: Mapping[str, Look], *, focused: bool = True) -> None:
         view = FrameView(frame)
         for kind, depth in due.items():
-            parts = schedule.focus(kind) if kind == "faces" and depth == "ordinary" else ()
+            parts = schedule.focus(kind) if focused and depth == "ordinary" else ()
             for found_kind, found in _look(view, kind, detectors[kind], depth, config, strict, parts).items():
                 looks[found_kind].append(found)
             schedule.found(kind, looks[kind][-1].detections)
@@ -105,71 +101,10 @@ def examine(
         timestamps_ns.append(frame.timestamp_ns)
         progress(frame.index + 1, timeline.frame_count)
     if last is not None and (owed := schedule.owed_at_end()):
-        look(last, owed)
+        # What was in focus at the last look may have moved since.
+        look(last, owed, focused=False)
     decoded = dataclasses.replace(timeline, timestamps_ns=np.array(timestamps_ns, np.int64))
     return Examination(looks=looks, timeline=decoded, camera=meter.camera_motion())
-
-
-def examine_closely(
-    source: MediaSource,
-    *,
-    probe: MediaProbe,
-    timeline: Timeline,
-    ranges: Sequence[tuple[int, int]],
-    detectors: Mapping[str, RegionDetector],
-    config: PrivacyConfig,
-) -> Looks:
-    """Look at every frame of some ranges, finely and with the lower thresholds: where something was missed.
-
-    Args:
-        source: The original.
-        probe: Its probe.
-        timeline: Its time stamps.
-        ranges: First and last frame of each range, inclusive.
-        detectors: Detectors by kind.
-        config: Scales.
-
-    Raises:
-        PrivacyPassFailed, MediaError: As :func:`examine`.
-    """
-    looks: dict[str, list[FrameDetections]] = {kind: [] for kind in kinds_of(detectors)}
-    end = max((last for _, last in ranges), default=-1)
-    # From the start on, whatever the ranges: frames are numbered as they are decoded.
-    for frame in checked_frames(decode_frames(source, threads=config.decoder_threads), probe, timeline):
-        if frame.index > end:
-            break
-        if not any(first <= frame.index <= last for first, last in ranges):
-            continue
-        view = FrameView(frame)
-        for kind, detector in detectors.items():
-            for found_kind, found in _look(view, kind, detector, "fine", config, strict=True).items():
-                looks[found_kind].append(found)
-    return looks
-
-
-def merge_looks(*parts: Looks) -> Looks:
-    """All looks of several passes over the same clip; frames examined more than once keep all that was found."""
-    merged: dict[str, list[FrameDetections]] = {}
-    for kind in {kind: None for part in parts for kind in part}:
-        by_frame: dict[int, list[FrameDetections]] = {}
-        for part in parts:
-            for entry in part.get(kind, ()):
-                by_frame.setdefault(entry.frame_index, []).append(entry)
-        merged[kind] = [_merged(entries) for _, entries in sorted(by_frame.items())]
-    return merged
-
-
-def _merged(entries: Sequence[FrameDetections]) -> FrameDetections:
-    """Several looks at one frame as one."""
-    if len(entries) == 1:
-        return entries[0]
-    everything = np.concatenate([entry.detections.boxes_xyxy for entry in entries])
-    finely = np.concatenate([entry.found_finely for entry in entries if entry.found_finely is not None])
-    found = merge_detections([entry.detections for entry in entries], iou=_SAME_REGION_IOU)
-    of_same_region = iou_matrix(found.boxes_xyxy, everything) >= _SAME_REGION_IOU
-    look: Look = "fine" if any(entry.look == "fine" for entry in entries) else "ordinary"
-    # A region counts as found finely when no look found it on the downscaled copy.
-    return FrameDetections(entries[0].frame_index, found, look, ~(of_same_region & ~finely).any(axis=1))
 
 
 def detectors_for(kinds: Iterable[str]) -> tuple[str, ...]:
@@ -220,7 +155,7 @@ def _look(
 
 
 def look_at_image(
-    image: BgrImage, *, detectors: Mapping[str, RegionDetector], config: PrivacyConfig, strict: bool = False
+    image: BgrImage, *, detectors: Mapping[str, RegionDetector], config: PrivacyConfig
 ) -> dict[str, Detections]:
     """What the fine look of the pass finds in one picture, by kind, in its pixels.
 
@@ -228,12 +163,11 @@ def look_at_image(
         image: ``uint8 [height, width, 3]``, BGR, upright.
         detectors: Detectors by kind.
         config: Scales.
-        strict: Use the detectors' lower thresholds.
     """
     frame = DecodedFrame(0, 0, av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24"), 0)
     view = FrameView(frame)
     found: dict[str, Detections] = {}
     for kind, detector in detectors.items():
-        looked = _look(view, kind, detector, "fine", config, strict)
+        looked = _look(view, kind, detector, "fine", config, strict=False)
         found |= {found_kind: entry.detections for found_kind, entry in looked.items()}
     return found

@@ -7,17 +7,13 @@ import numpy.typing as npt
 
 from ego_assets.media.decode import DecodedFrame
 from ego_assets.media.orientation import upright_size
+from ego_assets.privacy.frames import PrivacyPassFailed
 from ego_assets.privacy.tiles import detect_tiled
 from ego_assets.schema.detections import BgrImage, Detections, RegionDetector
-from ego_assets.schema.errors import EgoAssetsError
 from ego_assets.schema.timeline import NANOSECONDS
 
 #: Overlap of neighbouring tiles, as a share of their side: a face of that size is whole in one of them.
 TILE_OVERLAP = 0.2
-
-
-class PrivacyPassFailed(EgoAssetsError):
-    """A clip could not be de-identified; no output was left behind."""
 
 
 class FrameView:
@@ -50,7 +46,7 @@ def detect_at(
     part_xyxy: npt.NDArray[np.float32] | None = None,
     strict: bool = False,
 ) -> Detections:
-    """Regions in a frame, in pixels of the upright full-size picture.
+    """Regions in a frame, in pixels of the upright full-size picture and clipped to it.
 
     Args:
         detector: Who looks.
@@ -63,7 +59,7 @@ def detect_at(
         strict: Use the detector's lower threshold.
 
     Raises:
-        PrivacyPassFailed: The detector failed, or gave boxes that are no boxes.
+        PrivacyPassFailed: The detector failed, or gave boxes or scores that are no numbers.
     """
     whole = view.image(max_side)
     scale_x, scale_y = view.width / whole.shape[1], view.height / whole.shape[0]
@@ -78,8 +74,7 @@ def detect_at(
         if tile_side is not None and max(image.shape[:2]) > tile_side:
             found = detect_tiled(detector, image, tile_side=tile_side, overlap=TILE_OVERLAP, strict=strict)
         else:
-            results = detector.detect([image], strict=True) if strict else detector.detect([image])
-            (found,) = results
+            (found,) = detector.detect([image], strict=strict)
     except Exception as error:
         raise PrivacyPassFailed(
             f"The {kind} detector {detector.info.backend!r} failed on {where}: {type(error).__name__}: {error}. "
@@ -90,5 +85,7 @@ def detect_at(
             f"The {kind} detector {detector.info.backend!r} gave no usable answer on {where}: expected finite "
             "boxes and scores. Nothing was written. Choose another backend in the profile."
         )
+    inside = np.clip(found.boxes_xyxy, 0, np.array([image.shape[1], image.shape[0]] * 2, np.float32))
+    shown = np.all(inside[:, 2:] > inside[:, :2], axis=1)
     offset = np.array([left, top] * 2, np.float32)
-    return Detections(found.boxes_xyxy + offset, found.scores).scaled(scale_x, scale_y)
+    return Detections(inside[shown] + offset, found.scores[shown]).scaled(scale_x, scale_y)

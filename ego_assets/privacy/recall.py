@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -32,16 +32,21 @@ class CoveredRegion:
         box_xyxy: Left, top, right, bottom in pixels of the upright full-size picture, without the blur's margin.
         counted: Whether it lies between the first and the last sighting of its track, so that it counts as
             covered; the safety margins at both ends do not.
+        group: Regions of one frame with the same group show one thing, so that they count once.
     """
 
     track_id: int
     kind: str
     box_xyxy: tuple[float, float, float, float]
     counted: bool
+    group: int
 
 
 def covered_regions(tracks: pa.Table, frames: Iterable[int]) -> dict[int, list[CoveredRegion]]:
     """The redacted regions of some frames.
+
+    Counted regions of one kind that lie over each other are one group: what a person ordered to be covered often
+    lies over what the detectors found.
 
     Args:
         tracks: ``tracks.parquet`` of a blurred video, see :func:`ego_assets.privacy.report.tracks_table`.
@@ -62,27 +67,21 @@ def covered_regions(tracks: pa.Table, frames: Iterable[int]) -> dict[int, list[C
         frame, track_id = int(row["frame_index"]), int(row["track_id"])
         # A track without any sighting has no margins.
         first, last = sighted.get(track_id, (frame, frame))
-        found[frame].append(
-            CoveredRegion(
-                track_id=track_id,
-                kind=str(row["kind"]),
-                box_xyxy=(float(row["left"]), float(row["top"]), float(row["right"]), float(row["bottom"])),
-                counted=first <= frame <= last,
-            )
+        region = CoveredRegion(
+            track_id=track_id,
+            kind=str(row["kind"]),
+            box_xyxy=(float(row["left"]), float(row["top"]), float(row["right"]), float(row["bottom"])),
+            counted=first <= frame <= last,
+            group=track_id,
         )
+        found[frame].append(_grouped(region, found[frame]))
     return found
 
 
 def counts_by_kind(regions: Iterable[CoveredRegion]) -> dict[str, int]:
-    """How many regions of each kind count as covered; two that lie over each other count once.
-
-    What a person ordered to be covered often lies over what the detectors found.
-    """
-    kept: dict[str, list[CoveredRegion]] = defaultdict(list)
-    for region in regions:
-        if region.counted and not any(_same_place(region, other) for other in kept[region.kind]):
-            kept[region.kind].append(region)
-    return {kind: len(listed) for kind, listed in kept.items() if listed}
+    """How many things of each kind count as covered: groups of regions, see :func:`covered_regions`."""
+    groups = {(region.kind, region.group) for region in regions if region.counted}
+    return dict(Counter(kind for kind, _ in groups))
 
 
 def measure_recall(frames: Iterable[ReviewedFrame]) -> dict[str, RecallEstimate]:
@@ -110,6 +109,15 @@ def measure_recall(frames: Iterable[ReviewedFrame]) -> dict[str, RecallEstimate]
     for reviews in by_frame.values():
         kinds |= {kind for review in reviews for kind in (*review.covered, *review.missed)}
     return {kind: _estimate(kind, by_frame) for kind in sorted(kinds)}
+
+
+def _grouped(region: CoveredRegion, before: Iterable[CoveredRegion]) -> CoveredRegion:
+    """The region, in the group of the first one that it lies over."""
+    for other in before:
+        leads = other.counted and other.group == other.track_id and other.kind == region.kind
+        if region.counted and leads and _same_place(region, other):
+            return replace(region, group=other.group)
+    return region
 
 
 def _same_place(a: CoveredRegion, b: CoveredRegion) -> bool:

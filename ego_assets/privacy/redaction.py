@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import av
 import cv2
@@ -21,8 +21,7 @@ import numpy.typing as npt
 from av.video.plane import VideoPlane
 
 from ego_assets.media.orientation import boxes_to_coded
-
-RedactionMethod = Literal["blur", "pixelate", "solid"]
+from ego_assets.schema.vocabulary import RedactionMethod
 
 #: A redacted region: left, top, right, bottom in pixels of the coded picture.
 Region = tuple[int, int, int, int]

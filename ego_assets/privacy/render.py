@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,15 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from ego_assets.media.decode import DecodedFrame, decode_frames
+from ego_assets.media.decode import decode_frames
 from ego_assets.media.encode import VideoWriter
 from ego_assets.media.orientation import rotate_upright, upright_size
 from ego_assets.media.source import MediaSource
 from ego_assets.privacy.config import PrivacyConfig
-from ego_assets.privacy.looks import PrivacyPassFailed
+from ego_assets.privacy.frames import PrivacyPassFailed, checked_frames
 from ego_assets.privacy.redaction import as_planar_420, plane_samples, redact_frame
 from ego_assets.privacy.tracking import RegionIndex
 from ego_assets.schema.detections import BgrImage
-from ego_assets.schema.errors import MediaError
 from ego_assets.schema.media import MediaProbe
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 from ego_assets.schema.timeline import Timeline
@@ -127,10 +126,10 @@ def render(
             if proxy:
                 small = upright_scaled(planar, size=proxy_size, rotation_deg=frame.rotation_deg)
                 proxy.write(small, timestamp_ns=frame.timestamp_ns)
-            if take_until(sheet_frames, frame.index):
+            if _take_until(sheet_frames, frame.index):
                 sheet_images.append(dataclasses.replace(frame, frame=planar).bgr(max_side=_SHEET_MAX_SIDE))
             redacted_frames += bool(redacted)
-            redacted_sum += _covered_share(redacted, planar.width, planar.height)
+            redacted_sum += _redacted_share_of(redacted, planar.width, planar.height)
             frame_count += 1
             progress(frame.index + 1, timeline.frame_count)
         if frame_count != decoded_frames:
@@ -147,36 +146,7 @@ def render(
     )
 
 
-def checked_frames(
-    frames: Iterator[DecodedFrame], probe: MediaProbe, timeline: Timeline
-) -> Iterator[DecodedFrame]:
-    """Frames that are what the probe and the time line say; fail rather than go on with others.
-
-    They are numbered in decoded order, which is the index in everything that is made from them: where a
-    damaged original lacks a frame, the renderings have no gap.
-
-    Raises:
-        MediaError: The picture's size or rotation changes.
-        PrivacyPassFailed: There are more frames than the time line has.
-    """
-    for position, frame in enumerate(frames):
-        size = (frame.frame.width, frame.frame.height, frame.rotation_deg)
-        expected = (probe.coded_width, probe.coded_height, probe.rotation_deg)
-        if size != expected:
-            raise MediaError(
-                "resolution_changes",
-                f"Frame {frame.index} has width, height and rotation {size}, the clip {expected}. Cut the recording "
-                "where its format changes and upload the parts.",
-            )
-        if frame.index >= timeline.frame_count:
-            raise PrivacyPassFailed(
-                f"Frame {frame.index} was decoded, but the clip's time line ends after {timeline.frame_count} frames, "
-                "so nobody looked at it. Nothing was written. Re-wrap the file (ffmpeg -c copy) and upload it again."
-            )
-        yield dataclasses.replace(frame, index=position)
-
-
-def take_until(frames: deque[int], index: int) -> bool:
+def _take_until(frames: deque[int], index: int) -> bool:
     """Drop all scheduled frames up to ``index``; whether there were any."""
     due = bool(frames) and frames[0] <= index
     while frames and frames[0] <= index:
@@ -216,7 +186,7 @@ def upright_scaled(frame: av.VideoFrame, *, size: tuple[int, int], rotation_deg:
     return result
 
 
-def _covered_share(regions: Sequence[tuple[int, int, int, int]], width: int, height: int) -> float:
+def _redacted_share_of(regions: Sequence[tuple[int, int, int, int]], width: int, height: int) -> float:
     """Share of the picture under at least one region, on a coarse grid."""
     if not regions:
         return 0.0

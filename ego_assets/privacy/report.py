@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ego_assets.privacy.config import PrivacyConfig
+from ego_assets.privacy.examine import detectors_for
 from ego_assets.privacy.leaks import LeakCheck
 from ego_assets.privacy.tracking import FrameDetections, Track
 from ego_assets.schema.corrections import Correction
@@ -81,7 +82,7 @@ class PiiReport:
             the coded picture.
         redacted_frames: Frames with at least one redacted region.
         leak_check: What the examination of the finished video saw; ``None`` where there was none.
-        corrections: Orders of people that were applied, by kind.
+        corrections: Orders to cover something, by kind; those beyond the clip's end had no effect.
         removed_streams: Streams of the original that the output lacks, such as sound and telemetry.
         removed_metadata_keys: Names of the container's metadata entries that were dropped, GPS among them.
         config: Settings of the pass.
@@ -154,8 +155,8 @@ def build_report(
         kinds={
             kind: _kind_report(
                 frames,
-                detector=detectors[_looked_for_with(kind)],
-                settings=detector_settings.get(_looked_for_with(kind), {}),
+                detector=detectors[detectors_for([kind])[0]],
+                settings=detector_settings.get(detectors_for([kind])[0], {}),
                 tracks=by_kind[kind],
                 doubted=doubted_by_kind[kind],
                 duration_s=duration_s,
@@ -170,11 +171,7 @@ def build_report(
         redacted_frames=redacted_frames,
         leak_check=leak_check,
         corrections=dict(Counter(order.kind for order in corrections)),
-        removed_streams=tuple(
-            stream
-            for stream in probe.other_streams
-            if not (config.audio == "keep" and stream.kind == "audio")
-        ),
+        removed_streams=_removed_streams(probe, config),
         removed_metadata_keys=probe.metadata_keys,
         config=config.to_dict(),
     )
@@ -187,9 +184,11 @@ def _by_kind(tracks: Iterable[Track]) -> Mapping[str, list[Track]]:
     return by_kind
 
 
-def _looked_for_with(kind: str) -> str:
-    """The kind whose detector found this one."""
-    return "text" if kind == "screens" else kind
+def _removed_streams(probe: MediaProbe, config: PrivacyConfig) -> tuple[StreamInfo, ...]:
+    """What the output lacks. Handler names stay behind: some devices write their owner's name there."""
+    removed = [replace(stream, handler="") for stream in probe.other_streams]
+    kept = next((stream for stream in removed if stream.kind == "audio"), None)
+    return tuple(stream for stream in removed if not (config.audio == "keep" and stream is kept))
 
 
 def _kind_report(

@@ -19,19 +19,12 @@ import numpy.typing as npt
 from ego_assets.media.contact_sheet import encode_jpeg
 from ego_assets.media.decode import VideoReader
 from ego_assets.privacy.recall import CoveredRegion
-from ego_assets.schema.corrections import PiiKind
+from ego_assets.privacy.redaction import expand_boxes
+from ego_assets.schema.corrections import KIND_WORDS, PiiKind
 from ego_assets.schema.errors import MediaError
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 from ego_assets.schema.timeline import NANOSECONDS
 
-#: What reviewers type for each kind, in the order in which the page offers them.
-KIND_WORDS: tuple[tuple[str, PiiKind], ...] = (
-    ("face", "faces"),
-    ("text", "text"),
-    ("screen", "screens"),
-    ("plate", "plates"),
-    ("other", "other"),
-)
 #: Time between a frame and the pictures of its context, in seconds.
 CONTEXT_S = 0.5
 
@@ -122,7 +115,6 @@ def write_pictures(
     timestamps_ns: npt.NDArray[np.int64],
     regions: Mapping[int, Sequence[CoveredRegion]],
     notes: Mapping[int, str] | None = None,
-    context_s: float = CONTEXT_S,
     progress: ProgressCallback = ignore_progress,
 ) -> list[ReviewFrame]:
     """Write the pictures of some frames and of their context as JPEG files.
@@ -134,7 +126,6 @@ def write_pictures(
         timestamps_ns: ``int64 [frames]``, presentation times of the video.
         regions: What is covered, by frame.
         notes: Why a frame is shown, by frame.
-        context_s: Time before and after each frame of the pictures of its context, in seconds.
         progress: Hears pictures done and in total.
 
     Raises:
@@ -144,7 +135,7 @@ def write_pictures(
     chosen = sorted({int(frame) for frame in frames})
     if chosen and not 0 <= chosen[0] <= chosen[-1] < timestamps_ns.size:
         raise ValueError(f"frames: expected 0 to {timestamps_ns.size - 1}, got {chosen[0]} to {chosen[-1]}")
-    near = {frame: _neighbours(frame, timestamps_ns, context_s) for frame in chosen}
+    near = {frame: _neighbours(frame, timestamps_ns) for frame in chosen}
     small = {index for pair in near.values() for index in pair if index is not None}
     wanted = sorted({*chosen, *small})
     pictures = folder / "frames"
@@ -188,9 +179,7 @@ def write_pictures(
     ]
 
 
-def render_review_page(
-    subject: ReviewSubject, frames: Sequence[ReviewFrame], *, box_margin: float, context_s: float = CONTEXT_S
-) -> str:
+def render_review_page(subject: ReviewSubject, frames: Sequence[ReviewFrame], *, box_margin: float) -> str:
     """The page as one HTML document; what came from outside is escaped.
 
     Args:
@@ -198,11 +187,11 @@ def render_review_page(
         frames: The frames in the order in which they are shown.
         box_margin: Share of its width and height by which each side of a box was moved out when it was blurred; the
             outlines show what is covered.
-        context_s: Time before and after each frame of the pictures of its context, in seconds.
 
     Returns:
         HTML that refers to nothing but the pictures of ``frames``.
     """
+    kinds = [(word, kind) for kind, word in KIND_WORDS.items()]
     data: dict[str, Any] = {
         "item": subject.item_id,
         "version": subject.version,
@@ -210,20 +199,9 @@ def render_review_page(
         "height": subject.height,
         "frame_count": subject.frame_count,
         "item_frames": subject.item_frames,
-        "kinds": KIND_WORDS,
+        "kinds": kinds,
         "colours": _COLOURS,
-        "regions": {
-            frame.frame_index: [
-                {
-                    "id": f"{frame.frame_index}:{region.track_id}",
-                    "kind": region.kind,
-                    "box": _grown(region.box_xyxy, box_margin, subject),
-                    "counted": region.counted,
-                }
-                for region in frame.regions
-            ]
-            for frame in frames
-        },
+        "regions": {frame.frame_index: _regions(frame, box_margin, subject) for frame in frames},
     }
     page = {
         "item_id": subject.item_id,
@@ -236,9 +214,9 @@ def render_review_page(
         "height": subject.height,
         "item_frames": subject.item_frames,
         "frames": frames,
-        "kinds": KIND_WORDS,
+        "kinds": kinds,
         "colours": _COLOURS,
-        "context_s": context_s,
+        "context_s": CONTEXT_S,
         "data": data,
     }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -246,28 +224,27 @@ def render_review_page(
     return environment.from_string(template).render(page=page)
 
 
-def _neighbours(
-    frame: int, timestamps_ns: npt.NDArray[np.int64], context_s: float
-) -> tuple[int | None, int | None]:
-    """The frames nearest to so many seconds before and after; ``None`` where the clip does not reach so far."""
-    here, reach = int(timestamps_ns[frame]), round(context_s * NANOSECONDS)
+def _neighbours(frame: int, timestamps_ns: npt.NDArray[np.int64]) -> tuple[int | None, int | None]:
+    """The frames of the context before and after; ``None`` where the clip does not reach so far."""
+    here, reach = int(timestamps_ns[frame]), round(CONTEXT_S * NANOSECONDS)
     before = int(np.searchsorted(timestamps_ns, here - reach, side="right")) - 1
     after = int(np.searchsorted(timestamps_ns, here + reach, side="left"))
     return before if before >= 0 else None, after if after < timestamps_ns.size else None
 
 
-def _grown(
-    box: tuple[float, float, float, float], margin: float, subject: ReviewSubject
-) -> tuple[float, float, float, float]:
-    """The box as it was blurred, rounded to a tenth of a pixel."""
-    left, top, right, bottom = box
-    dx, dy = margin * (right - left), margin * (bottom - top)
-    return (
-        round(max(0.0, left - dx), 1),
-        round(max(0.0, top - dy), 1),
-        round(min(float(subject.width), right + dx), 1),
-        round(min(float(subject.height), bottom + dy), 1),
-    )
+def _regions(frame: ReviewFrame, box_margin: float, subject: ReviewSubject) -> list[dict[str, Any]]:
+    """The regions of a frame as the page draws them: boxes as they were blurred, to a tenth of a pixel."""
+    boxes = np.array([region.box_xyxy for region in frame.regions], np.float32).reshape(-1, 4)
+    grown = expand_boxes(boxes, margin=box_margin, width=subject.width, height=subject.height)
+    return [
+        {
+            "group": f"{frame.frame_index}:{region.group}",
+            "kind": region.kind,
+            "box": [round(edge, 1) for edge in box],
+            "counted": region.counted,
+        }
+        for region, box in zip(frame.regions, grown.tolist(), strict=True)
+    ]
 
 
 def _large(frame: int) -> str:

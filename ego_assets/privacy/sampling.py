@@ -10,12 +10,11 @@ import numpy.typing as npt
 #: Share of the frames that people look at. Source: collection guide, pitfalls ("a human review pass on a 5%
 #: sample of blurred frames").
 AUDIT_SHARE = 0.05
+_STRETCH_FRAMES = round(1 / AUDIT_SHARE)
 
 
-def audit_sample(
-    clip_id: str, frame_count: int, *, share: float = AUDIT_SHARE, salt: str = ""
-) -> npt.NDArray[np.int64]:
-    """Choose the frames of a clip that are audited: one of every ``1 / share`` that follow one another.
+def audit_sample(clip_id: str, frame_count: int, *, salt: str = "") -> npt.NDArray[np.int64]:
+    """Choose the frames of a clip that are audited: one of every ``1 / AUDIT_SHARE`` that follow one another.
 
     Which one is decided by a hash of the clip and of the position of the stretch, so that the choice is the same
     on every machine and in every version, is spread evenly over time, and keeps no step with anything that repeats
@@ -25,7 +24,6 @@ def audit_sample(
     Args:
         clip_id: The clip.
         frame_count: Frames of its blurred video.
-        share: Share of the frames, above 0 and up to 1.
         salt: Draws another sample. A rendering with corrections is audited with the corrections' version as salt:
             the frames in which something was found and corrected say nothing about the rest of the clip.
 
@@ -33,15 +31,14 @@ def audit_sample(
         ``int64 [frames]``, ascending frame indices.
 
     Raises:
-        ValueError: No frames, or a share outside its range.
+        ValueError: There are no frames.
     """
     if frame_count < 1:
         raise ValueError(f"frame_count: expected 1 or more, got {frame_count}")
-    if not 0 < share <= 1:
-        raise ValueError(f"share: expected more than 0 and up to 1, got {share}")
-    stretch = max(1, round(1 / share))
-    starts = range(0, frame_count, stretch)
-    chosen = [start + _draw(f"{clip_id}:{salt}:{start // stretch}", stretch) for start in starts]
+    starts = range(0, frame_count, _STRETCH_FRAMES)
+    chosen = [
+        start + _draw(f"{clip_id}:{salt}:{start // _STRETCH_FRAMES}", _STRETCH_FRAMES) for start in starts
+    ]
     inside = [frame for frame in chosen if frame < frame_count]
     return np.array(inside or [_draw(f"{clip_id}:{salt}:only", frame_count)], dtype=np.int64)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, get_args
@@ -45,6 +45,10 @@ _FOCUS_PARTS = 32
 
 #: Kinds of regions that have a rule.
 SCHEDULED_KINDS = ("faces", "text", "plates")
+
+#: Kinds whose ordinary looks also see parts of the picture finely. Those parts suit faces; a line of text is looked
+#: for as a whole, on a copy of its own.
+FOCUSED_KINDS = frozenset({"faces"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +115,9 @@ class LookSchedule:
         config: Rates.
         frame_rate: Nominal rate of the clip in frames per second.
         picture_size: Width and height in pixels of the upright full-size picture.
-        every_frame: Ranges of frames, first and last, all of which are due with the fine look: the strict pass
-            after an incident.
 
     Raises:
-        ValueError: A kind has no rule, or a range is empty.
+        ValueError: A kind has no rule.
     """
 
     def __init__(
@@ -125,13 +127,9 @@ class LookSchedule:
         config: PrivacyConfig,
         frame_rate: Fraction,
         picture_size: tuple[int, int],
-        every_frame: Sequence[tuple[int, int]] = (),
     ) -> None:
         if frame_rate <= 0:
             raise ValueError(f"frame_rate: expected more than 0, got {frame_rate}")
-        for first, last in every_frame:
-            if not 0 <= first <= last:
-                raise ValueError(f"every_frame: expected 0 <= first <= last, got {first} to {last}")
         self._frame_ns = round(NANOSECONDS / frame_rate)
         self._rules = {kind: _rule(kind, config, self._frame_ns) for kind in kinds}
         self._looks = {kind: _Looks() for kind in self._rules}
@@ -139,7 +137,6 @@ class LookSchedule:
         self._picture_size = picture_size
         self._longer_side = max(picture_size)
         self._whole = np.array([0, 0, *picture_size], np.float64)
-        self._every_frame = tuple(every_frame)
         self._fine_ns = round(NANOSECONDS / config.fine_looks_per_s)
         self._frame_index: int | None = None
         self._stamp_ns = 0
@@ -261,7 +258,6 @@ class LookSchedule:
         assert self._frame_index is not None
         rule, looks, now_ns = self._rules[kind], self._looks[kind], self._clock_ns
         first = looks.last_frame < 0
-        dense = any(start <= self._frame_index <= end for start, end in self._every_frame)
         if motion.is_cut:
             looks.after_cut_ns = tuple(
                 now_ns + round(s * NANOSECONDS) for s in self._config.looks_after_cut_s
@@ -276,14 +272,16 @@ class LookSchedule:
             and since_fine_ns >= _CALM_FINE_S * NANOSECONDS
         )
         fine_due = first or motion.is_cut or calm or since_fine_ns + self._frame_ns > self._fine_ns
-        if not (first or dense or motion.is_cut or self._is_due(rule, looks)):
+        if not (first or motion.is_cut or self._is_due(rule, looks)):
             return None
         looks.last_frame, looks.last_ns, looks.novelty = self._frame_index, now_ns, 0.0
         looks.after_cut_ns = tuple(due_ns for due_ns in looks.after_cut_ns if due_ns > now_ns)
-        parts = None if dense or fine_due else self._parts(looks)
-        if parts is not None:
-            looks.focus = parts
-            return "ordinary"
+        if not fine_due:
+            if kind not in FOCUSED_KINDS:
+                return "ordinary"
+            if (parts := self._parts(looks)) is not None:
+                looks.focus = parts
+                return "ordinary"
         looks.last_fine_ns, looks.fastest_shift = now_ns, shift
         looks.known = self._whole - self._camera_xyxy
         looks.focus = np.zeros((0, 4), np.float32)

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.privacy.config import PrivacyConfig
+from ego_assets.privacy.coverage import covered_share
 from ego_assets.privacy.motion import CameraMotion
-from ego_assets.privacy.schedule import LOOKS, Look
+from ego_assets.privacy.redaction import expand_boxes
+from ego_assets.privacy.schedule import FOCUSED_KINDS, LOOKS, Look
 from ego_assets.schema.arrays import read_only
 from ego_assets.schema.corrections import Correction
 from ego_assets.schema.detections import Detections, iou_matrix
@@ -38,6 +40,8 @@ _OVERSHOOT = 1.5
 _STRAIGHT_S = 0.4
 #: Detections of one frame at two scales that overlap by more are one region.
 _SAME_REGION_IOU = 0.5
+#: Share of the margins in time that a region gets whose every sighting was weak: most are none.
+_WEAK_MARGIN_SHARE = 0.5
 #: Score of regions that people order to be covered.
 _ORDERED_SCORE = 1.0
 
@@ -64,10 +68,18 @@ class FrameDetections:
             raise ValueError(f"frame_index: expected 0 or more, got {self.frame_index}")
         if self.look not in LOOKS:
             raise ValueError(f"look: expected {' or '.join(LOOKS)}, got {self.look!r}")
-        finely = np.zeros(len(self.detections), np.bool_) if self.found_finely is None else self.found_finely
-        if finely.shape != (len(self.detections),):
-            raise ValueError(f"found_finely: expected [{len(self.detections)}], got {list(finely.shape)}")
-        object.__setattr__(self, "found_finely", read_only(finely))
+        if self.found_finely is None:
+            return
+        if self.found_finely.shape != (len(self.detections),):
+            raise ValueError(
+                f"found_finely: expected [{len(self.detections)}], got {list(self.found_finely.shape)}"
+            )
+        object.__setattr__(self, "found_finely", read_only(self.found_finely))
+
+    @property
+    def only_finely(self) -> npt.NDArray[np.bool_]:
+        """``bool [N]``, :attr:`found_finely` for every detection."""
+        return np.zeros(len(self.detections), np.bool_) if self.found_finely is None else self.found_finely
 
     @classmethod
     def combined(
@@ -152,6 +164,21 @@ class RegionIndex:
         first, last = np.searchsorted(self._frames, [frame_index, frame_index + 1]).tolist()
         return np.asarray(self._boxes[first:last], dtype=np.float32)
 
+    def covered_share(
+        self, boxes_xyxy: FloatBoxes, frame_index: int, *, margin: float, width: int, height: int
+    ) -> npt.NDArray[np.float64]:
+        """Share of each box that lies under the redaction of one frame, ``float64 [N]``.
+
+        Args:
+            boxes_xyxy: ``float32 [N, 4]`` in pixels of the upright full-size picture.
+            frame_index: The frame.
+            margin: Share of its size by which redaction moves each side of a region out.
+            width: Width of the upright picture in pixels.
+            height: Height of the upright picture in pixels.
+        """
+        redacted = expand_boxes(self.boxes_at(frame_index), margin=margin, width=width, height=height)
+        return covered_share(boxes_xyxy, redacted)
+
 
 @dataclass
 class _Sighting:
@@ -193,7 +220,10 @@ class _Context:
         timestamps_ns: npt.NDArray[np.int64],
         camera: CameraMotion,
         config: PrivacyConfig,
+        *,
+        kind: str,
     ) -> None:
+        self.has_focus = kind in FOCUSED_KINDS
         self.timestamps_ns = timestamps_ns
         self.config = config
         self.offsets = _shift(camera.positions_xy)
@@ -218,8 +248,8 @@ def build_tracks(
     """Link the detections of one kind and cover every frame in which a region may be visible.
 
     A track covers all frames from its first to its last detection. At both ends it goes on to the nearest
-    examined frame whose look would have found it and did not, and, unless it was seen only weakly, by the
-    configured margin further; there the box is the union of the place in the scene where it was seen last and
+    examined frame whose look would have found it and did not, and by the configured margin further, half of it
+    where it was seen only weakly; there the box is the union of the place in the scene where it was seen last and
     of where its velocity takes it. Everything moves with the camera. Across a scene cut a region is linked only
     where it stays in place, which shows that it was none.
 
@@ -243,7 +273,7 @@ def build_tracks(
         camera = CameraMotion.still(timestamps_ns.size)
     if camera.frame_count != timestamps_ns.size:
         raise ValueError(f"camera: expected {timestamps_ns.size} frames, got {camera.frame_count}")
-    context = _Context(examined, timestamps_ns, camera, config)
+    context = _Context(examined, timestamps_ns, camera, config, kind=kind)
     if context.frames.size > 1 and bool(np.any(np.diff(context.frames) <= 0)):
         raise ValueError("examined: expected ascending unique frame indices")
     if context.frames.size and context.frames[-1] >= timestamps_ns.size:
@@ -318,7 +348,7 @@ def _link(examined: Sequence[FrameDetections], context: _Context) -> list[_OpenT
         sightings = [
             _Sighting(entry.frame_index, time_ns, box, score, finely)
             for box, score, finely in zip(
-                stabilised, entry.detections.scores.tolist(), _found_finely(entry), strict=True
+                stabilised, entry.detections.scores.tolist(), entry.only_finely.tolist(), strict=True
             )
         ]
         pairs = _matches(active, boxes, entry.frame_index, time_ns, context)
@@ -327,10 +357,6 @@ def _link(examined: Sequence[FrameDetections], context: _Context) -> list[_OpenT
         matched = {detection_index for _, detection_index in pairs}
         active.extend(_OpenTrack([s]) for index, s in enumerate(sightings) if index not in matched)
     return sorted(finished + active, key=lambda track: track.sightings[0].frame)
-
-
-def _found_finely(entry: FrameDetections) -> list[bool]:
-    return [] if entry.found_finely is None else entry.found_finely.tolist()
 
 
 def _has_ended(track: _OpenTrack, time_ns: int, config: PrivacyConfig) -> bool:
@@ -439,12 +465,14 @@ def _covered_range(sightings: Sequence[_Sighting], context: _Context) -> tuple[i
     """First and last frame that the track covers."""
     config, stamps = context.config, context.timestamps_ns
     weak = max(sighting.score for sighting in sightings) < config.low_confidence_score
-    before_s, after_s = (0.0, 0.0) if weak else (config.margin_before_s, config.margin_after_s)
+    share = _WEAK_MARGIN_SHARE if weak else 1.0
+    before_s, after_s = share * config.margin_before_s, share * config.margin_after_s
     start, end = sightings[0].frame, sightings[-1].frame
-    # Before it was known, only fine looks would have found a region that the downscaled copy does not show; from
-    # then on it is in focus at every look.
-    capable = context.fine_frames if sightings[0].found_finely else context.frames
-    earlier, later = capable[capable < start], context.frames[context.frames > end]
+    # Only fine looks would have found a region that the downscaled copy does not show. Once it is known, a kind
+    # that has a focus has it in focus at every look.
+    before = context.fine_frames if sightings[0].found_finely else context.frames
+    after = context.fine_frames if sightings[-1].found_finely and not context.has_focus else context.frames
+    earlier, later = before[before < start], after[after > end]
     first, last = 0, stamps.size - 1
     if earlier.size:
         start_ns = stamps[earlier[-1]] - round(before_s * NANOSECONDS)

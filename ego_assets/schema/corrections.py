@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ego_assets.schema.artifact import digest_of
+from ego_assets.schema.clip import Clip
 
 #: Kinds of personal data that a person can report; ``other`` is what no detector looks for.
 PiiKind = Literal["faces", "text", "screens", "plates", "other"]
 PII_KINDS: tuple[PiiKind, ...] = get_args(PiiKind)
+
+#: What people type for each kind, in the order in which it is offered to them.
+KIND_WORDS: Mapping[PiiKind, str] = {
+    "faces": "face",
+    "text": "text",
+    "screens": "screen",
+    "plates": "plate",
+    "other": "other",
+}
+
+#: Left, top, right, bottom in pixels of the upright full-size picture.
+Box = tuple[float, float, float, float]
 
 #: Name under which corrections appear among the inputs of an artifact.
 CORRECTIONS_INPUT = "corrections"
@@ -27,8 +41,7 @@ class Correction:
         first_frame: First frame in which it shows, as numbered in the blurred video.
         last_frame: Last frame in which it shows, inclusive.
         box_xyxy: Where, in pixels of the upright full-size picture; ``None`` when the person who reported it could
-            not say. Then these frames are searched with the stricter settings, and covered whole where nothing
-            new is found.
+            not say. Then these frames are covered whole.
         origin: Who ordered it, such as ``incident:3`` or ``review:12``.
         actor: The person.
         note: What was seen.
@@ -39,7 +52,7 @@ class Correction:
     kind: PiiKind
     first_frame: int
     last_frame: int
-    box_xyxy: tuple[float, float, float, float] | None = None
+    box_xyxy: Box | None = None
     origin: str = ""
     actor: str = ""
     note: str = ""
@@ -53,11 +66,41 @@ class Correction:
                 f"frames: expected 0 <= first <= last, got {self.first_frame} to {self.last_frame}"
             )
         if self.box_xyxy is not None:
-            left, top, right, bottom = self.box_xyxy
-            if not (left < right and top < bottom):
-                raise ValueError(
-                    f"box_xyxy: expected left < right and top < bottom, got {list(self.box_xyxy)}"
-                )
+            check_box(self.box_xyxy)
+
+
+def check_box(box_xyxy: Box) -> None:
+    """Raise ``ValueError`` for a box without area or with an edge that is no number."""
+    left, top, right, bottom = box_xyxy
+    if not (all(map(math.isfinite, box_xyxy)) and left < right and top < bottom):
+        raise ValueError(
+            f"box_xyxy: expected finite edges with left < right and top < bottom, got {list(box_xyxy)}"
+        )
+
+
+def why_outside(
+    clip: Clip, *, last_frame: int, boxes_xyxy: Sequence[Box], frame_count: int | None = None
+) -> str:
+    """Why frames or boxes lie outside a clip, as a sentence; empty when they lie inside.
+
+    Args:
+        clip: The clip; what is not known of it is not checked.
+        last_frame: The highest frame that is named.
+        boxes_xyxy: The boxes that are named.
+        frame_count: Frames of the rendering that they are about; those of the clip by default.
+    """
+    count = clip.frame_count if frame_count is None else frame_count
+    if count is not None and last_frame >= count:
+        return f"Clip {clip.clip_id} has {count} frames, numbered 0 to {count - 1}, so there is no frame {last_frame}."
+    if clip.width is None or clip.height is None:
+        return ""
+    for box in boxes_xyxy:
+        if min(box[:2]) < 0 or box[2] > clip.width or box[3] > clip.height:
+            return (
+                f"The box {','.join(f'{edge:g}' for edge in box)} reaches outside the picture of clip "
+                f"{clip.clip_id}, which has {clip.width} x {clip.height} pixels."
+            )
+    return ""
 
 
 def corrections_version(corrections: Sequence[Correction]) -> str:

@@ -64,7 +64,8 @@ class Incident:
         opened_at: When (UTC).
         opened_by: Who.
         quarantined_at: When nothing of the leak was readable outside the vault any more.
-        corrected_at: When all layers were made anew from a corrected ``blurred_video``.
+        corrected_at: When nothing was left to make: all layers were made anew from a corrected ``blurred_video`` or
+            given up, or the clip was withdrawn for another reason, so that nothing is made of it any more.
         purged_at: When the quarantined files were removed for good.
         resolved_at: When a person closed it.
         resolved_by: Who; empty until then.

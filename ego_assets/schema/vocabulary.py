@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 
 class SourceCamera(StrEnum):
@@ -78,3 +79,11 @@ class ReviewRisk(StrEnum):
 
     HIGH = "high"
     NORMAL = "normal"
+
+
+#: How regions are made unrecognisable.
+RedactionMethod = Literal["blur", "pixelate", "solid"]
+#: What becomes of the sound of the full-size video.
+AudioPolicy = Literal["drop", "keep"]
+#: Whether number plates are looked for; ``auto`` decides by location and activity.
+PlatesPolicy = Literal["auto", "always", "never"]

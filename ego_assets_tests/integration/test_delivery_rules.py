@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ego_assets.delivery import dataset
 from ego_assets.project import Project
+from ego_assets.reviewing import MissedRegion, record_review
+from ego_assets.schema.corrections import Correction
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk
 from ego_assets.settings import Settings
 from ego_assets_tests.clips import write_clip
+from resources.corrections import CorrectionLog
 
 
 @pytest.fixture
@@ -65,6 +72,87 @@ def test_a_clip_whose_privacy_gate_failed_stays_out_whatever_passes_later(
     assert project.database.clip(clip_id).failed
     assert delivered_clips(project) == set()
     assert "A face is left." in project.left_out_of_delivery()[clip_id]
+
+
+def while_written(monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], object]) -> None:
+    """Let others act each time a version was written, before it is recorded."""
+    write, left = dataset.write_delivery, list(acts)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        written = write(*arguments, **options)
+        if left:
+            left.pop(0)()
+        return written
+
+    monkeypatch.setattr(dataset, "write_delivery", interrupted)
+
+
+def test_what_is_found_while_a_delivery_is_written_is_not_delivered(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = processed(project, tmp_path / "a.mp4", seed=1)
+    intact = processed(project, tmp_path / "b.mp4", seed=2)
+    [audit] = [
+        item for item in project.database.review_items("open", found) if item.kind is ReviewKind.RANDOM_AUDIT
+    ]
+    miss = MissedRegion(kind="faces", first_frame=0, last_frame=1, box_xyxy=(1, 2, 30, 40))
+
+    def record() -> None:
+        recorded = record_review(
+            audit.id, database=project.database, store=project.store, reviewer="ann", missed=[miss]
+        )
+        assert recorded.corrections and not recorded.incident_commands
+
+    while_written(monkeypatch, record)
+    assert delivered_clips(project) == {intact}
+    versions = project.settings.deliveries / "dataset"
+    assert [path.name for path in sorted(versions.glob("v*"))] == ["v0002"]
+    [delivery] = project.database.deliveries()
+    assert delivery.version == "v0002" and "a review is open" in delivery.definition["left_out"][found]
+    assert list(versions.rglob(f"*{found}*")) == []
+    assert project.delivery_is_current()
+
+
+def test_an_order_alone_keeps_a_clip_out_of_what_is_being_written(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip_id = processed(project, tmp_path / "a.mp4")
+    order = Correction(clip_id=clip_id, kind="faces", first_frame=0, last_frame=1)
+    while_written(monkeypatch, lambda: CorrectionLog(project.database).add(order))
+    assert delivered_clips(project) == set()
+    assert "not covered yet" in project.left_out_of_delivery()[clip_id]
+
+
+def test_a_rendering_that_was_replaced_meanwhile_is_not_delivered(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip_id = processed(project, tmp_path / "a.mp4")
+    before = project.store.document(clip_id, "blurred_video")
+    assert before is not None
+    order = Correction(clip_id=clip_id, kind="faces", first_frame=0, last_frame=1, box_xyxy=(1, 2, 30, 40))
+
+    def render_anew() -> None:
+        CorrectionLog(project.database).add(order)
+        assert project.run_clip(clip_id, ["blurred_video"]).success
+
+    while_written(monkeypatch, render_anew)
+    assert delivered_clips(project) == set()
+    assert "blurred_video has changed" in project.left_out_of_delivery()[clip_id]
+
+
+def test_a_delivery_whose_clips_never_rest_is_left_to_the_next_run(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = processed(project, tmp_path / "first.mp4", seed=1)
+    assert delivered_clips(project) == {first}
+    second = processed(project, tmp_path / "second.mp4", seed=2)
+
+    manifest = importlib.import_module("ego_assets.assets.dataset_manifest")
+    monkeypatch.setattr(manifest, "changed_since", lambda *_: {second: "it moves"})
+    assert "it moves" in project.run_collection()
+    assert [delivery.version for delivery in project.database.deliveries()] == ["v0001"]
+    versions = project.settings.deliveries / "dataset"
+    assert [path.name for path in versions.glob("v*")] == ["v0001"], "what is recorded stays"
 
 
 def test_an_open_review_of_high_risk_holds_a_clip_back(project: Project, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from dagster import AssetCheckKey, AssetKey, SensorEvaluationContext
+from dagster import AssetCheckKey, AssetKey, DagsterRun, DagsterRunStatus, SensorEvaluationContext
 from sqlalchemy import update
 from typer.testing import CliRunner
 
@@ -42,7 +42,8 @@ from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
 from ego_assets.schema.vocabulary import PrivacyStatus, ReviewKind, ReviewRisk, VaultPurpose
 from ego_assets.settings import Settings, load_settings
 from ego_assets_tests.clips import write_clip
-from resources.database import IncidentRow
+from resources.corrections import CorrectionLog
+from resources.database import Database, IncidentRow
 
 CLIP = "00000000-0000-4000-8000-000000000001"
 OTHER = "00000000-0000-4000-8000-000000000002"
@@ -97,6 +98,8 @@ class Platform:
         self.without_pictures: list[tuple[str, list[str]]] = []
         #: Called while a layer is made, by layer.
         self.during: dict[str, Callable[[], object]] = {}
+        #: What the leak check of the next rendering finds left, if it finds anything.
+        self.leaks: list[Correction] = []
         for clip_id in (CLIP, OTHER):
             self.database.add_clip(
                 Clip(clip_id=clip_id, source_name="clip.mp4", frame_count=30, width=64, height=48)
@@ -132,10 +135,14 @@ class Platform:
         if during is not None:
             during()
         staged.path("result.txt").write_text(content)
+        if name == PRIVACY_LAYER and self.leaks:
+            leaks, self.leaks = self.leaks, []
+            return LayerDraft(gates=[CLEAN.failed("1 face is in the clear.")], corrections=leaks)
         return LayerDraft(gates=[gate.passed("Fine.") for gate in work.spec.gates], clip_updates=updates)
 
-    def run(self, clip_id: str, layer: str) -> LayerOutcome:
+    def run(self, clip_id: str, layer: str, *, max_retries: int = 0) -> LayerOutcome:
         [spec] = [spec for spec in SPECS if spec.name == layer]
+        spec = replace(spec, retry=RetryPolicySpec(max_retries=max_retries, delay_s=0.0))
         return run_layer(
             spec,
             self.make,
@@ -146,11 +153,11 @@ class Platform:
             ancestors=[s.name for s in SPECS if s.essential and s.stage < spec.stage],
         )
 
-    def plan(self, clip_id: str) -> ClipPlan:
-        return plan_clip(clip_id, SPECS, database=self.database, store=self.store)
+    def plan(self, clip_id: str, *, retry_failed: bool = False) -> ClipPlan:
+        return plan_clip(clip_id, SPECS, database=self.database, store=self.store, retry_failed=retry_failed)
 
-    def run_pending(self, clip_id: str) -> list[str]:
-        pending = self.plan(clip_id).pending
+    def run_pending(self, clip_id: str, *, retry_failed: bool = False) -> list[str]:
+        pending = self.plan(clip_id, retry_failed=retry_failed).pending
         for layer in pending:
             assert self.run(clip_id, layer).state is LayerState.COMMITTED
         return pending
@@ -235,17 +242,120 @@ def test_an_order_between_publishing_and_recording_takes_the_version_back(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = Correction(clip_id=CLIP, kind="faces", first_frame=0, last_frame=0)
-    lock = platform.database.lock_clip
+    transaction, published = platform.database.transaction, []
 
-    def order_first(clip_id: str) -> None:
-        monkeypatch.setattr(platform.database, "lock_clip", lock)
-        platform.services.corrections.add(order)
+    def order_first() -> Any:
+        monkeypatch.setattr(platform.database, "transaction", transaction)
+        published.append(platform.store.document(CLIP, "frames"))
+        CorrectionLog(Database(platform.settings.database)).add(order)
+        return transaction()
 
-    monkeypatch.setattr(platform.database, "lock_clip", order_first)
-    assert platform.run(CLIP, "frames").state is LayerState.REFUSED
-    # The order was part of the transaction that was rolled back; what matters is that nothing is published.
+    monkeypatch.setattr(platform.database, "transaction", order_first)
+    outcome = platform.run(CLIP, "frames")
+    assert outcome.state is LayerState.REFUSED and "ordered" in outcome.reason
+    assert published[0] is not None, "it was published already"
     assert platform.store.document(CLIP, "frames") is None
     assert platform.store.version_ids(CLIP, "frames") == []
+    assert platform.services.corrections.of_clip(CLIP) == [order]
+    assert platform.plan(CLIP).pending == SHOWING
+
+
+# --- a failure while the clip is taken away -----------------------------------------------------------
+
+
+def fails_after(change: Callable[[], object], calls: list[int]) -> Callable[[], None]:
+    def during() -> None:
+        calls.append(1)
+        change()
+        raise TransientError("the file is gone")
+
+    return during
+
+
+def open_without_quarantine(platform: Platform) -> None:
+    """Open an incident in a process that is killed before anything is in quarantine."""
+    revive = kill_at("resources.storage.ArtifactStore.revoke", 0)
+    with pytest.raises(Killed):
+        opened(platform)
+    revive()
+
+
+@pytest.mark.parametrize("layer", ["raw_clip", PRIVACY_LAYER, "frames"])
+@pytest.mark.parametrize("max_retries", [0, 2])
+def test_nothing_is_tried_again_before_the_quarantine_is_finished(
+    platform: Platform, layer: str, max_retries: int
+) -> None:
+    calls: list[int] = []
+    platform.during[layer] = fails_after(lambda: open_without_quarantine(platform), calls)
+    before = platform.store.version_ids(CLIP, layer)
+    outcome = platform.run(CLIP, layer, max_retries=max_retries)
+    if layer == "raw_clip" and not max_retries:
+        assert outcome.state is LayerState.FAILED, "what is before the privacy pass is not taken away"
+        return
+    assert outcome.state is LayerState.REFUSED
+    assert calls == [1] and platform.store.version_ids(CLIP, layer) == before
+    states = {state.layer for state in platform.database.layer_states(CLIP)}
+    assert layer == "raw_clip" or layer not in states, (
+        "it did not fail, so nothing keeps it from running again"
+    )
+    assert opened(platform).state is IncidentState.QUARANTINED
+    assert platform.run_pending(CLIP) == SHOWING
+
+
+@pytest.mark.parametrize("layer", ["raw_clip", PRIVACY_LAYER, "frames"])
+def test_nothing_is_tried_again_once_the_clip_is_withdrawn(platform: Platform, layer: str) -> None:
+    calls: list[int] = []
+
+    def withdraw() -> None:
+        platform.database.update_clip(CLIP, withdrawn=True, withdrawn_reason="the collector asked for it")
+
+    platform.during[layer] = fails_after(withdraw, calls)
+    outcome = platform.run(CLIP, layer, max_retries=3)
+    assert outcome.state is LayerState.REFUSED and "the collector asked" in outcome.reason
+    assert calls == [1]
+
+
+def test_an_incident_between_reading_the_orders_and_asking_is_noticed(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standing = platform.database.standing
+
+    def opened_and_quarantined_first(clip_id: str) -> Any:
+        monkeypatch.setattr(platform.database, "standing", standing)
+        opened(platform)
+        return standing(clip_id)
+
+    monkeypatch.setattr(platform.database, "standing", opened_and_quarantined_first)
+    assert platform.run(CLIP, PRIVACY_LAYER).state is LayerState.REFUSED
+    assert platform.store.version_ids(CLIP, PRIVACY_LAYER) == []
+
+
+def test_a_version_that_is_published_during_the_quarantine_goes_with_the_others(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discard = platform.store.discard_staging
+
+    def publish_first(clip_id: str) -> int:
+        with platform.store.stage(clip_id, "frames") as staged:
+            staged.path("result.txt").write_text(f"{SECRET} in {clip_id}, once more")
+            staged.commit(config={}, inputs={})
+        return discard(clip_id)
+
+    monkeypatch.setattr(platform.store, "discard_staging", publish_first)
+    assert opened(platform).state is IncidentState.QUARANTINED
+    assert platform.store.document(CLIP, "frames") is None
+    assert [place for place in platform.places(SECRET) if CLIP in place] == []
+    assert len(quarantined_files(platform)) == 4 + 1
+
+
+def test_a_version_that_is_published_at_every_look_makes_one_incident_wait(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_without_quarantine(platform)
+    monkeypatch.setattr(platform.store, "revoke", lambda clip_id, layer: False)
+    heard: list[Exception] = []
+    [incident] = platform.desk.advance_all(on_error=lambda _, error: heard.append(error))
+    assert incident.state is IncidentState.OPEN and "Try again" in str(heard[0])
 
 
 # --- the window ---------------------------------------------------------------------------------------
@@ -478,6 +588,8 @@ def test_a_clip_that_was_withdrawn_for_another_reason_stays_withdrawn(platform: 
     platform.database.update_clip(CLIP, withdrawn=True, withdrawn_reason="the collector asked for it")
     incident = opened(platform)
     assert incident.state is IncidentState.CORRECTED, "nothing is made of it, so the quarantine is the answer"
+    corrected = [entry.detail for entry in platform.database.audit_log(CLIP) if "correct" in entry.action]
+    assert len(corrected) == 1 and "nothing is made anew" in corrected[0] and "the collector" in corrected[0]
     assert platform.run(CLIP, PRIVACY_LAYER).state is LayerState.REFUSED
     assert [place for place in platform.places(SECRET) if CLIP in place] == []
     platform.desk.resolve(incident.id, note="gone", actor="someone")
@@ -497,6 +609,10 @@ def test_a_layer_that_is_given_up_counts_as_done(platform: Platform) -> None:
     platform.run(CLIP, "manifest")
     platform.run(CLIP, "clip_package")
     assert platform.desk.advance(incident.id).state is IncidentState.CORRECTED
+    [entry] = [entry for entry in platform.database.audit_log(CLIP) if entry.action == "incident.correct"]
+    assert entry.detail.endswith("made anew: blurred_video, manifest, clip_package; given up: frames"), (
+        entry.detail
+    )
 
 
 def test_a_privacy_layer_that_fails_keeps_the_incident_open(platform: Platform) -> None:
@@ -510,6 +626,41 @@ def test_a_privacy_layer_that_fails_keeps_the_incident_open(platform: Platform) 
     after = platform.desk.advance(incident.id)
     assert after.state is IncidentState.QUARANTINED and len(quarantined_files(platform)) == 4
     assert "no such model" in platform.desk.what_is_left(after)[0]
+
+
+def test_leaks_that_remain_are_covered_by_the_next_try(platform: Platform) -> None:
+    incident = opened(platform)
+    left = Correction(clip_id=CLIP, kind="faces", first_frame=20, last_frame=20, origin="leak_check")
+    platform.leaks = [left]
+    assert platform.run(CLIP, PRIVACY_LAYER).state is LayerState.BLOCKED
+    after = platform.desk.advance(incident.id)
+    assert after.state is IncidentState.QUARANTINED and len(quarantined_files(platform)) == 4
+    [advice] = platform.desk.what_is_left(after)
+    assert "in the clear" in advice and f"`ego-assets run --retry-failed --clip {CLIP}`" in advice
+    assert platform.plan(CLIP).pending == [], "only who asks for it tries again"
+    assert platform.desk.layers_to_run(after) == SHOWING
+    assert opened(platform).id == incident.id
+    assert platform.run_pending(CLIP, retry_failed=True) == SHOWING
+    document = platform.store.document(CLIP, PRIVACY_LAYER)
+    assert document is not None
+    assert platform.store.read_bytes(document, "result.txt").startswith(b"covered 3-9, 20-20")
+    corrected = platform.desk.advance(incident.id)
+    assert corrected.state is IncidentState.CORRECTED and quarantined_files(platform) == []
+    assert platform.desk.layers_to_run(corrected) == []
+
+
+def test_a_delivery_of_the_same_name_elsewhere_is_not_recalled(platform: Platform, tmp_path: Path) -> None:
+    mine = platform.deliver("v0001", OTHER)
+    elsewhere = tmp_path / "elsewhere" / "dataset" / "v0001"
+    elsewhere.parent.mkdir(parents=True)
+    shutil.move(platform.deliver("v0002", CLIP), elsewhere)
+    platform.database.add_delivery(
+        name="dataset", version="v0001", uri=str(elsewhere), definition={}, bytes=0, clips={CLIP: {}}
+    )
+    incident = opened(platform)
+    assert [(entry.name, entry.version) for entry in incident.deliveries] == [("dataset", "v0001")]
+    assert (elsewhere / "RECALLED.json").exists() and not (elsewhere / CLIP).exists()
+    assert not (mine / "RECALLED.json").exists() and (mine / OTHER).exists()
 
 
 def test_one_incident_that_has_to_wait_does_not_hold_up_the_others(
@@ -627,6 +778,39 @@ def cli(*arguments: str) -> Any:
     from ego_assets.cli import app
 
     return CliRunner().invoke(app, [*arguments])
+
+
+def test_a_rendering_that_leaks_again_is_tried_again_with_what_was_found(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaks_once(work: ClipWork, staged: Any) -> LayerDraft:
+        draft = copy_without_blur(work, staged)
+        if not work.corrections or any(order.origin == "leak_check" for order in work.corrections):
+            return draft
+        left = Correction(
+            clip_id=work.clip.clip_id, kind="faces", first_frame=5, last_frame=5, origin="leak_check"
+        )
+        gates = [
+            gate.failed("1 face is in the clear.", value=1) if gate.name == "no_leak" else verdict
+            for gate, verdict in zip(work.spec.gates, draft.gates, strict=True)
+        ]
+        return replace(draft, gates=gates, corrections=[left])
+
+    layers = [(spec, leaks_once if spec.name == PRIVACY_LAYER else make) for spec, make in LAYERS]
+    monkeypatch.setattr("ego_assets.definitions.LAYERS", layers)
+    clip_id = project.ingest(tmp_path, write_clip(tmp_path / "clip.mp4", frames=6, rate=6), {}).clip_id
+    up_to = [spec.name for spec in project.specs if spec.stage <= 3]
+    assert project.run_clip(clip_id, up_to).success
+    arguments = ["incident", "open", clip_id, "--frames", "0-2", "--kind", "face", "--note", "seen", "--json"]
+    blocked = cli(*arguments)
+    assert blocked.exit_code == 1
+    shown = json.loads(cli("incident", "show", "1", "--json").stdout)
+    for entry in (json.loads(blocked.stdout), shown, *json.loads(cli("incident", "list", "--json").stdout)):
+        assert entry["state"] == "quarantined" and PRIVACY_LAYER in entry["left_to_do"][0]
+        assert f"`ego-assets run --retry-failed --clip {clip_id}`" in entry["left_to_do"][0]
+    again = cli(*arguments)
+    assert again.exit_code == 0, again.output
+    assert (json.loads(again.stdout)["id"], json.loads(again.stdout)["state"]) == (1, "corrected")
 
 
 def contents(project: Project) -> dict[str, str]:
@@ -759,38 +943,73 @@ def test_the_check_is_judged_with_every_delivery(project: Project) -> None:
     assert "overdue" in cli("incident", "list").stdout
 
 
-def test_the_daemon_finishes_the_quarantine_and_makes_the_clip_anew(project: Project) -> None:
-    def tick(cursor: str | None) -> Any:
-        repository = project.definitions.get_repository_def()
-        resources = repository.get_top_level_resources()
-        names = ("settings", "database", "store", "vault")
-        with SensorEvaluationContext(
-            instance_ref=project.instance.get_ref(),
-            instance=project.instance,
-            last_tick_completion_time=None,
-            last_run_key=None,
-            cursor=cursor,
-            repository_name=repository.name,
-            repository_def=repository,
-            resources={key: resources[key] for key in names},
-        ) as context:
-            return repository.get_sensor_def("incidents_sensor").evaluate_tick(context)
+def tick(project: Project, cursor: str | None = None) -> Any:
+    """One tick of the incidents sensor, as the daemon evaluates it."""
+    repository = project.definitions.get_repository_def()
+    resources = repository.get_top_level_resources()
+    names = ("settings", "database", "store", "vault")
+    with SensorEvaluationContext(
+        instance_ref=project.instance.get_ref(),
+        instance=project.instance,
+        last_tick_completion_time=None,
+        last_run_key=None,
+        cursor=cursor,
+        repository_name=repository.name,
+        repository_def=repository,
+        resources={key: resources[key] for key in names},
+    ) as context:
+        return repository.get_sensor_def("incidents_sensor").evaluate_tick(context)
 
-    quiet = tick(None)
+
+def test_the_daemon_finishes_the_quarantine_and_makes_the_clip_anew(project: Project) -> None:
+    quiet = tick(project)
     assert not quiet.run_requests and "No privacy incident" in quiet.skip_message
     leave_open(project, hours=1, quarantined=False)
-    first = tick(quiet.cursor)
+    first = tick(project, quiet.cursor)
     assert [incident.state for incident in incident_desk(project).log.incidents()] == [
         IncidentState.QUARANTINED
     ]
     process, collection = first.run_requests
     assert (process.job_name, process.partition_key) == ("process_clip", CLIP)
-    assert process.asset_selection[0] == AssetKey(PRIVACY_LAYER)
+    assert {AssetKey(PRIVACY_LAYER), AssetKey("clip_package")} <= set(process.asset_selection)
     assert collection.job_name == "collection"
-    again = tick(first.cursor)
+    again = tick(project, first.cursor)
     assert [request.run_key for request in again.run_requests] == [process.run_key], (
         "launched once by its key"
     )
+
+
+def test_a_run_that_failed_is_followed_by_another_one_after_a_while(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = leave_open(project, hours=1)
+    cursor = tick(project).cursor
+
+    def requested() -> list[str]:
+        return [request.run_key for request in tick(project, cursor).run_requests or []]
+
+    def has_run(status: DagsterRunStatus) -> DagsterRun:
+        run = DagsterRun(job_name="process_clip", status=status, tags={"ego_assets/incident": str(number)})
+        return project.instance.add_run(run)
+
+    [key] = requested()
+    killed_before_it_started = has_run(DagsterRunStatus.NOT_STARTED)
+    assert requested() == [key]
+    project.instance.delete_run(killed_before_it_started.run_id)
+    running = has_run(DagsterRunStatus.STARTED)
+    assert requested() == []
+    project.instance.delete_run(running.run_id)
+    has_run(DagsterRunStatus.FAILURE)
+    assert requested() == [], "not at once"
+    monkeypatch.setattr("ego_assets.sensors.FIRST_WAIT_S", -1.0)
+    [second] = requested()
+    has_run(DagsterRunStatus.CANCELED)
+    [third] = requested()
+    assert len({key, second, third}) == 3
+    monkeypatch.setattr("ego_assets.sensors.FIRST_WAIT_S", 1e9)
+    assert requested() == []
+    monkeypatch.setattr("ego_assets.sensors.LONGEST_WAIT_S", -1.0)
+    assert requested() == [third]
 
 
 @pytest.mark.parametrize(
@@ -798,10 +1017,13 @@ def test_the_daemon_finishes_the_quarantine_and_makes_the_clip_anew(project: Pro
     [
         (["--frames", "9-3", "--kind", "face"], "first frame before the last"),
         (["--frames", "x", "--kind", "face"], "expected frame numbers"),
-        (["--frames", "1-2", "--kind", "face", "--box", "1,2,3"], "x1,y1,x2,y2"),
-        (["--frames", "1-2", "--kind", "face", "--box", "5,2,3,4"], "x1 < x2"),
+        (["--frames", "1-2", "--kind", "hand"], "--kind"),
+        (["--frames", "1-2", "--kind", "face", "--box", "1,2,3"], "expected LEFT,TOP,RIGHT,BOTTOM"),
+        (["--frames", "1-2", "--kind", "face", "--box", "5,2,3,4"], "left < right"),
+        (["--frames", "1-2", "--kind", "face", "--box", "1,2,nan,4"], "finite"),
     ],
 )
 def test_wrong_arguments_are_named(project: Project, arguments: list[str], message: str) -> None:
     result = cli("incident", "open", CLIP, *arguments, "--note", "seen")
-    assert isinstance(result.exception, ConfigurationError) and message in str(result.exception)
+    assert result.exit_code == 2 and message in " ".join(result.output.split())
+    assert incident_desk(project).log.incidents() == []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +18,46 @@ from typer.testing import CliRunner
 
 from ego_assets.assets.recall_check import evaluate
 from ego_assets.cli import app
+from ego_assets.commands.parsing import (
+    parse_box,
+    parse_false,
+    parse_frames,
+    parse_kind,
+    parse_missed,
+    parse_range,
+)
 from ego_assets.media.timeline import read_timeline
 from ego_assets.planning import LayerPlan, plan_clip
 from ego_assets.privacy.report import tracks_table
 from ego_assets.privacy.tracking import Track
 from ego_assets.project import Project
+from ego_assets.recall import collection_recall, delivery_recall
 from ego_assets.reviewing import (
     REACH_FRAMES,
     ReviewRefused,
-    collection_recall,
-    delivery_recall,
     page_folder,
-    parse_false,
-    parse_frames,
-    parse_missed,
     record_review,
     remove_review_pages,
     resolve_review,
+    settle_privacy_status,
     write_review_page,
 )
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import Clip
-from ego_assets.schema.corrections import CORRECTIONS_INPUT, corrections_version
+from ego_assets.schema.corrections import (
+    CORRECTIONS_INPUT,
+    KIND_WORDS,
+    PII_KINDS,
+    Correction,
+    corrections_version,
+)
 from ego_assets.schema.vocabulary import PrivacyStatus, ReviewKind, ReviewRisk, VaultPurpose
 from ego_assets.settings import Settings, load_settings
 from ego_assets_tests.clips import write_clip
 from resources.corrections import CorrectionLog
-from resources.database import Database
+from resources.database import Database, ReviewItemError
 from resources.frame_reviews import FrameReviewLog
+from resources.incidents import IncidentLog
 from resources.storage import ArtifactStore
 
 CLIP = "3b241101-e2bb-4255-8caf-4136c566a962"
@@ -56,12 +70,13 @@ class Desk:
 
     def __init__(self, project: Project) -> None:
         self.project = project
+        self.sample = SAMPLE
         self.database: Database = project.database
         self.store: ArtifactStore = project.store
         self.database.add_clip(Clip(clip_id=CLIP, source_name="clip.mp4", width=192, height=108))
 
-    def render(self, **reviews: Any) -> ArtifactDocument:
-        """What the privacy layer does, with the orders of the moment."""
+    def render(self, *, second_face: bool = False) -> ArtifactDocument:
+        """What the privacy layer does, with the orders of the moment; a second track may lie over the first."""
         orders = CorrectionLog(self.database).of_clip(CLIP)
         with self.store.stage(CLIP, "blurred_video") as staged:
             video = write_clip(staged.path("video.mp4"), frames=FRAMES, seed=len(orders))
@@ -75,12 +90,13 @@ class Desk:
                 scores=np.ones(frames.size, np.float32),
                 observed=np.isin(frames, [22, 38]),
             )
-            pyarrow.parquet.write_table(tracks_table([face], stamps), staged.path("tracks.parquet"))
+            tracks = [face, replace(face, track_id=2)] if second_face else [face]
+            pyarrow.parquet.write_table(tracks_table(tracks, stamps), staged.path("tracks.parquet"))
             inputs = {CORRECTIONS_INPUT: corrections_version(orders)} if orders else {}
             document = staged.commit(config={"box_margin": 0.2}, inputs=inputs, counts={"frames": FRAMES})
         self.database.record_artifact(document, uri=self.store.uri(document))
         self.database.update_clip(CLIP, privacy_status=PrivacyStatus.BLURRED)
-        self.item = self.ask(ReviewKind.RANDOM_AUDIT, ReviewRisk.NORMAL, details={"frames": SAMPLE})
+        self.item = self.ask(ReviewKind.RANDOM_AUDIT, ReviewRisk.NORMAL, details={"frames": self.sample})
         return document
 
     def ask(self, kind: ReviewKind, risk: ReviewRisk, **options: Any) -> int:
@@ -159,7 +175,7 @@ def test_a_clip_is_reviewed_once_its_whole_sample_was_looked_at(desk: Desk) -> N
     with pytest.raises(ReviewRefused, match="closed by ann"):
         desk.record()
     actions = [entry.action for entry in desk.database.audit_log(CLIP)]
-    assert actions == ["review.record", "review.record", "resolve_review"]
+    assert actions == ["review.record", "review.record", "review.resolve"]
 
 
 def test_an_open_item_about_personal_data_keeps_the_clip_from_being_reviewed(desk: Desk) -> None:
@@ -239,9 +255,7 @@ def test_an_earlier_delivered_rendering_is_pointed_out(desk: Desk) -> None:
     assert recorded.delivered_before and len(recorded.corrections) == 1 and not recorded.incident_commands
 
 
-def desk_order() -> Any:
-    from ego_assets.schema.corrections import Correction
-
+def desk_order() -> Correction:
     return Correction(clip_id=CLIP, kind="faces", first_frame=0, last_frame=2, box_xyxy=(0, 0, 9, 9))
 
 
@@ -270,6 +284,146 @@ def test_frames_outside_the_sample_measure_nothing(desk: Desk) -> None:
     assert {(order.first_frame, order.last_frame) for order in desk.orders} == {(11, 30), (5, 29)}
 
 
+@pytest.mark.parametrize("audit_last", [False, True])
+def test_a_sampled_frame_measures_recall_whichever_item_it_was_recorded_under(
+    desk: Desk, audit_last: bool
+) -> None:
+    desk.render()
+    unsure = desk.ask(ReviewKind.PII_LOW_CONFIDENCE, ReviewRisk.NORMAL, details={"frames": [25, 30]})
+    recordings = [{"item_id": desk.item}, {"item_id": unsure}]
+    left = []
+    for recording in recordings[::-1] if audit_last else recordings:
+        left.append(desk.record("25:face:60,10,90,50", **recording).remaining_frames)
+        recall = collection_recall(desk.database)["faces"]
+        assert recall.missed == 1
+    assert (recall.covered, recall.frames, left) == (2, 3, [0, 0])
+    sampled = {review.frame_index: review.sampled for review in FrameReviewLog(desk.database).reviews()}
+    assert sampled == {4: True, 25: True, 30: False, 33: True}
+
+
+def test_a_frame_that_was_not_recorded_as_sampled_is_left_to_look_at(desk: Desk) -> None:
+    desk.render()
+    desk.record()
+    log = FrameReviewLog(desk.database)
+    log.record([replace(review, sampled=False) for review in log.reviews() if review.frame_index == 25])
+    assert [frame for frame in range(FRAMES) if f'id="f{frame}"' in desk.open().read_text()] == [25]
+    with pytest.raises(ReviewRefused, match="the first is 25"):
+        desk.resolve()
+    assert desk.record(frames=[25]).remaining_frames == 0
+    desk.resolve()
+
+
+def test_a_corrected_rendering_is_measured_on_its_own_sample(desk: Desk) -> None:
+    desk.render()
+    desk.record("25:face:60,10,90,50")
+    desk.sample = [7, 12]
+    version = desk.render().data_version
+    unsure = desk.ask(ReviewKind.PII_LOW_CONFIDENCE, ReviewRisk.NORMAL, details={"frames": [7, 25]})
+    desk.record(item_id=unsure)
+    found = FrameReviewLog(desk.database).reviews(data_version=version)
+    assert {review.frame_index: review.sampled for review in found} == {7: True, 25: False}
+
+
+def test_a_finding_is_ordered_once_whatever_else_was_looked_at(desk: Desk) -> None:
+    desk.render()
+    finding = "25:plate:100,50,160,90"
+    [order] = desk.record(finding).corrections
+    assert (order.first_frame, order.last_frame) == (6, 32)
+    assert desk.record(finding, frames=[25]).corrections == ()
+    assert desk.record("20-26:plate:100,50,160,90", frames=[25]).corrections == ()
+    # The same place in a frame in which nothing was found before, and further than the order reaches.
+    assert len(desk.record("33:plate:100,50,160,90").corrections) == 1
+    assert len(desk.record("20-44:plate:100,50,160,90").corrections) == 1
+    assert len(desk.orders) == 3
+
+
+# --- what others do at the same time ------------------------------------------------------------------
+
+
+def meanwhile(desk: Desk, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
+    """Let somebody else act with a connection of their own, just before the next transaction begins."""
+    begin = desk.database.transaction
+
+    def late() -> Any:
+        monkeypatch.setattr(desk.database, "transaction", begin)
+        act(Database(desk.database.url))
+        return begin()
+
+    monkeypatch.setattr(desk.database, "transaction", late)
+
+
+def test_what_is_delivered_while_a_finding_is_recorded_is_an_incident(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = desk.render().data_version
+
+    def deliver(other: Database) -> None:
+        clips = {CLIP: {"blurred_video": version}}
+        other.add_delivery(name="dataset", version="v0001", uri="x", definition={}, bytes=1, clips=clips)
+
+    meanwhile(desk, monkeypatch, deliver)
+    recorded = desk.record("25:plate:100,50,160,90")
+    assert len(recorded.incident_commands) == 1 and desk.orders == []
+
+
+def test_what_is_closed_or_rendered_meanwhile_is_not_recorded(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.render()
+    meanwhile(
+        desk, monkeypatch, lambda other: other.resolve_review_item(desk.item, resolution="x", actor="bob")
+    )
+    with pytest.raises(ReviewRefused, match="closed by bob"):
+        desk.record("25:plate:100,50,160,90")
+    desk.render()
+    desk.record("25:plate:100,50,160,90")
+    meanwhile(desk, monkeypatch, lambda other: desk.render())
+    with pytest.raises(ReviewRefused, match="rendered anew since version"):
+        desk.record("4:face:100,50,160,90")
+    assert [order.kind for order in desk.orders] == ["plates"]
+
+
+def test_what_is_ordered_while_an_item_is_closed_keeps_it_open(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.render()
+    desk.record()
+    meanwhile(desk, monkeypatch, lambda other: CorrectionLog(other).add(desk_order()))
+    with pytest.raises(ReviewRefused, match="rendered anew because something was missed"):
+        desk.resolve()
+    assert desk.database.review_item(desk.item).resolved_at is None
+
+
+def test_a_clip_with_an_incident_is_not_reviewed(desk: Desk) -> None:
+    desk.render()
+    leak = desk.database.add_review_item(
+        CLIP, layer="incident", kind=ReviewKind.PII_LEAK, risk=ReviewRisk.HIGH, reason="Incident 1."
+    )
+    desk.record()
+    desk.resolve()
+    assert desk.status is PrivacyStatus.BLURRED, "the incident's item is open"
+    incidents = IncidentLog(desk.database)
+    number = incidents.add(
+        CLIP,
+        kind="faces",
+        first_frame=0,
+        last_frame=1,
+        box_xyxy=None,
+        note="seen",
+        layers=["blurred_video"],
+        background=False,
+        actor="ann",
+    )
+    desk.resolve(leak)
+    assert desk.status is PrivacyStatus.BLURRED, "the incident itself is open"
+    incidents.record_quarantined(number, versions=(), deliveries=())
+    incidents.record_corrected(number)
+    incidents.record_purged(number)
+    incidents.record_resolved(number, resolution="x", actor="ann")
+    status = settle_privacy_status(CLIP, database=desk.database, store=desk.store)
+    assert status is PrivacyStatus.REVIEWED
+
+
 @pytest.mark.parametrize(
     ("missed", "options", "named"),
     [
@@ -278,7 +432,6 @@ def test_frames_outside_the_sample_measure_nothing(desk: Desk) -> None:
         ("25-45:face:1,2,3,4", {}, "no frame 45"),
         ("25:face:1,2,3,4", {"frames": [99]}, "no frame 99"),
         ("25:face:1,2,3,4", {"false_regions": [parse_false("25:face:2")]}, "1 covered region"),
-        ("25:face:1,2,3,4", {"item_id": 99}, "no review item 99"),
     ],
 )
 def test_what_cannot_be_is_refused_as_a_whole(
@@ -290,22 +443,47 @@ def test_what_cannot_be_is_refused_as_a_whole(
     assert desk.orders == [] and FrameReviewLog(desk.database).reviews() == []
 
 
+@pytest.mark.parametrize("act", [Desk.record, Desk.resolve, Desk.open])
+def test_an_unknown_item_is_named(desk: Desk, act: Any) -> None:
+    desk.item = 99
+    with pytest.raises(ReviewItemError, match="no review item 99"):
+        act(desk)
+
+
 @pytest.mark.parametrize(
     ("parse", "text"),
     [
+        (parse_range, "9-3"),
+        (parse_range, "-3"),
+        (parse_range, "1-2-3"),
+        (parse_box, "1,2,x,4"),
+        (parse_box, "1,2,inf,4"),
+        (parse_box, "1,nan,3,4"),
+        (parse_kind, "cat"),
         (parse_missed, "25:face:1,2,3"),
         (parse_missed, "25:cat:1,2,3,4"),
         (parse_missed, "25:face:3,2,3,4"),
         (parse_missed, "25-24:face:1,2,3,4"),
         (parse_missed, "face:1,2,3,4"),
         (parse_false, "25:face"),
+        (parse_false, "25:face:-1"),
         (parse_frames, "1,x"),
+        (parse_frames, "1-2"),
         (parse_frames, ","),
     ],
 )
 def test_what_cannot_be_read_is_named(parse: Any, text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         parse(text)
+
+
+def test_frames_boxes_and_kinds_are_read_alike_everywhere() -> None:
+    assert parse_range("120-180") == (120, 180) and parse_range(" 7 ") == (7, None)
+    assert parse_frames("40, 12,12") == (12, 40)
+    assert parse_box("1, 2.5,3,4") == (1, 2.5, 3, 4)
+    for kind, word in KIND_WORDS.items():
+        assert {parse_kind(text) for text in (kind, word, f"{word}s", word.upper())} == {kind}
+    assert set(KIND_WORDS) == set(PII_KINDS)
 
 
 def test_a_clip_without_blurred_video_shows_nothing(desk: Desk) -> None:
@@ -335,6 +513,20 @@ def test_a_page_is_written_and_removed_again(desk: Desk, tmp_path: Path) -> None
     desk.open()
     remove_review_pages(desk.project.settings.reports, CLIP)
     assert not folder.exists() and (elsewhere / "index.html").exists()
+
+
+def test_the_page_counts_what_lies_over_each_other_as_the_record_does(desk: Desk) -> None:
+    desk.render(second_face=True)
+    data = re.search(r"const page = (\{.*\});", desk.open().read_text())
+    assert data is not None
+    regions = json.loads(data[1])["regions"]["25"]
+    assert len(regions) == 2 and all(region["counted"] for region in regions)
+    false = len({region["group"] for region in regions})
+    assert false == 1
+    with pytest.raises(ReviewRefused, match="1 covered region"):
+        desk.record(false_regions=[parse_false(f"25:face:{false + 1}")])
+    desk.record(false_regions=[parse_false(f"25:face:{false}")])
+    assert collection_recall(desk.database)["faces"].covered == 1, "in frame 33"
 
 
 def test_a_long_sample_is_looked_at_in_portions(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

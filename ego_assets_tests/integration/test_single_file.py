@@ -51,6 +51,8 @@ def test_one_file_is_blurred_without_a_project(clip: Path, tmp_path: Path) -> No
     assert told["gates"]["no_leak"] == told["gates"]["deidentified"] == "passed"
     assert json.loads(report.read_text()) == told["report"]
     assert set(told["report"]["kinds"]) == {"faces", "text", "screens", "plates"}
+    assert told["report"]["kinds"]["faces"]["settings"]["score_threshold"] > 0
+    assert told["report"]["leak_check"]["settings"]["faces"]["max_side"] == 1280
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4", "report.json"]
 
 
@@ -72,10 +74,12 @@ def test_nothing_is_written_when_a_gate_fails(
 
     leak = Leak(kind="faces", frame_index=3, box_xyxy=(10, 10, 40, 40), score=0.9)
     monkeypatch.setattr("ego_assets.privacy.deidentify.find_leaks", lambda *_, **__: [leak])
-    result = runner.invoke(app, ["blur", str(clip), "out.mp4"])
+    Path(".out.unfinished.mp4").write_bytes(b"left by a killed run")
+    result = runner.invoke(app, ["blur", str(clip), "out.mp4", "--report", "report.json"])
     assert result.exit_code != 0
-    assert "not released" in str(result.exception)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+    assert "not released" in str(result.exception) and "faces on frame 3" in str(result.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "report.json"]
+    assert json.loads(Path("report.json").read_text())["leak_check"]["remaining"]
 
 
 @pytest.mark.parametrize(
@@ -85,11 +89,17 @@ def test_nothing_is_written_when_a_gate_fails(
         (["in.mp4", "out.avi"], "ends in .mp4"),
         (["in.mp4", "nowhere/out.mp4"], "does not exist"),
         (["in.mp4", "in.mp4"], "is the original itself"),
+        (["in.mp4", "out.mp4", "--report", "in.mp4", "--overwrite"], "is the original itself"),
+        (["in.mp4", "out.mp4", "--report", "nowhere/r.json"], "does not exist"),
+        (["in.mp4", "out.mp4", "--report", "out.mp4"], "names of their own"),
+        (["in.mp4", "taken.mp4"], "--overwrite"),
     ],
 )
 def test_wrong_paths_are_named(clip: Path, arguments: list[str], said: str) -> None:
     before = clip.read_bytes()
+    Path("taken.mp4").write_bytes(b"precious")
     result = runner.invoke(app, ["blur", *arguments])
+    assert Path("taken.mp4").read_bytes() == b"precious"
     assert result.exit_code != 0 and said in str(result.exception)
     assert clip.read_bytes() == before
 

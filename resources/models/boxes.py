@@ -17,8 +17,8 @@ from ego_assets.schema.detections import BgrImage, Detections
 FloatArray = npt.NDArray[np.float32]
 
 
-def check_thresholds(*, score_threshold: float, strict_score_threshold: float, nms_iou: float) -> None:
-    """Refuse thresholds that cannot be meant.
+def check_thresholds(*, score_threshold: float, strict_score_threshold: float, nms_iou: float = 1.0) -> None:
+    """Refuse thresholds that cannot be meant; detectors that drop no overlapping boxes have no ``nms_iou``.
 
     Raises:
         ValueError: Not ``0 < strict_score_threshold <= score_threshold < 1`` or not ``0 < nms_iou <= 1``.
@@ -36,6 +36,16 @@ def check_at_least(name: str, value: int, least: int) -> None:
     """Refuse a whole number below ``least``."""
     if value < least:
         raise ValueError(f"{name}: expected {least} or more, got {value}")
+
+
+def check_finite(*outputs: npt.NDArray[np.float32]) -> None:
+    """Refuse what a network answers when it has broken down: it must not pass for one that saw nothing.
+
+    Raises:
+        ValueError: A value is NaN or infinite.
+    """
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ValueError("expected finite values from the network, got NaN or infinite ones")
 
 
 def equal_batches(sizes: Sequence[tuple[int, int]], *, batch_size: int) -> Iterator[list[int]]:
@@ -61,10 +71,9 @@ def suppressed(
         height: Of the picture in pixels.
 
     Raises:
-        ValueError: A box or score is not finite. A network that answers so must not pass for one that saw nothing.
+        ValueError: A box or score is not finite.
     """
-    if not np.isfinite(boxes_xyxy).all() or not np.isfinite(scores).all():
-        raise ValueError("expected finite boxes and scores, got infinite ones or NaN from the network")
+    check_finite(boxes_xyxy, scores)
     boxes = np.clip(boxes_xyxy, 0, np.array([width, height] * 2, np.float32)).astype(np.float32)
     sizes = boxes[:, 2:] - boxes[:, :2]
     valid = np.all(sizes > 0, axis=1)

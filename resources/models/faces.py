@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_matrix
-from resources.models.images import check_image, fit
+from resources.models.boxes import check_at_least, check_finite, check_thresholds, suppressed
+from resources.models.images import STRIDE, check_image, fit
 from resources.models.onnx_session import cpu_session
 from resources.models.registry import BLAZEFACE, CENTERFACE, locate
 
@@ -59,17 +60,10 @@ class CenterFaceDetector:
         nms_iou: float = 0.3,
         threads: int = 0,
     ) -> None:
-        if max_side < 32:
-            raise ValueError(f"max_side: expected 32 or more, got {max_side}")
-        if not 0 < score_threshold < 1 or not 0 < nms_iou <= 1:
-            raise ValueError(
-                f"expected score_threshold between 0 and 1 and nms_iou in (0, 1], got {score_threshold}, {nms_iou}"
-            )
-        if not 0 < strict_score_threshold <= score_threshold:
-            raise ValueError(
-                f"strict_score_threshold: expected more than 0 and at most score_threshold ({score_threshold}), "
-                f"got {strict_score_threshold}"
-            )
+        check_at_least("max_side", max_side, STRIDE)
+        check_thresholds(
+            score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=nms_iou
+        )
         self._max_side = max_side
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
@@ -94,17 +88,20 @@ class CenterFaceDetector:
         return [self.candidates(image, threshold=threshold) for image in images]
 
     def candidates(self, image: BgrImage, *, threshold: float) -> Detections:
-        """Everything in one image that scores above ``threshold``, strongest first, in its pixels."""
+        """Everything in one image that scores above ``threshold``, strongest first, in its pixels.
+
+        Raises:
+            ValueError: The network's answer is not finite.
+        """
         check_image(image)
         height, width = image.shape[:2]
         fitted = fit(image, max_side=self._max_side)
         blob = np.ascontiguousarray(fitted.transpose(2, 0, 1)[None], dtype=np.float32)
         heatmap, log_size, offset = self._session.run(_OUTPUTS, {self._input: blob})
+        check_finite(heatmap, log_size, offset)
         boxes, scores = decode_centers(heatmap[0, 0], log_size[0], offset[0], threshold=threshold)
         scale = np.array([width / fitted.shape[1], height / fitted.shape[0]] * 2, dtype=np.float32)
-        limits = np.array([width, height] * 2, dtype=np.float32)
-        boxes = np.clip(boxes * scale, 0, limits)
-        return _suppressed(boxes, scores, iou=self._nms_iou)
+        return suppressed(boxes * scale, scores, iou=self._nms_iou, width=width, height=height)
 
 
 class SecondOpinionFaceDetector:
@@ -213,19 +210,25 @@ class SecondOpinionFaceDetector:
         return opinion if _joint_probability(candidate, opinion) >= self._confirmation_threshold else None
 
     def _blazeface_score(self, crop: BgrImage, box: npt.NDArray[np.float32]) -> float:
-        """Best score of all anchors whose face lies where ``box`` is."""
+        """Best score of all anchors whose face lies where ``box`` is.
+
+        Raises:
+            ValueError: The network's answer is not finite.
+        """
         blob = cv2.dnn.blobFromImage(
             crop, 1 / 127.5, (_BLAZEFACE_SIDE, _BLAZEFACE_SIDE), (127.5, 127.5, 127.5), swapRB=True
         )
         self._blazeface.setInput(blob)
-        regressors, logits = self._blazeface.forward(["regressors", "classificators"])
-        shape = np.asarray(regressors, dtype=np.float32).reshape(len(self._anchors), -1)
+        answers = self._blazeface.forward(["regressors", "classificators"])
+        regressors, logits = (np.asarray(answer, dtype=np.float32) for answer in answers)
+        check_finite(regressors, logits)
+        shape = regressors.reshape(len(self._anchors), -1)
         centers, half = shape[:, :2] + self._anchors, shape[:, 2:4] / 2
         boxes = np.concatenate([centers - half, centers + half], axis=1)
         here = iou_matrix(boxes, box[None])[:, 0] >= _SAME_FACE_IOU
         if not here.any():
             return 0.0
-        logit = float(np.asarray(logits, dtype=np.float64).reshape(-1)[here].max())
+        logit = float(logits.reshape(-1)[here].max())
         return 1 / (1 + math.exp(-max(logit, -50.0)))
 
 
@@ -300,17 +303,3 @@ def decode_centers(
         [center_x - half_width, center_y - half_height, center_x + half_width, center_y + half_height], axis=1
     )
     return boxes.astype(np.float32), heatmap[rows, columns].astype(np.float32)
-
-
-def _suppressed(boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], *, iou: float) -> Detections:
-    """Non-maximum suppression; boxes without area are dropped."""
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    valid = np.all(sizes > 0, axis=1)
-    boxes, scores, sizes = boxes[valid], scores[valid], sizes[valid]
-    if scores.size == 0:
-        return Detections.empty()
-    left_top_size = np.concatenate([boxes[:, :2], sizes], axis=1).astype(np.float64)
-    kept = np.asarray(
-        cv2.dnn.NMSBoxes(left_top_size.tolist(), scores.tolist(), 0.0, iou), dtype=np.int64
-    ).reshape(-1)
-    return Detections(boxes[kept], scores[kept])

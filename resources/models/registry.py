@@ -220,22 +220,6 @@ WPOD_NET = ModelCard(
     input_contract="float32 [batch, 3, height, width], 0-1, sides multiples of 16",
 )
 
-_REFERENCE_MODELS = (
-    RETINAFACE_RESNET50,
-    RETINAFACE_MOBILENET,
-    EGOBLUR_FACES,
-    EGOBLUR_PLATES,
-    PADDLE_TEXT_WEIGHTS,
-    YOLO_PLATES,
-    HYPERLPR_PLATES,
-    WPOD_NET,
-)
-
-#: All known weights by name.
-MODELS: Mapping[str, ModelCard] = MappingProxyType(
-    {card.name: card for card in (CENTERFACE, BLAZEFACE, PP_OCR_DETECTOR, *_REFERENCE_MODELS)}
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class BackendSpec:

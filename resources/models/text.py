@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_matrix
+from resources.models.boxes import check_at_least, check_finite, check_thresholds
 from resources.models.images import STRIDE, check_image, fit
 from resources.models.onnx_session import cpu_session
 from resources.models.registry import PP_OCR_DETECTOR, locate
@@ -111,13 +112,8 @@ class PPOCRTextDetector:
         large_line_score: float = 0.5,
         threads: int = 0,
     ) -> None:
-        if max_side < 32:
-            raise ValueError(f"max_side: expected 32 or more, got {max_side}")
-        if not 0 < strict_score_threshold <= score_threshold < 1:
-            raise ValueError(
-                "expected strict_score_threshold above 0, not above score_threshold, and both below 1, got "
-                f"{strict_score_threshold}, {score_threshold}"
-            )
+        check_at_least("max_side", max_side, STRIDE)
+        check_thresholds(score_threshold=score_threshold, strict_score_threshold=strict_score_threshold)
         if not 0 < pixel_threshold < 1 or unclip_ratio <= 0:
             raise ValueError(
                 "expected pixel_threshold between 0 and 1 and unclip_ratio above 0, got "
@@ -191,12 +187,17 @@ class PPOCRTextDetector:
         )
 
     def _lines(self, image: BgrImage, *, max_side: int, strict: bool) -> TextLines:
-        """Lines found at one size of the network's input, in pixels of the image."""
+        """Lines found at one size of the network's input, in pixels of the image.
+
+        Raises:
+            ValueError: The network's answer is not finite.
+        """
         height, width = image.shape[:2]
         fitted = fit(image, max_side=max_side)
         normalised = (fitted.astype(np.float32) - _MEAN) / _DEVIATION
         blob = np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
         (probability,) = self._session.run(None, {self._input: blob})
+        check_finite(probability)
         score_threshold = self._strict_score_threshold if strict else self._score_threshold
         lines = lines_from_probability(
             probability[0, 0],

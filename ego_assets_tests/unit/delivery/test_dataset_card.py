@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ego_assets.delivery.card import BenchmarkRecall, dataset_card
+from ego_assets.delivery.card import BENCHMARK_RECALL, BenchmarkRecall, dataset_card
+from ego_assets.privacy.coverage import wilson_interval
 from ego_assets.schema.recall import RecallEstimate
 
 
@@ -71,3 +72,14 @@ def test_a_benchmark_figure_needs_its_interval_and_number() -> None:
             BenchmarkRecall(
                 **{"recall": 0.95, "low": 0.9, "high": 0.97, "regions": 9, "material": "x", **wrong}
             )
+
+
+@pytest.mark.parametrize("kind", ["faces", "text", "plates"])
+def test_the_stated_benchmark_figures_are_those_of_whole_regions(kind: str) -> None:
+    figure = BENCHMARK_RECALL[kind]
+    covered = round(figure.recall * figure.regions)
+    low, high = wilson_interval(covered, figure.regions)
+    rounding = 0.0005
+    assert figure.recall == pytest.approx(covered / figure.regions, abs=rounding)
+    assert (figure.low, figure.high) == (pytest.approx(low, abs=rounding), pytest.approx(high, abs=rounding))
+    assert f"{figure.regions} regions, {figure.material}" in line(dataset_card([row("blurred")]), kind)

@@ -174,6 +174,62 @@ def test_second_looks_are_limited(astronaut: Image, monkeypatch: pytest.MonkeyPa
     assert len(detector.detect([astronaut])[0]) == 3
 
 
+class BrokenNetwork:
+    """Answers as a network does whose arithmetic has broken down: with one value that is no number."""
+
+    def __init__(self, network: Any, *, output: int, value: float) -> None:
+        self._network = network
+        self._output = output
+        self._value = value
+
+    def _broken(self, outputs: Any) -> list[npt.NDArray[np.float32]]:
+        arrays = [np.array(output, np.float32) for output in outputs]
+        arrays[self._output].flat[0] = self._value
+        return arrays
+
+    def run(self, *arguments: Any) -> list[npt.NDArray[np.float32]]:
+        return self._broken(self._network.run(*arguments))
+
+    def setInput(self, blob: npt.NDArray[np.float32]) -> None:  # noqa: N802
+        self._network.setInput(blob)
+
+    def forward(self, names: list[str]) -> list[npt.NDArray[np.float32]]:
+        return self._broken(self._network.forward(names))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("output", [0, 1, 2])
+def test_a_face_network_that_answers_no_numbers_has_not_seen_nothing(
+    faces: CenterFaceDetector, monkeypatch: pytest.MonkeyPatch, output: int, value: float
+) -> None:
+    monkeypatch.setattr(faces, "_session", BrokenNetwork(faces._session, output=output, value=value))
+    with pytest.raises(ValueError, match="finite"):
+        faces.detect([np.zeros((64, 96, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("output", [0, 1])
+def test_a_second_opinion_that_is_no_number_is_none(
+    astronaut: Image, monkeypatch: pytest.MonkeyPatch, output: int, value: float
+) -> None:
+    detector = SecondOpinionFaceDetector(threads=1)
+    proposed = Detections(np.array([[182, 59, 270, 177]], np.float32), np.full(1, 0.2, np.float32))
+    monkeypatch.setattr(detector._centerface, "candidates", lambda image, *, threshold: proposed)
+    broken = BrokenNetwork(detector._blazeface, output=output, value=value)
+    monkeypatch.setattr(detector, "_blazeface", broken)
+    with pytest.raises(ValueError, match="finite"):
+        detector.detect([astronaut])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_text_network_that_answers_no_numbers_has_not_seen_nothing(
+    text: PPOCRTextDetector, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr(text, "_session", BrokenNetwork(text._session, output=0, value=value))
+    with pytest.raises(ValueError, match="finite"):
+        text.detect([page("Invoice 2041")])
+
+
 def test_a_center_is_decoded_to_the_box_it_means() -> None:
     heatmap = np.zeros((6, 8), np.float32)
     heatmap[2, 5] = 0.8

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from ego_assets.schema.errors import BackendUnavailable
-from resources.models.registry import BACKENDS, MODELS, PP_OCR_DETECTOR, ModelCard, locate
+from resources.models.registry import BACKENDS, PP_OCR_DETECTOR, ModelCard, locate
 
 SPECS = [spec for backends in BACKENDS.values() for spec in backends.values()]
+SHIPPED = {card.name: card for spec in SPECS for card in spec.models if card.shipped_in}
 
 
 @pytest.fixture
@@ -52,9 +53,7 @@ def test_a_missing_file_and_a_missing_package_say_what_to_install(shipped: Model
         locate(dataclasses.replace(shipped, shipped_in="no_such_package_anywhere"))
 
 
-@pytest.mark.parametrize(
-    "card", [card for card in MODELS.values() if card.shipped_in], ids=lambda card: card.name
-)
+@pytest.mark.parametrize("card", SHIPPED.values(), ids=SHIPPED)
 def test_the_pinned_wheels_carry_the_known_files(card: ModelCard) -> None:
     assert locate(card).stat().st_size == card.size_bytes
 

@@ -15,7 +15,7 @@ from ego_assets.media.probe import probe
 from ego_assets.media.timeline import read_timeline
 from ego_assets.privacy.config import PrivacyConfig
 from ego_assets.privacy.deidentify import PrivacyResult, deidentify
-from ego_assets.privacy.looks import PrivacyPassFailed
+from ego_assets.privacy.frames import PrivacyPassFailed
 from ego_assets.privacy.redaction import RedactionStyle, redact_frame
 from ego_assets.privacy.render import proxy_size_for
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, RegionDetector

@@ -52,7 +52,9 @@ def test_margins_in_time_are_shown_and_do_not_count() -> None:
         15: {},
     }
     [margin] = found[0]
-    assert margin == CoveredRegion(track_id=1, kind="faces", box_xyxy=(10, 10, 30, 40), counted=False)
+    assert margin == CoveredRegion(
+        track_id=1, kind="faces", box_xyxy=(10, 10, 30, 40), counted=False, group=1
+    )
 
 
 def test_what_a_person_ordered_over_a_found_region_counts_once() -> None:
@@ -63,6 +65,26 @@ def test_what_a_person_ordered_over_a_found_region_counts_once() -> None:
     ]
     found = covered_regions(tracks_table(tracks, np.arange(5, dtype=np.int64)), [0, 1])
     assert [counts_by_kind(found[number])["faces"] for number in (0, 1)] == [2, 1]
+    assert [region.group for region in found[0]] == [1, 1, 3]
+
+
+def test_regions_in_a_row_are_one_thing_only_where_they_lie_over_the_first() -> None:
+    tracks = [track(number, [0], [0], left=left) for number, left in ((1, 10), (2, 18), (3, 26))]
+    tracks.append(track(4, [0], [0], kind="text"))
+    [found] = covered_regions(tracks_table(tracks, np.arange(5, dtype=np.int64)), [0]).values()
+    assert [(region.kind, region.group) for region in found] == [
+        ("faces", 1),
+        ("faces", 1),
+        ("faces", 3),
+        ("text", 4),
+    ]
+    assert counts_by_kind(found) == {"faces": 2, "text": 1}
+
+
+def test_a_margin_over_a_counted_region_is_not_toggled_with_it() -> None:
+    tracks = [track(1, range(5), range(5)), track(2, range(5), [4])]
+    [found] = covered_regions(tracks_table(tracks, np.arange(5, dtype=np.int64)), [0]).values()
+    assert [(region.group, region.counted) for region in found] == [(1, True), (2, False)]
 
 
 def test_recall_is_the_covered_share_by_kind() -> None:

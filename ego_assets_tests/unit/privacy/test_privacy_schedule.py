@@ -33,7 +33,6 @@ def looks_of(
     config: PrivacyConfig | None = None,
     frame_rate: Fraction = Fraction(30),
     found: Detections = NOTHING,
-    every_frame: Sequence[tuple[int, int]] = (),
 ) -> dict[str, dict[int, Look]]:
     """Kind -> frame -> look over a whole clip, the last frame included."""
     schedule = LookSchedule(
@@ -41,7 +40,6 @@ def looks_of(
         config=config or PrivacyConfig(),
         frame_rate=frame_rate,
         picture_size=(1920, 1080),
-        every_frame=every_frame,
     )
     looks: dict[str, dict[int, Look]] = {kind: {} for kind in kinds}
     for index, (stamp_ns, motion) in enumerate(zip(stamps_ns, motions, strict=True)):
@@ -136,12 +134,12 @@ def test_a_cut_is_looked_at_at_once_and_again_shortly_after() -> None:
         assert [index for index in looks[kind] if 10 < index < 24] == [15, 22]
 
 
-def test_ranges_are_examined_on_every_frame_and_finely() -> None:
-    looks = looks_of(at_30_fps(60), [STILL] * 60, every_frame=[(5, 8), (20, 20)])
-    for kind in KINDS:
-        for index in (5, 6, 7, 8, 20):
-            assert looks[kind][index] == "fine"
-        assert 9 not in looks[kind] and 21 not in looks[kind]
+def test_a_line_of_text_does_not_make_every_look_a_fine_one() -> None:
+    line = Detections(np.array([[200, 500, 500, 540]], np.float32), np.array([0.9], np.float32))
+    moving = [FrameMotion(shift_x=30.0) for _ in range(90)]
+    looks = looks_of(at_30_fps(90), moving, kinds=("text",), found=line)["text"]
+    assert len(looks) >= 15
+    assert list(looks.values()).count("fine") <= 4
 
 
 def test_a_clip_of_one_frame_is_looked_at_once() -> None:
@@ -178,11 +176,6 @@ def test_frames_out_of_order_are_refused() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="faces, text, plates"):
         looks_of([0], [STILL], kinds=("hands",))
-
-
-def test_an_empty_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="every_frame"):
-        looks_of([0], [STILL], every_frame=[(4, 3)])
 
 
 @pytest.mark.parametrize(

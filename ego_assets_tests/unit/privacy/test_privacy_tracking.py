@@ -276,11 +276,11 @@ def test_a_region_that_stays_in_place_crosses_what_only_looked_like_a_cut() -> N
     assert len(track_with(camera_at(np.zeros(FRAMES), cuts=(15,)), looks_at(seen, range(0, 60, 6)))) == 1
 
 
-def test_a_weak_sighting_is_covered_up_to_the_neighbouring_looks_only() -> None:
+def test_a_weak_sighting_gets_half_of_the_margins() -> None:
     config = PrivacyConfig(margin_before_s=0.3, margin_after_s=0.3)
     box = (100.0, 100.0, 140.0, 140.0)
     (weak,) = track({24: found(box, score=0.3)}, range(0, 60, 6), config)
-    assert weak.frame_indices[[0, -1]].tolist() == [18, 30]
+    assert weak.frame_indices[[0, -1]].tolist() == [14, 34]
     (clear,) = track({24: found(box, score=0.8)}, range(0, 60, 6), config)
     assert clear.frame_indices[[0, -1]].tolist() == [9, 39]
 

@@ -12,17 +12,15 @@ import pytest
 from ego_assets.media.timeline import read_timeline
 from ego_assets.privacy.recall import CoveredRegion
 from ego_assets.privacy.review_page import (
-    KIND_WORDS,
     ReviewFrame,
     ReviewSubject,
     render_review_page,
     write_pictures,
 )
-from ego_assets.schema.corrections import PII_KINDS
 from ego_assets_tests.clips import write_clip
 
 HOSTILE = '</script><script>alert("1")</script>.mp4'
-FACE = CoveredRegion(track_id=7, kind="faces", box_xyxy=(10, 20, 30, 60), counted=True)
+FACE = CoveredRegion(track_id=7, kind="faces", box_xyxy=(10, 20, 30, 60), counted=True, group=7)
 
 
 def subject(**changes: object) -> ReviewSubject:
@@ -94,7 +92,7 @@ def test_outlines_show_what_is_covered_with_its_margin(written: tuple[Path, list
     _, frames = written
     page = render_review_page(subject(), frames, box_margin=0.5)
     assert '"box": [0.0, 0.0, 40.0, 80.0]' in page, "20 pixels wide and 40 high, cut at the picture's edge"
-    assert '"id": "14:7"' in page
+    assert '"group": "14:7"' in page
 
 
 def test_what_came_from_outside_is_escaped(written: tuple[Path, list[ReviewFrame]]) -> None:
@@ -107,7 +105,3 @@ def test_frames_outside_the_video_are_refused(tmp_path: Path) -> None:
     stamps = read_timeline(video).timestamps_ns
     with pytest.raises(ValueError, match="expected 0 to 4"):
         write_pictures(video, [5], tmp_path, timestamps_ns=stamps, regions={})
-
-
-def test_every_kind_that_can_be_ordered_can_be_marked() -> None:
-    assert {kind for _, kind in KIND_WORDS} == set(PII_KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import uuid
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ego_assets.schema.clip import Clip
-from ego_assets.schema.corrections import PII_KINDS, Correction, corrections_version
+from ego_assets.schema.corrections import PII_KINDS, Box, Correction, corrections_version, why_outside
 from ego_assets.schema.errors import UnknownClip
 from resources.corrections import CorrectionLog
 from resources.database import Database
@@ -48,6 +49,41 @@ def test_what_was_added_comes_back_in_its_order(database: Database, data: st.Dat
     assert numbers == sorted(set(numbers))
     assert log.of_clip(clip_id) == orders
     assert corrections_version(log.of_clip(clip_id)) == corrections_version(orders)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (0, 0, math.inf, 5),
+        (-math.inf, 0, 5, 5),
+        (0, math.nan, 5, 5),
+        (5, 0, 5, 5),
+        (0, 6, 5, 5),
+    ],
+)
+def test_a_box_has_finite_edges_and_an_area(box: Box) -> None:
+    with pytest.raises(ValueError, match="finite edges with left < right and top < bottom"):
+        Correction(clip_id="clip", kind="faces", first_frame=0, last_frame=3, box_xyxy=box)
+
+
+@pytest.mark.parametrize(
+    ("last_frame", "box", "named"),
+    [
+        (29, (0, 0, 64, 48), ""),
+        (30, (0, 0, 64, 48), "has 30 frames, numbered 0 to 29, so there is no frame 30"),
+        (0, (-1, 0, 64, 48), "64 x 48 pixels"),
+        (0, (0, -0.5, 64, 48), "64 x 48 pixels"),
+        (0, (0, 0, 64.5, 48), "The box 0,0,64.5,48 reaches outside"),
+        (0, (0, 0, 64, 49), "64 x 48 pixels"),
+    ],
+)
+def test_what_lies_outside_a_clip_is_named(last_frame: int, box: Box, named: str) -> None:
+    clip = Clip(clip_id="clip", source_name="clip.mp4", width=64, height=48, frame_count=30)
+    found = why_outside(clip, last_frame=last_frame, boxes_xyxy=[(1, 1, 2, 2), box])
+    assert named in found if named else found == ""
+    unknown = Clip(clip_id="clip", source_name="clip.mp4")
+    assert why_outside(unknown, last_frame=last_frame, boxes_xyxy=[box]) == ""
+    assert why_outside(unknown, last_frame=3, boxes_xyxy=[], frame_count=3) != ""
 
 
 def test_corrections_belong_to_one_clip(database: Database, new_clip: Callable[..., Clip]) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -674,6 +675,34 @@ def test_the_audit_log_keeps_what_is_written(database: Database, new_clip: NewCl
         database.write_audit(actor="", action="look")
 
 
+def test_the_audit_log_is_filtered_by_the_database(database: Database, new_clip: NewClip) -> None:
+    clip_id = new_clip().clip_id
+    for actor, action in (("cli:anna", "vault.open"), ("cli:ben", "review_open"), ("asset:x", "vault%open")):
+        database.write_audit(actor=actor, action=action, clip_id=clip_id)
+
+    def actions(**filters: Any) -> list[str]:
+        return [entry.action for entry in database.audit_log(**filters)]
+
+    assert actions(actor="ANNA") == ["vault.open"] and actions(actor="cli:") == ["vault.open", "review_open"]
+    assert actions(action="w_o") == ["review_open"] and actions(action="%") == ["vault%open"]
+    assert actions(clip_id=clip_id, actor="ben", action="open") == ["review_open"]
+    second = database.audit_log()[1].at
+    assert actions(since=second) == ["review_open", "vault%open"]
+    assert actions(since=second.astimezone(dt.timezone(dt.timedelta(hours=5)))) == [
+        "review_open",
+        "vault%open",
+    ]
+    assert actions(since=second + dt.timedelta(days=1)) == []
+
+
+def test_names_are_those_of_the_clips_asked_for(database: Database, new_clip: NewClip) -> None:
+    first, second = new_clip(), new_clip()
+    add(database, first)
+    add(database, second)
+    assert database.source_names([first.clip_id, "", "unknown"]) == {first.clip_id: first.source_name}
+    assert database.source_names([]) == {}
+
+
 @pytest.mark.parametrize("statement", ["DELETE FROM audit_log", "UPDATE audit_log SET actor = 'x'"])
 def test_the_audit_log_cannot_be_changed(database: Database, statement: str) -> None:
     database.write_audit(actor="anna", action="look")
@@ -707,6 +736,20 @@ def test_deliveries(database: Database, new_clip: NewClip) -> None:
     assert database.clip(clip_id).processing_status is ProcessingStatus.DELIVERED
     database.refresh_progress(clip_id, layer="frames", bit=0, present=True)
     assert database.clip(clip_id).processing_status is ProcessingStatus.DELIVERED
+
+
+def test_the_deliveries_of_a_clip(database: Database, new_clip: NewClip) -> None:
+    first, second = add(database, new_clip()), add(database, new_clip())
+    deliver(database, {first: {"frames": "v1"}, second: {"frames": "w1"}})
+    deliver(database, {second: {"frames": "w2"}}, version="2")
+    deliver(database, {first: {"frames": "v2"}}, version="3")
+    found = database.deliveries_of(first)
+    assert [(made.version, held.data_versions) for made, held in found] == [
+        ("1", {"frames": "v1"}),
+        ("3", {"frames": "v2"}),
+    ]
+    assert {held.clip_id for _, held in found} == {first}
+    assert database.deliveries_of(new_clip().clip_id) == []
 
 
 def test_a_delivery_of_an_unknown_clip_leaves_nothing(database: Database, new_clip: NewClip) -> None:

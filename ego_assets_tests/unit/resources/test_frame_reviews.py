@@ -79,6 +79,37 @@ def test_all_or_nothing_is_recorded(database: Database, clip_id: str) -> None:
     assert log.reviews() == [] and database.audit_log(clip_id) == []
 
 
+def test_the_clips_are_locked_first_and_in_one_order(
+    database: Database, new_clip: NewClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = sorted([new_clip().clip_id, new_clip().clip_id])
+    for clip_id in clips:
+        database.add_clip(Clip(clip_id=clip_id, source_name="clip.mp4"))
+    log, locked = FrameReviewLog(database), []
+    lock = database.lock_clip
+
+    def observed(clip_id: str) -> None:
+        locked.append((clip_id, [item.clip_id for item in log.reviews(clip_id=clip_id)]))
+        lock(clip_id)
+
+    monkeypatch.setattr(database, "lock_clip", observed)
+    log.record([review(clip_id, 3) for clip_id in reversed(clips)])
+    assert locked == [(clip_id, []) for clip_id in clips]
+
+
+def test_only_sampled_frames_of_the_clips_asked_for_are_read(database: Database, new_clip: NewClip) -> None:
+    first, second = new_clip(), new_clip()
+    database.add_clip(first)
+    database.add_clip(second)
+    log = FrameReviewLog(database)
+    log.record([review(first.clip_id, 3), review(first.clip_id, 4, sampled=False), review(second.clip_id, 5)])
+    assert [item.frame_index for item in log.sampled([first.clip_id, "unknown"])] == [3]
+    many = [str(number) for number in range(1100)]
+    both = log.sampled([*many, second.clip_id, first.clip_id])
+    assert sorted(item.frame_index for item in both) == [3, 5]
+    assert log.sampled([]) == []
+
+
 def test_many_frames_are_replaced_at_once(database: Database, clip_id: str) -> None:
     log = FrameReviewLog(database)
     frames = [review(clip_id, number) for number in range(1100)]

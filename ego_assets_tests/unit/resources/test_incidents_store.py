@@ -107,12 +107,18 @@ def test_a_clip_is_processed_only_when_an_incident_withdrew_it_and_its_leak_is_i
     assert "withdrawn" in (refusal() or ""), "the words alone open nothing"
     number = add(log, clip.clip_id)
     assert "not all in quarantine" in (refusal() or "")
-    assert database.open_incident(clip.clip_id, quarantined=False) == number
+    assert database.open_incident(clip.clip_id, leaking_only=True) == number
+    assert database.standing(clip.clip_id).is_stopped
     log.record_quarantined(number, versions=[], deliveries=[])
     assert refusal() is None
-    assert database.open_incident(clip.clip_id, quarantined=True) == number
+    assert database.open_incident(clip.clip_id, leaking_only=True) is None
+    assert database.open_incident(clip.clip_id) == number
+    standing = database.standing(clip.clip_id)
+    assert not standing.is_stopped and not standing.withdrawn
     database.update_clip(clip.clip_id, withdrawn_reason="the collector asked for it")
     assert "the collector asked" in (refusal() or "")
+    standing = database.standing(clip.clip_id)
+    assert standing.is_stopped and standing.withdrawn
 
 
 def test_forgotten_layers_count_as_never_run(database: Database, clip: Clip) -> None:

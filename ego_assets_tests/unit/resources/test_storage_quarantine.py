@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import stat
+import tempfile
 import uuid
 from pathlib import Path
 
 import pytest
 
 from ego_assets.schema.artifact import ArtifactDocument
+from ego_assets.schema.errors import TransientError
 from resources.storage import ArtifactStore
 from resources.vault import QUARANTINE, Vault, VaultError
 
@@ -69,7 +71,7 @@ def test_every_version_moves_into_the_vault_and_no_other_clip_does(
 
 def test_the_current_version_is_not_moved(store: ArtifactStore) -> None:
     made = commit(store, "good")
-    with pytest.raises(ValueError, match="revoke it first"):
+    with pytest.raises(TransientError, match="is the current one"):
         store.move_version(CLIP, "frames", made.version_id, take=lambda folder: None)
     store.verify(made)
 
@@ -115,6 +117,36 @@ def test_what_is_being_made_of_a_clip_is_removed(store: ArtifactStore) -> None:
         assert theirs.path("video.mp4").read_text() == "fine"
         with pytest.raises((ValueError, OSError)):
             mine.commit(config={}, inputs={})
+
+
+def test_downloads_that_a_killed_process_left_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = ArtifactStore(f"memory://{uuid.uuid4().hex}/store")
+    made, other = commit(store, "leak"), commit(store, "fine", clip_id=OTHER)
+    # What a process leaves that is killed here: nobody cleans up after it.
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "__exit__", lambda *arguments: None)
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "_cleanup", lambda *arguments, **options: None)
+    with store.local_path(other, "video.mp4") as kept:
+        pass
+    with store.local_path(made, "video.mp4") as left:
+        assert left.read_text() == "leak"
+    store.revoke(CLIP, "frames")
+    with pytest.raises(KeyboardInterrupt):
+        store.move_version(CLIP, "frames", made.version_id, take=interrupted)
+
+    def leaking() -> list[Path]:
+        return [path for path in tmp_path.rglob("*") if path.is_file() and "leak" in path.read_text()]
+
+    assert len(leaking()) == 3, "one file that was read, and a version of two files"
+    assert store.discard_staging(CLIP) == 2
+    assert leaking() == []
+    assert kept.read_text() == "fine"
+
+
+def interrupted(folder: Path) -> None:
+    raise KeyboardInterrupt
 
 
 # --- the vault's side ---------------------------------------------------------------------------------

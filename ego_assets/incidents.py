@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ego_assets.execution import stopping_verdicts
 from ego_assets.planning import ClipPlan, LayerPlan, plan_clip
-from ego_assets.reviewing import remove_review_pages
+from ego_assets.reviewing import remove_review_pages, settle_privacy_status
 from ego_assets.schema.clip import PRIVACY_LAYER
 from ego_assets.schema.corrections import Box, Correction, PiiKind, check_box, why_outside
 from ego_assets.schema.errors import ArtifactCorrupted, EgoAssetsError
@@ -263,6 +263,8 @@ class IncidentDesk:
                 for item in self.database.review_items("open", clip.clip_id):
                     if item.layer == REVIEW_SOURCE:
                         self.database.resolve_review_item(item.id, resolution=note, actor=actor)
+            # Its random sample may have been looked at meanwhile.
+            settle_privacy_status(clip.clip_id, database=self.database, store=self.store)
             self._audit(incident, "incident.resolve", note, actor=actor)
         return incident
 

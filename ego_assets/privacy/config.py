@@ -63,8 +63,7 @@ class PrivacyConfig:
     #: Where boxes do not overlap, a detection still continues a track when its centre lies within this many
     #: box sizes and its area within a factor of two: a turning head moves a small box by more than its width.
     track_reach_sizes: float = 1.5
-    #: Beyond both ends of a track its velocity is followed for this many box sizes; after two sightings only, which
-    #: may be two regions, for ``track_reach_sizes``.
+    #: Beyond both ends of a track its velocity is followed for this many box sizes.
     track_follow_sizes: float = 8.0
     #: A region that is not seen for longer starts a new track; shorter gaps stay covered. People turn to profile
     #: for seconds, where the detector loses them; 3 s instead of 1.5 s adds 0.3 % of redacted area.

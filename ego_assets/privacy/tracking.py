@@ -40,6 +40,9 @@ _OVERSHOOT = 1.5
 _STRAIGHT_S = 0.4
 #: Detections of one frame at two scales that overlap by more are one region.
 _SAME_REGION_IOU = 0.5
+#: Box sizes for which the velocity of only two sightings is followed: they may be two regions, and a face that moves
+#: is looked at again on the very next frames.
+_TWO_SIGHTINGS_REACH = 0.5
 #: Share of the margins in time that a region gets whose every sighting was weak: most are none.
 _WEAK_MARGIN_SHARE = 0.5
 #: Score of regions that people order to be covered.
@@ -446,7 +449,7 @@ def _fill(
         (frames > seen_frames[-1], seen_times[-1], sightings[::-1]),
     ):
         velocity = _end_velocity(ordered)
-        reach = config.track_follow_sizes if len(sightings) > 2 else config.track_reach_sizes
+        reach = config.track_follow_sizes if len(sightings) > 2 else _TWO_SIGHTINGS_REACH
         _extend(boxes, outside, (times - end)[:, None] * velocity[None], reach)
     _widen(boxes, times, seen_times, config)
     boxes = np.clip(boxes + context.offsets[frames], 0, np.array(size * 2))

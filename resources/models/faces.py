@@ -96,7 +96,8 @@ class CenterFaceDetector:
         check_image(image)
         height, width = image.shape[:2]
         fitted = fit(image, max_side=self._max_side)
-        blob = np.ascontiguousarray(fitted.transpose(2, 0, 1)[None], dtype=np.float32)
+        # The network was trained on RGB.
+        blob = np.ascontiguousarray(fitted[..., ::-1].transpose(2, 0, 1)[None], dtype=np.float32)
         heatmap, log_size, offset = self._session.run(_OUTPUTS, {self._input: blob})
         check_finite(heatmap, log_size, offset)
         boxes, scores = decode_centers(heatmap[0, 0], log_size[0], offset[0], threshold=threshold)
@@ -132,10 +133,10 @@ class SecondOpinionFaceDetector:
         self,
         *,
         max_side: int = 960,
-        score_threshold: float = 0.3,
-        candidate_threshold: float = 0.08,
-        confirmation_threshold: float = 0.2,
-        strict_score_threshold: float = 0.12,
+        score_threshold: float = 0.4,
+        candidate_threshold: float = 0.12,
+        confirmation_threshold: float = 0.3,
+        strict_score_threshold: float = 0.15,
         max_candidates: int = 8,
         nms_iou: float = 0.3,
         threads: int = 0,

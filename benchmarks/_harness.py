@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -87,19 +86,13 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - before
 
 
-def child_usage(command: list[str], *, quiet: bool = False) -> resource.struct_rusage:
-    """What a command used; ``quiet`` hides what it prints."""
+def child_cpu_seconds(command: list[str], *, quiet: bool = False) -> float:
+    """CPU seconds of a command and its children; ``quiet`` hides what it prints."""
     actions = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)] if quiet else []
     pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
     _, status, usage = os.wait4(pid, 0)
     if status != 0:
         raise RuntimeError(f"{command} ended with status {status}")
-    return usage
-
-
-def child_cpu_seconds(command: list[str], *, quiet: bool = False) -> float:
-    """CPU seconds of a command and its children."""
-    usage = child_usage(command, quiet=quiet)
     return usage.ru_utime + usage.ru_stime
 
 

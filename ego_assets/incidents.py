@@ -475,6 +475,7 @@ class IncidentDesk:
 
     def _correct(self, incident: Incident, quarantine: Quarantine, plan: ClipPlan) -> Incident:
         """Record that nothing is left to make; a run that was killed may have left versions from before."""
+        self.store.discard_staging(incident.clip_id)
         made = []
         for spec in layers_that_show(self.specs):
             try:

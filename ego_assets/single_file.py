@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
     from ego_assets.schema.gates import GateResult
     from ego_assets.schema.vocabulary import AudioPolicy, RedactionMethod
     from ego_assets.settings import Settings
+
+_WORKSHOP_PREFIX = ".ego-assets-blur-"
 
 #: Kinds that `blur` and `detect` look for.
 TASKS = ("faces", "text", "plates")
@@ -85,12 +92,8 @@ def blur_file(
     models = open_models(settings.profile, settings.models)
     config = PrivacyConfig(method=redaction, audio=audio)
     timeline = read_timeline(source)
-    # Hidden, in the same folder: renaming it into place is one step. The name is fixed, so that the next run
-    # replaces what a killed one left, and nobody else may read it before it has been judged.
-    unfinished = target.with_name(f".{target.stem}.unfinished.mp4")
-    unfinished.unlink(missing_ok=True)
-    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    try:
+    with _workshop(target.parent) as folder:
+        unfinished = folder / "video.mp4"
         result = deidentify(
             source,
             probe=probe(source),
@@ -111,10 +114,7 @@ def blur_file(
             raise NotReleased(
                 f"{source.name} was not released, and no video was written. {' '.join(failed)}{_places(result)}"
             )
-        unfinished.chmod(_usual_mode())
         unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return BlurredFile(path=target, report=result.report, verdicts=verdicts)
 
 
@@ -130,11 +130,33 @@ def _places(result: PrivacyResult) -> str:
     )
 
 
-def _usual_mode() -> int:
-    """Permissions of a new file under the process's mask."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+@contextmanager
+def _workshop(parent: Path) -> Iterator[Path]:
+    """A folder beside the result that nobody else may read: what lies there was not judged yet.
+
+    It is on the same file system, so that the result is renamed into place in one step. What killed runs left is
+    removed; the lock tells it from the folder of a run that goes on.
+    """
+    for left in parent.glob(f"{_WORKSHOP_PREFIX}*"):
+        with suppress(OSError), _locked(left):
+            shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=_WORKSHOP_PREFIX, dir=parent))
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the only lock on a folder; ``BlockingIOError`` where another process does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def detect_in_image(path: Path, *, settings: Settings) -> dict[str, Any]:
@@ -184,6 +206,8 @@ def _check_paths(source: Path, target: Path, report: Path | None, *, overwrite: 
             raise ConfigurationError(f"The folder {path.parent} does not exist. Make it first.")
         if path.resolve() == source.resolve() or (path.exists() and path.samefile(source)):
             raise ConfigurationError(f"{path} is the original itself. Give the result another name.")
+        if path.is_dir():
+            raise ConfigurationError(f"{path} is a folder. Give the name of a file.")
         if path.exists() and not overwrite:
             raise ConfigurationError(f"{path} exists. Choose another name, or replace it with --overwrite.")
     if report is not None and report.resolve() == target.resolve():

@@ -428,7 +428,10 @@ class _LocalFiles:
 
     def new_staging_folder(self, clip_id: str) -> Path:
         folder = self._root / STAGING / f"{clip_id}.{uuid.uuid4().hex}"
-        folder.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # What lies here was not judged yet: nobody else may read it.
+        folder.parent.chmod(0o700)
+        folder.mkdir()
         return folder
 
     def staging_folders(self) -> list[Path]:

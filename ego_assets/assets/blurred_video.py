@@ -88,10 +88,10 @@ SPEC = LayerSpec(
 
 def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Run the privacy pass with the detectors of the profile."""
-    tasks = (
-        *REQUIRED_TASKS,
-        *(("plates",) if plates_expected(work.clip, work.platform_settings.plates) else ()),
-    )
+    # Where somebody saw a plate that was not covered, they are looked for whatever the clip says of itself.
+    seen = any(order.kind == "plates" for order in work.corrections)
+    plates = seen or plates_expected(work.clip, work.platform_settings.plates)
+    tasks = (*REQUIRED_TASKS, *(("plates",) if plates else ()))
     detectors = {task: work.models.detector(task) for task in tasks}
     checking = {task: work.models.detector(task, leak_check=True) for task in tasks}
     return render(work, staged, detectors=detectors, leak_detectors=checking)

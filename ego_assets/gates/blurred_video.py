@@ -150,7 +150,7 @@ def _judge_deidentified(
     }
     if problems:
         return DEIDENTIFIED.failed(
-            f"The blurred clip may not be used: {'; '.join(problems)}. Materialize blurred_video again.",
+            f"The blurred clip may not be used: {'; '.join(problems)}. Run it again.",
             value=None,
             **details,
         )
@@ -164,7 +164,8 @@ def _judge_deidentified(
 def _judge_leaks(checked_frames: int | None, repaired: int, remaining: int) -> GateResult:
     if checked_frames is None:
         return NO_LEAK.not_evaluated(
-            "The clip was declared to be de-identified already: nobody looked for what is left."
+            "Nobody examined the finished video: the clip was declared to be de-identified already, or the "
+            "settings leave the check out."
         )
     details: dict[str, object] = {"examined_frames": checked_frames, "repaired": repaired}
     if remaining > NO_LEAK.limit:

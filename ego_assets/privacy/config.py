@@ -97,7 +97,7 @@ class PrivacyConfig:
 
     #: `blur`, `pixelate` (cells as large as a face) or `solid` (a neutral grey). All three leave a face no closer
     #: to its original than to others; only `solid` hides its mean brightness too, by which the right one of
-    #: 109 pictures is found in 4 % of cases (chance 1 %), and in 39 % before a background that the matcher knows.
+    #: 109 pictures is found in 4 % of cases (chance 1 %), and in 38 % before a background that the matcher knows.
     method: RedactionMethod = "blur"
     #: Each side of a box moves out by this share of the box's width or height. Guide: 20 %.
     box_margin: float = 0.2

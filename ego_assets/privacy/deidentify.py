@@ -24,6 +24,7 @@ from ego_assets.privacy.examine import (
     detectors_for,
     examine,
 )
+from ego_assets.privacy.frames import PrivacyPassFailed
 from ego_assets.privacy.leaks import LEAK_KINDS, Leak, LeakCheck, find_leaks, leak_check_frames
 from ego_assets.privacy.render import Rendering, proxy_size_for, render
 from ego_assets.privacy.report import PiiReport, build_report
@@ -101,19 +102,25 @@ def deidentify(
     Raises:
         PrivacyPassFailed: A detector failed on a frame, or the two passes over the clip disagree.
         MediaError: The clip cannot be decoded or encoded.
-        ValueError: No detector, or one for an unknown kind.
+        ValueError: No detector, one for an unknown kind, or none that can examine the finished video.
     """
+    config = config or PrivacyConfig()
+    leak_detectors = detectors if leak_detectors is None else leak_detectors
     if not detectors and not already_deidentified:
         raise ValueError("detectors: expected at least one, got none")
+    if not already_deidentified and config.leak_looks_per_s and not set(LEAK_KINDS) & set(leak_detectors):
+        raise ValueError(
+            f"leak_detectors: expected one of {', '.join(LEAK_KINDS)}, got {list(leak_detectors)}"
+        )
     privacy_pass = _PrivacyPass(
         source,
         probe=probe,
         timeline=timeline,
         paths=(video_path, proxy_path),
         detectors=detectors,
-        leak_detectors=detectors if leak_detectors is None else leak_detectors,
+        leak_detectors=leak_detectors,
         leak_settings=leak_settings or {},
-        config=config or PrivacyConfig(),
+        config=config,
         progress=progress,
     )
     try:
@@ -211,12 +218,16 @@ class _PrivacyPass:
         )
 
     def _within(self, corrections: Sequence[Correction], timeline: Timeline) -> list[Correction]:
-        """The orders that concern the clip's frames, cut off at its end."""
+        """The orders within the clip's frames: one beyond its end, which lost frames can cause, covers its last one."""
         last_frame = timeline.frame_count - 1
         return [
-            replace(order, last_frame=min(order.last_frame, last_frame))
+            replace(
+                order,
+                first_frame=min(order.first_frame, last_frame),
+                last_frame=min(order.last_frame, last_frame),
+            )
             for order in corrections
-            if order.first_frame <= last_frame
+            if last_frame >= 0
         ]
 
     def _with_orders(
@@ -249,9 +260,16 @@ class _PrivacyPass:
                 for track in found
                 if track.kind in taken or any(_touches(track, order) for order in widened)
             ]
-        tracks += correction_tracks(
+        ordered = correction_tracks(
             widened, frame_count=examined.timeline.frame_count, width=self.size[0], height=self.size[1]
         )
+        if len(ordered) < len(widened):
+            raise PrivacyPassFailed(
+                f"{len(widened) - len(ordered)} of {len(widened)} orders to cover something name a place outside the "
+                f"picture of {self.size[0]}x{self.size[1]} pixels. Nothing was written. Order it again with a place "
+                "inside the picture, or without one."
+            )
+        tracks += ordered
         return [replace(track, track_id=number) for number, track in enumerate(tracks, start=1)]
 
     def _config_of_leak_check(self) -> PrivacyConfig:

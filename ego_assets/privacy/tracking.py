@@ -306,7 +306,7 @@ def correction_tracks(
     """What people ordered to be covered, as tracks: the box, or the whole picture where none is given.
 
     Args:
-        corrections: The orders. Leave out those without a box whose frames are searched anew instead.
+        corrections: The orders.
         frame_count: Frames of the clip; orders beyond its end are cut off.
         width: Width of the upright picture in pixels.
         height: Height of the upright picture in pixels.

@@ -93,6 +93,20 @@ def test_an_order_makes_the_layer_pending_and_is_covered(
     assert not run(project, clip_id), "the order is carried out"
 
 
+def test_an_order_for_a_plate_looks_for_plates_whatever_the_settings_say(
+    project: Project, clip_id: str
+) -> None:
+    assert run(project, clip_id)
+    assert "plates" not in report_of(project, clip_id)["kinds"]
+    project.services.corrections.add(
+        Correction(
+            clip_id=clip_id, kind="plates", first_frame=4, last_frame=5, box_xyxy=(20.0, 10.0, 60.0, 50.0)
+        )
+    )
+    assert run(project, clip_id)
+    assert "plates" in report_of(project, clip_id)["kinds"]
+
+
 @pytest.mark.parametrize(
     ("location", "activity", "setting", "expected"),
     [

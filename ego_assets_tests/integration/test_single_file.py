@@ -74,7 +74,9 @@ def test_nothing_is_written_when_a_gate_fails(
 
     leak = Leak(kind="faces", frame_index=3, box_xyxy=(10, 10, 40, 40), score=0.9)
     monkeypatch.setattr("ego_assets.privacy.deidentify.find_leaks", lambda *_, **__: [leak])
-    Path(".out.unfinished.mp4").write_bytes(b"left by a killed run")
+    left = Path(".ego-assets-blur-killed")
+    left.mkdir()
+    (left / "video.mp4").write_bytes(b"left by a killed run")
     result = runner.invoke(app, ["blur", str(clip), "out.mp4", "--report", "report.json"])
     assert result.exit_code != 0
     assert "not released" in str(result.exception) and "faces on frame 3" in str(result.exception)
@@ -102,6 +104,18 @@ def test_wrong_paths_are_named(clip: Path, arguments: list[str], said: str) -> N
     assert Path("taken.mp4").read_bytes() == b"precious"
     assert result.exit_code != 0 and said in str(result.exception)
     assert clip.read_bytes() == before
+
+
+def test_the_folder_of_a_run_that_goes_on_is_left_alone(tmp_path: Path) -> None:
+    from ego_assets.single_file import _workshop
+
+    with _workshop(tmp_path) as first:
+        (first / "video.mp4").write_bytes(b"at work")
+        assert first.stat().st_mode & 0o077 == 0
+        with _workshop(tmp_path) as second:
+            assert second != first
+        assert (first / "video.mp4").read_bytes() == b"at work"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pictures_are_searched_in_their_own_pixels(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +19,8 @@ from ego_assets.media.timeline import read_timeline
 from ego_assets.privacy.config import PrivacyConfig
 from ego_assets.privacy.deidentify import PrivacyResult, deidentify
 from ego_assets.privacy.frames import PrivacyPassFailed
-from ego_assets.privacy.leaks import find_leaks, leak_check_frames
+from ego_assets.privacy.leaks import _MOST_DETAIL, _detail, find_leaks, leak_check_frames
+from ego_assets.privacy.redaction import blurred
 from ego_assets.privacy.tracking import RegionIndex
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
 from ego_assets.schema.gates import GateOutcome
@@ -170,6 +172,16 @@ def test_a_clip_that_nobody_looked_at_is_not_judged() -> None:
         leaks_remaining=0,
     )
     assert {v.spec.name: v.outcome for v in verdicts}["no_leak"] is GateOutcome.NOT_EVALUATED
+
+
+@pytest.mark.parametrize("side", [24, 60, 300, 600, 1080])
+def test_a_face_shows_detail_at_every_size_and_a_covered_one_none(side: int) -> None:
+    picture = textures.installed_picture("astronaut.png")
+    left, top, right, bottom = (int(value) for value in textures.PORTRAIT_FACE_XYXY)
+    face = cv2.cvtColor(picture[top:bottom, left:right], cv2.COLOR_BGR2GRAY)
+    area = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
+    assert _detail(area) > 2 * _MOST_DETAIL
+    assert _detail(blurred(area, sigma=max(30.0, 0.75 * side))) < 1
 
 
 def portrait_video(path: Path) -> Path:

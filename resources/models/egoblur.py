@@ -39,13 +39,13 @@ class _EgoBlurDetector:
     def __init__(
         self,
         *,
-        models_dir: Path | None,
-        longer_side: int,
-        score_threshold: float,
-        strict_score_threshold: float,
-        nms_iou: float,
-        device: str,
-        batch_size: int,
+        models_dir: Path | None = None,
+        longer_side: int = 1200,
+        score_threshold: float = 0.3,
+        strict_score_threshold: float = 0.1,
+        nms_iou: float = 0.5,
+        device: str = "auto",
+        batch_size: int = 4,
     ) -> None:
         check_thresholds(
             score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=nms_iou
@@ -145,51 +145,9 @@ class EgoBlurFaceDetector(_EgoBlurDetector):
     _card = EGOBLUR_FACES
     _class = 0
 
-    def __init__(
-        self,
-        *,
-        models_dir: Path | None = None,
-        longer_side: int = 1200,
-        score_threshold: float = 0.3,
-        strict_score_threshold: float = 0.1,
-        nms_iou: float = 0.5,
-        device: str = "auto",
-        batch_size: int = 4,
-    ) -> None:
-        super().__init__(
-            models_dir=models_dir,
-            longer_side=longer_side,
-            score_threshold=score_threshold,
-            strict_score_threshold=strict_score_threshold,
-            nms_iou=nms_iou,
-            device=device,
-            batch_size=batch_size,
-        )
-
 
 class EgoBlurPlateDetector(_EgoBlurDetector):
     """Number plates, by EgoBlur Gen2. Arguments as of :class:`EgoBlurFaceDetector`; EgoBlur publishes 0.745."""
 
     _card = EGOBLUR_PLATES
     _class = 1
-
-    def __init__(
-        self,
-        *,
-        models_dir: Path | None = None,
-        longer_side: int = 1200,
-        score_threshold: float = 0.3,
-        strict_score_threshold: float = 0.1,
-        nms_iou: float = 0.5,
-        device: str = "auto",
-        batch_size: int = 4,
-    ) -> None:
-        super().__init__(
-            models_dir=models_dir,
-            longer_side=longer_side,
-            score_threshold=score_threshold,
-            strict_score_threshold=strict_score_threshold,
-            nms_iou=nms_iou,
-            device=device,
-            batch_size=batch_size,
-        )

@@ -50,14 +50,14 @@ class _RetinaFaceDetector:
     def __init__(
         self,
         *,
-        models_dir: Path | None,
-        max_side: int,
-        large_face_side: int,
-        score_threshold: float,
-        strict_score_threshold: float,
-        nms_iou: float,
-        device: str,
-        batch_size: int,
+        models_dir: Path | None = None,
+        max_side: int = 1280,
+        large_face_side: int = 320,
+        score_threshold: float = 0.3,
+        strict_score_threshold: float = 0.1,
+        nms_iou: float = 0.4,
+        device: str = "auto",
+        batch_size: int = 8,
     ) -> None:
         check_thresholds(
             score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=nms_iou
@@ -205,29 +205,6 @@ class RetinaFaceResNet50Detector(_RetinaFaceDetector):
     _backend = "retinaface_resnet50"
     _prior_sides = ((16, 32), (64, 128), (256, 512))
 
-    def __init__(
-        self,
-        *,
-        models_dir: Path | None = None,
-        max_side: int = 1280,
-        large_face_side: int = 320,
-        score_threshold: float = 0.3,
-        strict_score_threshold: float = 0.1,
-        nms_iou: float = 0.4,
-        device: str = "auto",
-        batch_size: int = 8,
-    ) -> None:
-        super().__init__(
-            models_dir=models_dir,
-            max_side=max_side,
-            large_face_side=large_face_side,
-            score_threshold=score_threshold,
-            strict_score_threshold=strict_score_threshold,
-            nms_iou=nms_iou,
-            device=device,
-            batch_size=batch_size,
-        )
-
     def _make_network(self) -> Any:
         network: Callable[..., Any] = importlib.import_module("retinaface.network").RetinaFace
         return network(
@@ -264,29 +241,6 @@ class RetinaFaceMobileNetDetector(_RetinaFaceDetector):
     _card = RETINAFACE_MOBILENET
     _backend = "retinaface_mobilenet"
     _prior_sides = ((10, 20), (32, 64), (128, 256))
-
-    def __init__(
-        self,
-        *,
-        models_dir: Path | None = None,
-        max_side: int = 1280,
-        large_face_side: int = 320,
-        score_threshold: float = 0.3,
-        strict_score_threshold: float = 0.1,
-        nms_iou: float = 0.4,
-        device: str = "auto",
-        batch_size: int = 8,
-    ) -> None:
-        super().__init__(
-            models_dir=models_dir,
-            max_side=max_side,
-            large_face_side=large_face_side,
-            score_threshold=score_threshold,
-            strict_score_threshold=strict_score_threshold,
-            nms_iou=nms_iou,
-            device=device,
-            batch_size=batch_size,
-        )
 
     def _make_network(self) -> Any:
         from resources.models.torch_networks import RetinaFaceMobileNet

@@ -96,7 +96,7 @@ def transcode(clip: Path, target: Path, *, frames: int | None = None) -> None:
 
 def detectors(*, threads: int = 0, leak_check: bool = False) -> dict[str, RegionDetector]:
     """Faces, text and plates of the local profile, or those that examine the finished video."""
-    from resources.profiles import BackendConfig, Profile, build_detector, load_profile
+    from resources.profiles import BackendConfig, Profile, build_backend, load_profile
 
     profile = load_profile("local")
     chosen = {**profile.backends, **(profile.leak_check if leak_check else {})}
@@ -107,7 +107,7 @@ def detectors(*, threads: int = 0, leak_check: bool = False) -> dict[str, Region
         for task in ("faces", "text", "plates")
     }
     changed = Profile(name="benchmark", backends=backends)
-    return {task: build_detector(changed, task) for task in backends}
+    return {task: build_backend(changed, task) for task in backends}
 
 
 def redact(

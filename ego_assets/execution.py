@@ -30,10 +30,12 @@ from ego_assets.schema.errors import (
     UnknownClip,
 )
 from ego_assets.schema.gates import GateOutcome, GateResult
+from ego_assets.schema.ladder import Rung
 from ego_assets.schema.layers import COMPLETED, LayerSpec
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk, VaultPurpose
 
 if TYPE_CHECKING:
+    from ego_assets.media.sampling import SampledFrames
     from ego_assets.settings import EnrichmentSettings, Settings
     from resources.corrections import CorrectionLog
     from resources.database import Database, GateRecord
@@ -51,6 +53,14 @@ class Models(Protocol):
 
     def detector(self, task: str, *, leak_check: bool = False) -> RegionDetector:
         """The detection backend for ``faces``, ``text`` or ``plates``; or the one for the leak check."""
+        ...
+
+    def ladder(self, task: str) -> Sequence[Rung[Any]]:
+        """The attempts at an enrichment task, in order, as implementations of the task's protocol in ``schema``."""
+        ...
+
+    def frames_per_second(self, task: str) -> float | None:
+        """Rate at which the profile wants a task to look at a clip; ``None`` for every frame."""
         ...
 
     def settings(self, tasks: Iterable[str], *, leak_check: bool = False) -> Mapping[str, Mapping[str, Any]]:
@@ -122,6 +132,16 @@ class LayerOutcome:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     attempts: int = 1
     duration_s: float = 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the layer is there and everything was judged that decides whether it can be used."""
+        judged = all(
+            verdict.outcome is not GateOutcome.NOT_EVALUATED
+            for verdict in self.gates
+            if verdict.spec.blocking
+        )
+        return self.state is LayerState.COMMITTED and judged
 
     @property
     def lets_clip_pass(self) -> bool:
@@ -316,6 +336,20 @@ class ClipWork:
 
         return BlurredClip(clip=self.clip, artifact=document, local_path=local_path)
 
+    def frames_per_second(self, task: str) -> float | None:
+        """Rate at which a task looks at the clip; ``None`` for every frame."""
+        rates = self.settings.layer_frames_per_second
+        return rates[task] if task in rates else self.models.frames_per_second(task)
+
+    @contextlib.contextmanager
+    def sampled_frames(self, task: str) -> Iterator[SampledFrames]:
+        """The frames of the de-identified video that a task looks at, on its time grid; reports progress."""
+        from ego_assets.media.sampling import sample_frames
+
+        name = "video.mp4" if self.settings.enrichment_input == "full" else "proxy.mp4"
+        with self.blurred().local_path(name) as path:
+            yield sample_frames(path, frames_per_second=self.frames_per_second(task), progress=self.progress)
+
     def open_original(self, purpose: VaultPurpose) -> AbstractContextManager[BinaryIO]:
         """Open the original for a stated purpose; audited, and impossible after the privacy pass."""
         if not self.spec.reads_original or self._services.vault is None:
@@ -448,7 +482,9 @@ def _attempt(
     )
     reviews = list(draft.reviews)
     if blocking:
-        reviews.append(ReviewRequest(kind=ReviewKind.GATE_FAILED, risk=ReviewRisk.HIGH, reason=reason))
+        # Without a layer that it can do without, a clip may be delivered.
+        risk = ReviewRisk.HIGH if spec.essential else ReviewRisk.NORMAL
+        reviews.append(ReviewRequest(kind=ReviewKind.GATE_FAILED, risk=risk, reason=reason))
     try:
         with database.transaction():
             # Once more, now that nobody can order anything in between.
@@ -547,9 +583,7 @@ def _record(
             )
         for correction in outcome.draft.corrections if outcome.draft is not None else ():
             CorrectionLog(database).add(correction)
-        database.refresh_progress(
-            clip_id, layer=spec.name, bit=spec.bit, present=outcome.state is LayerState.COMMITTED
-        )
+        database.refresh_progress(clip_id, layer=spec.name, bit=spec.bit, present=outcome.is_complete)
         database.update_clip(clip_id, **updates)
 
 

@@ -6,15 +6,34 @@ need no account, no GPU and no download, and keep all data below one folder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ego_assets.schema.errors import ConfigurationError
+from ego_assets.schema.masks import MASK_VOCABULARIES
 from ego_assets.schema.vocabulary import AudioPolicy, PlatesPolicy, RedactionMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSettings:
+    """How captions are asked for; see the fields of :class:`Settings` that begin with ``caption_``."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    models: tuple[str, ...]
+    prompts_file: Path | None
+    interval_s: float
+    concurrency: int
+    requests_per_minute: float
+    timeout_s: float
+    max_retries: int
+    usd_per_million_prompt_tokens: float
+    usd_per_million_completion_tokens: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +44,23 @@ class EnrichmentSettings:
         frames_per_second: Rate of the JPEG frames.
         frames_input: ``proxy`` or ``full``.
         lossless_frames_per_second: Rate of the lossless subsample; 0 leaves it out.
+        enrichment_input: Which video the other layers read, ``proxy`` or ``full``.
+        layer_frames_per_second: Task to rate, where it is not the profile's.
+        depth_baseline_m: Median distance the camera moves between neighbouring depth frames; ``None`` where unknown.
+        mask_vocabulary: Categories that masks may have.
+        action_labels: Activities to report; empty for all that the backend knows.
+        captions: How captions are asked for.
     """
 
     frames_per_second: float
     frames_input: str
     lossless_frames_per_second: float
+    enrichment_input: str
+    layer_frames_per_second: Mapping[str, float]
+    depth_baseline_m: float | None
+    mask_vocabulary: tuple[str, ...]
+    action_labels: tuple[str, ...]
+    captions: CaptionSettings
 
 
 class Settings(BaseSettings):
@@ -97,6 +128,77 @@ class Settings(BaseSettings):
         le=60,
         description="Rate of the lossless 16-bit PNG subsample; 0 leaves it out (the guide: 5).",
     )
+    enrichment_input: str = Field(
+        default="proxy",
+        pattern="^(proxy|full)$",
+        description="Which video depth, hands, masks, captions and embeddings read: proxy or full.",
+    )
+    depth_frames_per_second: float = Field(
+        default=0.0, ge=0, le=240, description="Rate of the depth maps; 0 takes the profile's."
+    )
+    masks_frames_per_second: float = Field(
+        default=0.0, ge=0, le=240, description="Rate of the masks; 0 takes the profile's."
+    )
+    hands_frames_per_second: float = Field(
+        default=0.0, ge=0, le=240, description="Rate of the hand-object records; 0 takes the profile's."
+    )
+    depth_baseline_m: float = Field(
+        default=0.0,
+        ge=0,
+        description=(
+            "Median distance in metres that the camera moves between neighbouring depth frames, where it is known "
+            "(a rail, a robot): makes depth from motion metric. 0 means unknown."
+        ),
+    )
+    mask_vocabulary: str = Field(
+        default="default",
+        description="Categories of the masks: default, surfaces, or names separated by commas.",
+    )
+    action_labels: str = Field(
+        default="",
+        description="Activities to report, separated by commas; empty means all that the backend knows.",
+    )
+    caption_base_url: str = Field(
+        default="",
+        description=(
+            "Address of an OpenAI-compatible endpoint for captions, such as http://localhost:8000/v1; empty means "
+            "the profile's backend."
+        ),
+    )
+    caption_api_key: SecretStr = Field(
+        default=SecretStr(""), description="Key for that endpoint; empty where it needs none."
+    )
+    caption_models: str = Field(
+        default="",
+        description="Models of that endpoint, separated by commas: the first one captions, the others are fallbacks.",
+    )
+    caption_prompts_file: Path | None = Field(
+        default=None,
+        description="YAML file with a list of prompts: the first one is used, the others are fallbacks.",
+    )
+    caption_interval_s: float = Field(
+        default=2.0, gt=0, description="Time between two captions, in seconds (the guide: 2)."
+    )
+    caption_concurrency: int = Field(
+        default=4, ge=1, le=256, description="Most requests to the endpoint at the same time."
+    )
+    caption_requests_per_minute: float = Field(
+        default=0.0, ge=0, description="Most requests a minute; 0 means no limit."
+    )
+    caption_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long one request may take, in seconds."
+    )
+    caption_max_retries: int = Field(
+        default=4,
+        ge=0,
+        description="Further tries of one request after 429, 5xx, a timeout or a lost connection.",
+    )
+    caption_usd_per_million_prompt_tokens: float = Field(
+        default=0.0, ge=0, description="Price of a million tokens sent, for the cost per clip."
+    )
+    caption_usd_per_million_completion_tokens: float = Field(
+        default=0.0, ge=0, description="Price of a million tokens received, for the cost per clip."
+    )
     upload_quiet_s: float = Field(
         default=5.0, ge=0, description="An upload counts as complete when it has not changed for this long."
     )
@@ -107,7 +209,9 @@ class Settings(BaseSettings):
         default=1_000_000_000, ge=0, description="Space that a run leaves free on the disk of the store."
     )
 
-    @field_validator("vault_dir", "uploads_dir", "deliveries_dir", "models_dir", mode="before")
+    @field_validator(
+        "vault_dir", "uploads_dir", "deliveries_dir", "models_dir", "caption_prompts_file", mode="before"
+    )
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
@@ -118,6 +222,32 @@ class Settings(BaseSettings):
             frames_per_second=self.frames_per_second,
             frames_input=self.frames_input,
             lossless_frames_per_second=self.lossless_frames_per_second,
+            enrichment_input=self.enrichment_input,
+            layer_frames_per_second={
+                task: rate
+                for task, rate in (
+                    ("depth", self.depth_frames_per_second),
+                    ("masks", self.masks_frames_per_second),
+                    ("hands", self.hands_frames_per_second),
+                )
+                if rate
+            },
+            depth_baseline_m=self.depth_baseline_m or None,
+            mask_vocabulary=MASK_VOCABULARIES.get(self.mask_vocabulary, _names(self.mask_vocabulary)),
+            action_labels=_names(self.action_labels),
+            captions=CaptionSettings(
+                base_url=self.caption_base_url.rstrip("/"),
+                api_key=self.caption_api_key.get_secret_value(),
+                models=_names(self.caption_models),
+                prompts_file=self.caption_prompts_file,
+                interval_s=self.caption_interval_s,
+                concurrency=self.caption_concurrency,
+                requests_per_minute=self.caption_requests_per_minute,
+                timeout_s=self.caption_timeout_s,
+                max_retries=self.caption_max_retries,
+                usd_per_million_prompt_tokens=self.caption_usd_per_million_prompt_tokens,
+                usd_per_million_completion_tokens=self.caption_usd_per_million_completion_tokens,
+            ),
         )
 
     @property
@@ -164,6 +294,11 @@ class Settings(BaseSettings):
     def dagster_home(self) -> Path:
         """Folder of the Dagster instance that the command line and `make ui` share."""
         return self.root / "dagster_home"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ The objects behind them are plain Python and are kept for the life of the proces
 per URL, one loaded model per backend, however many runs come by.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from pydantic import Field
 
 if TYPE_CHECKING:
     from ego_assets.schema.detections import RegionDetector
+    from ego_assets.schema.ladder import Rung
     from ego_assets.settings import Settings
     from resources.database import Database
     from resources.intake import Intake
@@ -46,9 +47,26 @@ class ProfileModels:
             ConfigurationError: The profile names none.
             BackendUnavailable: It cannot run here.
         """
-        from resources.profiles import build_detector
+        from resources.profiles import build_backend
 
-        return build_detector(self.profile, task, models_dir=self._models_dir, leak_check=leak_check)
+        detector: RegionDetector = build_backend(
+            self.profile, task, models_dir=self._models_dir, leak_check=leak_check
+        )
+        return detector
+
+    def ladder(self, task: str) -> "Sequence[Rung[Any]]":
+        """The profile's attempts at a task, in order.
+
+        Raises:
+            ConfigurationError: The profile names no backend for the task.
+        """
+        from resources.profiles import build_ladder
+
+        return build_ladder(self.profile, task, models_dir=self._models_dir)
+
+    def frames_per_second(self, task: str) -> float | None:
+        """The profile's rate for a task; ``None`` for every frame."""
+        return self.profile.frames_per_second.get(task)
 
     def settings(self, tasks: Iterable[str], *, leak_check: bool = False) -> dict[str, Mapping[str, Any]]:
         """The profile's settings of the tasks, for the records; or of those that do the leak check."""

@@ -16,12 +16,13 @@ from ego_assets.media.source import MediaSource
 from ego_assets.privacy.config import PrivacyConfig
 from ego_assets.privacy.frames import checked_frames
 from ego_assets.privacy.looks import FrameView, detect_at
-from ego_assets.privacy.motion import CameraMotion, MotionMeter
+from ego_assets.privacy.motion import MotionMeter
 from ego_assets.privacy.panels import grow_to_panels
 from ego_assets.privacy.schedule import Look, LookSchedule
 from ego_assets.privacy.tracking import FrameDetections
 from ego_assets.schema.detections import BgrImage, Detections, RegionDetector
 from ego_assets.schema.media import MediaProbe
+from ego_assets.schema.motion import CameraMotion
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 from ego_assets.schema.timeline import Timeline
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ego_assets.media.decode import DecodedFrame
 from ego_assets.media.orientation import check_rotation
-from ego_assets.schema.arrays import read_only
+from ego_assets.schema.motion import CameraMotion
 
 #: Longer side in pixels of the picture that is compared. A shift is found to about a tenth of its pixels, which
 #: is one to two pixels at 1080p.
@@ -62,54 +62,6 @@ class FrameMotion:
             raise ValueError(f"shift: expected finite pixels, got {self.shift_x}, {self.shift_y}")
         if not 0 <= self.change <= 2:
             raise ValueError(f"change: expected 0 to 2, got {self.change}")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class CameraMotion:
-    """The motion over a whole clip.
-
-    Attributes:
-        positions_xy: ``float64 [N, 2]``, where a point of the still scene lies on each frame relative to the first, in
-            pixels of the upright full-size picture: the sum of all shifts up to that frame.
-        change: ``float32 [N]``, :attr:`FrameMotion.change`.
-        is_cut: ``bool [N]``, :attr:`FrameMotion.is_cut`.
-    """
-
-    positions_xy: npt.NDArray[np.float64]
-    change: npt.NDArray[np.float32]
-    is_cut: npt.NDArray[np.bool_]
-
-    def __post_init__(self) -> None:
-        count = self.change.size
-        if self.positions_xy.shape != (count, 2):
-            raise ValueError(f"positions_xy: expected [{count}, 2], got {list(self.positions_xy.shape)}")
-        if self.change.shape != (count,) or self.is_cut.shape != (count,):
-            raise ValueError(
-                f"change and is_cut: expected [{count}], got {list(self.change.shape)}, {list(self.is_cut.shape)}"
-            )
-        if not np.isfinite(self.positions_xy).all():
-            raise ValueError("positions_xy: expected finite pixels")
-        for name in ("positions_xy", "change", "is_cut"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
-
-    @classmethod
-    def still(cls, frame_count: int) -> CameraMotion:
-        """A camera that never moves, over a scene that never changes."""
-        return cls(
-            positions_xy=np.zeros((frame_count, 2)),
-            change=np.zeros(frame_count, np.float32),
-            is_cut=np.zeros(frame_count, np.bool_),
-        )
-
-    @property
-    def frame_count(self) -> int:
-        """Number of frames."""
-        return int(self.change.size)
-
-    @property
-    def scenes(self) -> npt.NDArray[np.int64]:
-        """``int64 [N]``, number of the scene that each frame belongs to, from 0."""
-        return np.cumsum(self.is_cut, dtype=np.int64)
 
 
 class MotionMeter:

@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from ego_assets.privacy.config import PrivacyConfig
 from ego_assets.privacy.coverage import covered_share
-from ego_assets.privacy.motion import CameraMotion
 from ego_assets.privacy.redaction import expand_boxes
 from ego_assets.privacy.schedule import FOCUSED_KINDS, LOOKS, Look
 from ego_assets.schema.arrays import read_only
 from ego_assets.schema.corrections import Correction
 from ego_assets.schema.detections import Detections, iou_matrix
+from ego_assets.schema.motion import CameraMotion
 from ego_assets.schema.timeline import NANOSECONDS
 
 FloatBoxes = npt.NDArray[np.float32]

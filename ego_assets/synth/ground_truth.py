@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from ego_assets.schema.arrays import read_only
 from ego_assets.schema.errors import EgoAssetsError
+from ego_assets.schema.hands import HandState
 from ego_assets.schema.timeline import NANOSECONDS
-from ego_assets.synth.hands import HandState
 from ego_assets.synth.scene import FrameBox, ObjectKind, Scene
 from ego_assets.synth.spec import SceneSpec
 

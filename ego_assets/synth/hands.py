@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ego_assets.schema.hands import HandSide, HandState
 from ego_assets.synth.raster import NEAR_M, FloatArray, Rendering
-
-HandSide = Literal["left", "right"]
-
-#: States of the collection guide's hand-object layer.
-HandState = Literal["free", "pre-grasp", "grasp", "post-release"]
 
 #: What :attr:`Rendering.owner` says where a forearm or a hand is seen.
 OWNER_FOREARM = -4

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ego_assets.schema.hands import HandSide, HandState
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 from ego_assets.schema.timeline import NANOSECONDS
 from ego_assets.synth.ground_truth import IMU_RATE_HZ, GroundTruth
-from ego_assets.synth.hands import HandSide, HandState
 from ego_assets.synth.scene import FrameBox, Scene
 from ego_assets.synth.spec import SceneSpec
 

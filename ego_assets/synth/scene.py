@@ -11,15 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ego_assets.schema.hands import HandSide, HandState
 from ego_assets.synth import textures
-from ego_assets.synth.hands import (
-    SCHEDULES,
-    HandSide,
-    HandState,
-    draw_hand,
-    visible_hand,
-    wrist_at_rest,
-)
+from ego_assets.synth.hands import SCHEDULES, draw_hand, visible_hand, wrist_at_rest
 from ego_assets.synth.raster import (
     FloatArray,
     Quad,

@@ -19,6 +19,13 @@ ALLOWED = {
     "ego_assets.media": {"ego_assets.schema", "ego_assets.media"},
     "ego_assets.quality": {"ego_assets.schema", "ego_assets.quality"},
     "ego_assets.privacy": {"ego_assets.schema", "ego_assets.media", "ego_assets.privacy"},
+    "ego_assets.geometry": {"ego_assets.schema", "ego_assets.geometry"},
+    "ego_assets.labels": {
+        "ego_assets.schema",
+        "ego_assets.media",
+        "ego_assets.geometry",
+        "ego_assets.labels",
+    },
     "ego_assets.gates": {"ego_assets.schema", "ego_assets.quality", "ego_assets.gates"},
     "ego_assets.curation": {"ego_assets.schema", "ego_assets.quality", "ego_assets.curation"},
     "ego_assets.delivery": {
@@ -28,7 +35,14 @@ ALLOWED = {
         "ego_assets.delivery",
     },
     "ego_assets.synth": {"ego_assets.schema", "ego_assets.media", "ego_assets.synth"},
-    "resources": {"ego_assets.schema", "ego_assets.media", "resources"},
+    # Backends without weights are thin covers of domain code.
+    "resources": {
+        "ego_assets.schema",
+        "ego_assets.media",
+        "ego_assets.geometry",
+        "ego_assets.labels",
+        "resources",
+    },
 }
 
 DOMAIN = [name for name in ALLOWED if name.startswith("ego_assets.") and name != "ego_assets.schema"]

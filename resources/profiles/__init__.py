@@ -1,30 +1,59 @@
 """Profiles: which backend does which task, with which settings.
 
 A profile is a YAML file; the ones beside this module are known by name. Models are loaded when the first
-detector of a task is asked for, once per process.
+backend of a task is asked for, once per process.
 """
 
 from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
 
+from ego_assets.schema.actions import ActionRecognizer
+from ego_assets.schema.captions import Captioner
+from ego_assets.schema.depth import DepthEstimator
 from ego_assets.schema.detections import RegionDetector
+from ego_assets.schema.embeddings import Embedder
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
+from ego_assets.schema.flow import FlowEstimator
+from ego_assets.schema.hands import HandDetector
+from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
+from ego_assets.schema.masks import MaskTracker
 from resources.models.registry import BACKENDS, BackendSpec, is_installed, locate
 
 _FOLDER = Path(__file__).parent
-_PROFILE_KEYS = frozenset({"commercial_use", "backends", "leak_check"})
-_BACKEND_KEYS = frozenset({"backend", "settings"})
+_PROFILE_KEYS = frozenset({"commercial_use", "frames_per_second", "backends", "leak_check"})
+_FALLBACK_KEYS = frozenset({"backend", "settings"})
+_BACKEND_KEYS = _FALLBACK_KEYS | {"fallbacks"}
 
-_built: dict[tuple[str, str, Path | None, tuple[tuple[str, Any], ...]], RegionDetector] = {}
+#: What the backends of each task implement.
+PROTOCOLS: Mapping[str, type] = MappingProxyType(
+    {
+        "faces": RegionDetector,
+        "text": RegionDetector,
+        "plates": RegionDetector,
+        "flow": FlowEstimator,
+        "depth": DepthEstimator,
+        "hands": HandDetector,
+        "masks": MaskTracker,
+        "actions": ActionRecognizer,
+        "captions": Captioner,
+        "embeddings": Embedder,
+    }
+)
+
+#: No layer looks more often than the fastest camera records.
+MAX_FRAMES_PER_SECOND = 240
+
+_built: dict[tuple[str, str, Path | None, tuple[tuple[str, Any], ...]], Any] = {}
 _build_lock = threading.Lock()
 
 
@@ -35,10 +64,17 @@ class BackendConfig:
     Attributes:
         backend: Name in :data:`resources.models.registry.BACKENDS`.
         settings: Keyword arguments of the backend's class.
+        fallbacks: What is tried, in order, when the result is refused; at most two, and none has its own.
     """
 
     backend: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    fallbacks: tuple[BackendConfig, ...] = ()
+
+    @property
+    def attempts(self) -> tuple[BackendConfig, ...]:
+        """This one and its fallbacks, in order."""
+        return self, *self.fallbacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +87,7 @@ class Profile:
         leak_check: Task -> backend that examines the finished video, where it is another than in ``backends``: a
             second opinion finds what the first one missed.
         commercial_use: Refuse weights whose licence forbids commercial use.
+        frames_per_second: Task -> rate at which it looks at a clip; tasks that are left out see every frame.
 
     Raises:
         ConfigurationError: A task, backend or setting does not exist, or a licence is refused.
@@ -60,9 +97,24 @@ class Profile:
     backends: Mapping[str, BackendConfig]
     leak_check: Mapping[str, BackendConfig] = field(default_factory=dict)
     commercial_use: bool = False
+    frames_per_second: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for task, config in (*self.backends.items(), *self.leak_check.items()):
+        _expect_keys(
+            f"profile {self.name!r}, frames_per_second", self.frames_per_second, frozenset(PROTOCOLS)
+        )
+        for task, rate in self.frames_per_second.items():
+            if (
+                isinstance(rate, bool)
+                or not isinstance(rate, int | float)
+                or not 0 < rate <= MAX_FRAMES_PER_SECOND
+            ):
+                raise ConfigurationError(
+                    f"profile {self.name!r}: frames_per_second.{task} expects a number above 0, at most "
+                    f"{MAX_FRAMES_PER_SECOND}, got {rate!r}."
+                )
+        entries = [*self.backends.items(), *self.leak_check.items()]
+        for task, config in [(task, attempt) for task, entry in entries for attempt in entry.attempts]:
             spec = _spec(self.name, task, config.backend)
             _expect_keys(
                 f"profile {self.name!r}, settings of {task} backend {config.backend!r}",
@@ -84,6 +136,7 @@ class Profile:
                 )
         object.__setattr__(self, "backends", MappingProxyType(dict(self.backends)))
         object.__setattr__(self, "leak_check", MappingProxyType(dict(self.leak_check)))
+        object.__setattr__(self, "frames_per_second", MappingProxyType(dict(self.frames_per_second)))
 
 
 class BackendStatus(NamedTuple):
@@ -126,10 +179,10 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return _parse(text, content)
 
 
-def build_detector(
+def build_backend(
     profile: Profile, task: str, *, models_dir: Path | None = None, leak_check: bool = False
-) -> RegionDetector:
-    """The detector that a profile names for a task, loaded once per process and settings.
+) -> Any:
+    """The backend that a profile names for a task, loaded once per process and settings.
 
     Args:
         profile: The profile.
@@ -137,16 +190,42 @@ def build_detector(
         models_dir: Folder of the weights that ship in no package.
         leak_check: The one that examines the finished video.
 
+    Returns:
+        An implementation of the task's protocol in :data:`PROTOCOLS`.
+
     Raises:
         ConfigurationError: The profile names no backend for the task, or a setting has a wrong value.
         BackendUnavailable: The backend cannot run here; the message says what to install.
     """
+    return _build_once(profile, task, _config(profile, task, leak_check=leak_check), models_dir)
+
+
+def build_ladder(profile: Profile, task: str, *, models_dir: Path | None = None) -> Sequence[Rung[Any]]:
+    """The profile's attempts at a task, in order; each backend is loaded when its attempt begins.
+
+    Raises:
+        ConfigurationError: The profile names no backend for the task.
+    """
+    return tuple(
+        Rung(
+            name=config.backend,
+            open=partial(_build_once, profile, task, config, models_dir),
+            config={"backend": config.backend, **config.settings},
+        )
+        for config in _config(profile, task).attempts
+    )
+
+
+def _config(profile: Profile, task: str, *, leak_check: bool = False) -> BackendConfig:
     backends = {**profile.backends, **profile.leak_check} if leak_check else profile.backends
     if task not in backends:
         raise ConfigurationError(
             f"profile {profile.name!r} names no backend for {task!r}, only for {_names(profile.backends)}."
         )
-    config = backends[task]
+    return backends[task]
+
+
+def _build_once(profile: Profile, task: str, config: BackendConfig, models_dir: Path | None) -> Any:
     spec = _spec(profile.name, task, config.backend)
     settings = tuple(sorted(config.settings.items()))
     key = (task, config.backend, models_dir if spec.from_models_dir else None, settings)
@@ -181,9 +260,7 @@ def _status(spec: BackendSpec, models_dir: Path | None) -> BackendStatus:
     return status(True, ", ".join(models))
 
 
-def _build(
-    profile_name: str, spec: BackendSpec, settings: Mapping[str, Any], models_dir: Path | None
-) -> RegionDetector:
+def _build(profile_name: str, spec: BackendSpec, settings: Mapping[str, Any], models_dir: Path | None) -> Any:
     missing = _missing_packages(spec)
     if missing:
         raise BackendUnavailable(
@@ -192,14 +269,14 @@ def _build(
     backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
     place = {"models_dir": models_dir} if spec.from_models_dir else {}
     try:
-        detector = backend_class(**place, **settings)
+        backend = backend_class(**place, **settings)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(
             f"profile {profile_name!r}, settings of {spec.task} backend {spec.backend!r}: {error}"
         ) from error
-    if not isinstance(detector, RegionDetector):
-        raise TypeError(f"{spec.module}.{spec.class_name} does not implement RegionDetector")
-    return detector
+    if not isinstance(backend, PROTOCOLS[spec.task]):
+        raise TypeError(f"{spec.module}.{spec.class_name} does not implement {PROTOCOLS[spec.task].__name__}")
+    return backend
 
 
 def _own_statement(spec: BackendSpec) -> str:
@@ -237,6 +314,7 @@ def _parse(name: str, content: object) -> Profile:
         backends=_backends(name, "backends", top.get("backends")),
         leak_check=_backends(name, "leak_check", top.get("leak_check", {})),
         commercial_use=commercial_use,
+        frames_per_second=_mapping(f"profile {name!r}, frames_per_second", top.get("frames_per_second", {})),
     )
 
 
@@ -246,14 +324,37 @@ def _backends(name: str, section: str, content: object) -> dict[str, BackendConf
         where = f"profile {name!r}, {section}.{task}"
         entry = _mapping(where, entry)
         _expect_keys(where, entry, _BACKEND_KEYS)
-        if not isinstance(entry.get("backend"), str):
-            raise ConfigurationError(f"{where}: expected `backend: NAME`, got {entry.get('backend')!r}.")
-        settings = entry.get("settings")
-        backends[task] = BackendConfig(
-            backend=entry["backend"],
-            settings={} if settings is None else _mapping(f"{where}.settings", settings),
-        )
+        fallbacks = entry.get("fallbacks", [])
+        if not isinstance(fallbacks, list) or len(fallbacks) > MAX_FURTHER_ATTEMPTS:
+            raise ConfigurationError(
+                f"{where}.fallbacks: expected a list of at most {MAX_FURTHER_ATTEMPTS}, got {fallbacks!r}."
+            )
+        first = _backend(where, entry)
+        others = [
+            _fallback(f"{where}.fallbacks[{place}]", item, first) for place, item in enumerate(fallbacks)
+        ]
+        backends[task] = replace(first, fallbacks=tuple(others))
     return backends
+
+
+def _backend(where: str, entry: Mapping[str, Any]) -> BackendConfig:
+    if not isinstance(entry.get("backend"), str):
+        raise ConfigurationError(f"{where}: expected `backend: NAME`, got {entry.get('backend')!r}.")
+    settings = entry.get("settings")
+    return BackendConfig(
+        backend=entry["backend"],
+        settings={} if settings is None else _mapping(f"{where}.settings", settings),
+    )
+
+
+def _fallback(where: str, item: object, first: BackendConfig) -> BackendConfig:
+    """A fallback: another backend, or the same one with some settings changed."""
+    entry = _mapping(where, item)
+    _expect_keys(where, entry, _FALLBACK_KEYS)
+    config = _backend(where, {"backend": first.backend, **entry})
+    if config.backend != first.backend:
+        return config
+    return replace(config, settings={**first.settings, **config.settings})
 
 
 def _mapping(where: str, value: object) -> Mapping[str, Any]:

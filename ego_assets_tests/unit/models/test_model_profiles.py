@@ -18,7 +18,7 @@ from resources.profiles import (
     BackendConfig,
     Profile,
     backend_report,
-    build_detector,
+    build_backend,
     load_profile,
     profile_names,
 )
@@ -56,10 +56,10 @@ def test_local_serves_faces_and_text_with_the_defaults_of_the_classes() -> None:
 def test_the_finished_video_may_be_examined_by_another_backend(tmp_path: Path) -> None:
     other = {**GOOD, "leak_check": {"faces": {"backend": "centerface", "settings": {"max_side": 640}}}}
     profile = load_profile(write(tmp_path, other))
-    first = build_detector(profile, "faces")
-    assert build_detector(profile, "faces", leak_check=True) is not first
+    first = build_backend(profile, "faces")
+    assert build_backend(profile, "faces", leak_check=True) is not first
     plain = load_profile(write(tmp_path, GOOD))
-    assert build_detector(plain, "faces", leak_check=True) is build_detector(plain, "faces")
+    assert build_backend(plain, "faces", leak_check=True) is build_backend(plain, "faces")
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ({"backends": {"faces": {"backend": "x"}}}, "faces has no backend 'x'; known: centerface"),
         ({"backends": {"faces": "centerface"}}, "backends.faces: expected a mapping"),
         ({"backends": {"faces": {}}}, "expected `backend: NAME`"),
-        ({"backends": {"faces": {"backend": "centerface", "x": 1}}}, "unknown x; known: backend, settings"),
+        ({"backends": {"faces": {"backend": "centerface", "x": 1}}}, "unknown x; known: backend, fallbacks, settings"),
         (
             {"backends": {"faces": {"backend": "centerface", "settings": {"side": 1}}}},
             "unknown side; known: max_side, nms_iou, score_threshold, strict_score_threshold, threads",
@@ -115,26 +115,26 @@ def test_commercial_use_refuses_weights_that_forbid_it(monkeypatch: pytest.Monke
 
 def test_a_detector_is_built_once_for_equal_settings(tmp_path: Path) -> None:
     profile = load_profile(write(tmp_path, GOOD))
-    first = build_detector(profile, "faces")
-    assert build_detector(load_profile(tmp_path / "mine.yaml"), "faces") is first
+    first = build_backend(profile, "faces")
+    assert build_backend(load_profile(tmp_path / "mine.yaml"), "faces") is first
     other = Profile(
         name="other", backends={"faces": BackendConfig(backend="centerface", settings={"max_side": 352})}
     )
-    assert build_detector(other, "faces") is not first
+    assert build_backend(other, "faces") is not first
     assert first.info.backend == "centerface"
     assert first.info.weights_sha256 == registry.CENTERFACE.sha256
 
 
 def test_a_task_the_profile_leaves_out(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no backend for 'text', only for faces"):
-        build_detector(load_profile(write(tmp_path, GOOD)), "text")
+        build_backend(load_profile(write(tmp_path, GOOD)), "text")
 
 
 def test_a_value_the_backend_refuses_names_the_profile(tmp_path: Path) -> None:
     negative = {"backends": {"faces": {"backend": "centerface", "settings": {"threads": -1}}}}
     path = write(tmp_path, negative)
     with pytest.raises(ConfigurationError, match="faces backend 'centerface': threads: expected 0 or more"):
-        build_detector(load_profile(path), "faces")
+        build_backend(load_profile(path), "faces")
 
 
 def test_missing_packages_are_reported_and_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_missing_packages_are_reported_and_say_what_to_install(monkeypatch: pyte
     assert "no_such_package_anywhere; pip install 'ego-assets[local]'" in status.detail
     config = BackendConfig(backend="centerface", settings={"max_side": 384})
     with pytest.raises(BackendUnavailable, match="no_such_package_anywhere"):
-        build_detector(Profile(name="mine", backends={"faces": config}), "faces")
+        build_backend(Profile(name="mine", backends={"faces": config}), "faces")
 
 
 def test_damaged_weights_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from resources.models.registry import (
     weights_digest,
 )
 from resources.platform import ProfileModels, build_resources
-from resources.profiles import BackendConfig, Profile, backend_report, build_detector, load_profile
+from resources.profiles import BackendConfig, Profile, backend_report, build_backend, load_profile
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -84,7 +84,7 @@ def test_the_folder_reaches_the_backend(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailable, match=f"there is no {tmp_path / 'y5fu_640x_sim.onnx'}"):
         ProfileModels(profile, models_dir=tmp_path).detector("plates")
     with pytest.raises(BackendUnavailable, match="set EGO_MODELS_DIR"):
-        build_detector(profile, "plates")
+        build_backend(profile, "plates")
 
 
 def test_every_reference_backend_is_reported_with_what_to_do(tmp_path: Path) -> None:

@@ -200,12 +200,12 @@ def portrait_video(path: Path) -> Path:
 
 
 def test_the_shipped_detector_catches_a_planted_face(tmp_path: Path) -> None:
-    from resources.profiles import build_detector, load_profile
+    from resources.profiles import build_backend, load_profile
 
     leaks = find_leaks(
         portrait_video(tmp_path / "video.mp4"),
         frames=[3, 8],
-        detectors={"faces": build_detector(load_profile("local"), "faces", leak_check=True)},
+        detectors={"faces": build_backend(load_profile("local"), "faces", leak_check=True)},
         regions=RegionIndex([]),
         config=PrivacyConfig(),
     )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ego_assets.media.decode import DecodedFrame
 from ego_assets.media.orientation import upright_size
-from ego_assets.privacy.motion import CameraMotion, FrameMotion, MotionMeter
+from ego_assets.privacy.motion import FrameMotion, MotionMeter
+from ego_assets.schema.motion import CameraMotion
 
 WIDTH, HEIGHT = 640, 360
 

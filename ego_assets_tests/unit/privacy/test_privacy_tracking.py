@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ego_assets.privacy.config import PrivacyConfig
-from ego_assets.privacy.motion import CameraMotion
 from ego_assets.privacy.tracking import (
     FrameDetections,
     RegionIndex,
@@ -17,6 +16,7 @@ from ego_assets.privacy.tracking import (
 )
 from ego_assets.schema.corrections import Correction
 from ego_assets.schema.detections import Detections, iou_matrix
+from ego_assets.schema.motion import CameraMotion
 from ego_assets.schema.timeline import NANOSECONDS
 
 WIDTH, HEIGHT, FPS, FRAMES = 640, 360, 30, 60

@@ -14,7 +14,7 @@ from ego_assets.synth import FrameBox, SceneDataMissing, SceneSpec, demo_specs, 
 from ego_assets.synth.render import _recorded
 from ego_assets.synth.scene import Scene, SceneFrame
 from ego_assets.synth.textures import Texture
-from resources.profiles import build_detector, load_profile
+from resources.profiles import build_backend, load_profile
 
 SIZE = {"width": 480, "height": 270}
 
@@ -226,7 +226,7 @@ def test_detectors_find_nothing_in_demo_clips_without_people_and_text(name: str)
     spec = demo_specs(quick=True)[name]
     images = [_recorded(frame.rendering.image, spec) for frame in frames_of(spec, 8)]
     for task in ("text", "faces"):
-        assert sum(len(found) for found in build_detector(profile, task).detect(images)) == 0
+        assert sum(len(found) for found in build_backend(profile, task).detect(images)) == 0
 
 
 def _iou(first: tuple[float, ...], second: tuple[float, ...]) -> float:

@@ -1,0 +1,1 @@
+"""Where the camera was and how far away things are, from pictures alone."""

@@ -1,0 +1,1 @@
+"""What hands do, which regions belong together, what happens when, and in which words."""

@@ -74,6 +74,8 @@ class LayerState(StrEnum):
     COMMITTED = "committed"
     BLOCKED = "blocked"
     GIVEN_UP = "given_up"
+    #: Given up for now, because something around it was out of reach; the next run tries again.
+    POSTPONED = "postponed"
     FAILED = "failed"
     REFUSED = "refused"
 
@@ -146,7 +148,7 @@ class LayerOutcome:
     @property
     def lets_clip_pass(self) -> bool:
         """Whether later layers may go on with the clip."""
-        return self.state in (LayerState.COMMITTED, LayerState.GIVEN_UP)
+        return self.state in (LayerState.COMMITTED, LayerState.GIVEN_UP, LayerState.POSTPONED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +294,32 @@ class ClipWork:
             ClipRefused: It was not made yet, or not judged: this layer comes too early.
             ArtifactMissing: It was given up, so this layer cannot be made either.
         """
-        document = self.optional_input(layer)
+        document, refused = self._judged(layer)
+        if refused:
+            raise ArtifactMissing(
+                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which was given up: {refused}"
+            )
+        if document is None:
+            raise ClipRefused(
+                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which has no committed version. "
+                f"Materialize {layer} first, or use `ego-assets run`."
+            )
+        return document
+
+    def optional_input(self, layer: str) -> ArtifactDocument | None:
+        """The committed version of a layer, or ``None`` where there is none or it was given up.
+
+        Raises:
+            ClipRefused: Its committed version was not judged.
+        """
+        document, refused = self._judged(layer)
+        return None if refused else document
+
+    def _judged(self, layer: str) -> tuple[ArtifactDocument | None, str]:
+        """The committed version of a layer, and why it was given up; an empty text where it was not."""
+        if layer not in (*self.spec.inputs, *self.spec.optional_inputs):
+            raise ConfigurationError(f"Layer {self.spec.name} does not declare {layer} as an input.")
+        document = self._inputs.get(layer)
         verdicts = self.database.gates(self.clip.clip_id, layer)
         refused = [
             verdict.message
@@ -300,28 +327,14 @@ class ClipWork:
             if verdict.blocks or (verdict.gate == COMPLETED and verdict.outcome == GateOutcome.FAILED)
         ]
         if refused:
-            raise ArtifactMissing(
-                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which was given up: "
-                f"{' '.join(refused)}"
-            )
-        if document is None:
-            raise ClipRefused(
-                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which has no committed version. "
-                f"Materialize {layer} first, or use `ego-assets run`."
-            )
-        if {verdict.data_version for verdict in verdicts} != {document.data_version}:
+            return document, " ".join(refused)
+        if document is not None and {verdict.data_version for verdict in verdicts} != {document.data_version}:
             raise ClipRefused(
                 f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, whose committed version was not "
                 f"judged: the run that made it was interrupted. Materialize {layer} again, or use "
                 "`ego-assets run`."
             )
-        return document
-
-    def optional_input(self, layer: str) -> ArtifactDocument | None:
-        """The committed version of a layer, or ``None`` where there is none."""
-        if layer not in (*self.spec.inputs, *self.spec.optional_inputs):
-            raise ConfigurationError(f"Layer {self.spec.name} does not declare {layer} as an input.")
-        return self._inputs.get(layer)
+        return document, ""
 
     def read_json(self, document: ArtifactDocument, name: str) -> Any:
         """A JSON file of a committed layer."""
@@ -417,7 +430,14 @@ def run_layer(
             reason = str(error) if expected else f"{type(error).__name__}: {error}"
             log.error("%s of clip %s failed: %s", spec.name, clip_id, reason, exc_info=not expected)
             return _record_failure(
-                spec, clip_id, reason, services=services, run_id=run_id, attempts=retry + 1, started=started
+                spec,
+                clip_id,
+                reason,
+                postponed=isinstance(error, EgoAssetsError) and error.transient,
+                services=services,
+                run_id=run_id,
+                attempts=retry + 1,
+                started=started,
             )
 
 
@@ -459,6 +479,7 @@ def _attempt(
                     attempts=draft.attempts,
                     counts=draft.counts,
                     resolution=draft.resolution,
+                    pictures=draft.pictures,
                 )
     except Exception:
         # An incident takes away what is being made: the layer itself did not fail.
@@ -503,19 +524,21 @@ def _record_failure(
     clip_id: str,
     reason: str,
     *,
+    postponed: bool,
     services: Services,
     run_id: str,
     attempts: int,
     started: float,
 ) -> LayerOutcome:
-    """Record a layer that could not be made: given up where the clip can go on without it."""
+    """Record a layer that could not be made: given up, or postponed, where the clip can go on without it."""
+    state = LayerState.POSTPONED if postponed else LayerState.GIVEN_UP
     gates = (
         spec.completed_gate.failed(f"{spec.name} failed after {attempts} attempt(s): {reason}"),
         *(gate.not_evaluated(f"{spec.name} was not made.") for gate in spec.gates),
     )
     outcome = LayerOutcome(
         clip_id=clip_id,
-        state=LayerState.FAILED if spec.essential else LayerState.GIVEN_UP,
+        state=LayerState.FAILED if spec.essential else state,
         reason=reason,
         gates=gates,
         attempts=attempts,

@@ -318,6 +318,7 @@ class StagedLayer:
         attempts: Sequence[Mapping[str, Any]] = (),
         counts: Mapping[str, float] | None = None,
         resolution: tuple[int, int] | None = None,
+        pictures: Mapping[str, str] | None = None,
     ) -> ArtifactDocument:
         """Publish what was written as the current version of the layer.
 
@@ -330,6 +331,7 @@ class StagedLayer:
             attempts: What a fallback ladder tried, oldest first.
             counts: Plain numbers, such as ``frames``.
             resolution: Width and height in pixels that rasters and boxes refer to.
+            pictures: Files that show people what was made, by title.
 
         Returns:
             The document as stored.
@@ -359,6 +361,7 @@ class StagedLayer:
             attempts=tuple(attempts),
             counts=dict(counts or {}),
             resolution=resolution,
+            pictures=dict(pictures or {}),
             software=f"ego_assets {__version__}",
             committed_at=dt.datetime.now(dt.UTC).isoformat(),
         )

@@ -54,7 +54,6 @@ def layer(enrichment: Sequence[LayerSpec]) -> tuple[LayerSpec, LayerFunction]:
 
 def _pack(work: ClipWork, staged: StagedLayer, deliverable: Sequence[LayerSpec]) -> LayerDraft:
     """Write the archive."""
-    from ego_assets.curation.completeness import has_layer
     from ego_assets.curation.score import QualityScore
     from ego_assets.delivery.metadata import clip_metadata, metadata_json
     from ego_assets.delivery.package import resolve_members, write_package
@@ -67,7 +66,7 @@ def _pack(work: ClipWork, staged: StagedLayer, deliverable: Sequence[LayerSpec])
     members: list[DeliveryMember] = []
     for item in deliverable:
         document = work.optional_input(item.name)
-        if document is None or item.deliver is None or not has_layer(clip.completeness, item.name):
+        if document is None or item.deliver is None:
             continue
         artifacts[item.name] = document
         members += item.deliver(document, partial(work.store.read_bytes, document))

@@ -37,7 +37,7 @@ def layer(enrichment: Sequence[LayerSpec]) -> tuple[LayerSpec, LayerFunction]:
 
 def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Score the clip and list its layers."""
-    from ego_assets.curation.completeness import has_layer, layers_in
+    from ego_assets.curation.completeness import layers_in
     from ego_assets.curation.plots import score_plot
     from ego_assets.delivery.manifest import LayerReference, layer_digest, manifest_row
 
@@ -46,15 +46,14 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         work.input(name)
     clip = work.database.clip(work.clip.clip_id)
     made = {name: document for name in work.spec.optional_inputs if (document := work.optional_input(name))}
-    complete = {name: document for name, document in made.items() if has_layer(clip.completeness, name)}
     row = manifest_row(
         clip,
         score=score,
         completeness=clip.completeness,
-        step_count=int(complete["frames"].counts["frames"]) if "frames" in complete else 0,
+        step_count=int(made["frames"].counts["frames"]) if "frames" in made else 0,
         layers={
             name: LayerReference(uri=work.store.uri(document), sha256=layer_digest(document))
-            for name, document in complete.items()
+            for name, document in made.items()
         },
     )
     content = {"score": score.to_dict(), "row": row}
@@ -80,13 +79,29 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
 
 def _score(work: ClipWork) -> QualityScore:
     """The score from everything that was measured on the clip so far."""
-    from ego_assets.curation.score import ScoreParts, blur_part, exposure_part, score_clip
+    from ego_assets.curation.score import (
+        ScoreParts,
+        blur_part,
+        exposure_part,
+        mask_coverage_part,
+        score_clip,
+    )
     from ego_assets.quality.assessment import QualityReport
 
     content = work.store.read_bytes(work.input("clip_quality"), "quality.json").decode()
     report = QualityReport.from_json(content)
     return score_clip(
         ScoreParts(
-            blur=blur_part(report.blur.working_scale), exposure=exposure_part(report.badly_exposed_share)
+            blur=blur_part(report.blur.working_scale),
+            exposure=exposure_part(report.badly_exposed_share),
+            depth_validity=_count(work, "depth_maps", "valid_share"),
+            mask_coverage=mask_coverage_part(_count(work, "masks", "hand_frame_share")),
+            caption_relevance=_count(work, "captions", "caption_relevance"),
         )
     )
+
+
+def _count(work: ClipWork, layer: str, name: str) -> float | None:
+    """A number that a layer states about itself; ``None`` where it was not made or could not tell."""
+    document = work.optional_input(layer)
+    return document.counts.get(name) if document is not None else None

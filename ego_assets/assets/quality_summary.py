@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: The report shows this many clips, those that need attention first.
 MAX_CARDS = 200
 
+#: The first of them show pictures of every layer; more would make the file too large for a browser.
+MAX_CARDS_WITH_PICTURES = 40
+
 REPORT_NAME = "quality_report.html"
 
 
@@ -97,6 +100,7 @@ def _cards(
     def urgency(clip: "Clip") -> tuple[bool, bool, float]:
         return (not clip.failed, not clip.needs_review, clip.quality_score or 0.0)
 
+    shown = sorted(clips, key=urgency)[:MAX_CARDS]
     return [
         ClipCard(
             clip_id=clip.clip_id,
@@ -110,8 +114,9 @@ def _cards(
             gates=lines[clip.clip_id],
             layers=layers[clip.clip_id],
             thumbnail=_thumbnail(clip, store),
+            pictures=_pictures(clip, store) if place < MAX_CARDS_WITH_PICTURES else (),
         )
-        for clip in sorted(clips, key=urgency)[:MAX_CARDS]
+        for place, clip in enumerate(shown)
     ]
 
 
@@ -128,6 +133,21 @@ def _status(clip: "Clip") -> str:
         if applies:
             return word
     return clip.processing_status.value if clip.processing_status else "registered"
+
+
+def _pictures(clip: "Clip", store: "ArtifactStore") -> list[tuple[str, str]]:
+    """What the enrichment layers show of themselves."""
+    from ego_assets.assets import ENRICHMENT
+
+    pictures = []
+    for spec, _ in ENRICHMENT:
+        try:
+            if (document := store.document(clip.clip_id, spec.name)) is not None:
+                for title, name in document.pictures.items():
+                    pictures.append((title, data_uri(store.read_bytes(document, name))))
+        except (ArtifactCorrupted, ArtifactMissing):
+            continue
+    return pictures
 
 
 def _thumbnail(clip: "Clip", store: "ArtifactStore") -> str | None:

@@ -64,7 +64,7 @@ class LayerStateRecord(Protocol):
 
     @property
     def state(self) -> str:
-        """``committed``, ``blocked``, ``given_up`` or ``failed``."""
+        """``committed``, ``blocked``, ``given_up``, ``postponed`` or ``failed``."""
         ...
 
     @property

@@ -53,6 +53,7 @@ class ClipCard:
         gates: Verdicts.
         layers: Name and state of every layer.
         thumbnail: Picture of the **blurred** video as a data URI, or ``None``. Never one of the original.
+        pictures: What the enrichment layers show of themselves: title and data URI.
     """
 
     clip_id: str
@@ -66,10 +67,13 @@ class ClipCard:
     gates: Sequence[GateLine] = ()
     layers: Sequence[tuple[str, str]] = ()
     thumbnail: str | None = None
+    pictures: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
         if self.thumbnail is not None:
             _require_image_uri("thumbnail", self.thumbnail)
+        for title, uri in self.pictures:
+            _require_image_uri(title, uri)
 
     @property
     def sorted_gates(self) -> list[GateLine]:

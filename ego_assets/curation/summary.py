@@ -16,7 +16,7 @@ from ego_assets.schema.gates import GateOutcome
 LOW_SCORE_SHARE = 0.1
 
 #: A layer in one of these states counts as failed.
-FAILED_STATES = ("blocked", "given_up", "failed")
+FAILED_STATES = ("blocked", "given_up", "postponed", "failed")
 
 _EXCEPTION_NAME = re.compile(r"^([A-Z]\w*(?:Error|Exception|Warning|Interrupt|Exit|Iteration)): ")
 

@@ -48,6 +48,7 @@ class ArtifactDocument:
         counts: Plain numbers, such as ``frames``.
         time_base: What the time stamps in the files mean.
         resolution: Width and height in pixels that rasters and boxes refer to; ``None`` where there are none.
+        pictures: Files that show people what was made, by title.
         software: Version of this package.
         committed_at: UTC time of the commit, ISO 8601; not part of the data version.
         format: Version of this document's format.
@@ -66,6 +67,7 @@ class ArtifactDocument:
     counts: Mapping[str, float] = field(default_factory=dict)
     time_base: str = "presentation time stamps, integer nanoseconds"
     resolution: tuple[int, int] | None = None
+    pictures: Mapping[str, str] = field(default_factory=dict)
     software: str = ""
     committed_at: str = ""
     format: int = ARTIFACT_FORMAT

@@ -60,10 +60,12 @@ SPECS = (
 
 @dataclass
 class Behaviour:
-    """What the layers do on which clip: ``unfit``, ``crash``, ``flaky``, ``ugly``, ``unknown``."""
+    """What the layers do on which clip: ``unfit``, ``unjudged``, ``crash``, ``flaky``, ``ugly``, ``unknown``."""
 
     rules: dict[tuple[str, str], str] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    #: Optional inputs that a layer was given, by layer and clip.
+    given: dict[tuple[str, str], set[str]] = field(default_factory=dict)
 
     def set(self, layer: str, clip_id: str, what: str) -> None:
         self.rules[(layer, clip_id)] = what
@@ -78,12 +80,15 @@ class Behaviour:
             raise TransientError("try later")
         for name in work.spec.inputs:
             work.input(name)
-        for name in work.spec.optional_inputs:
-            work.optional_input(name)
+        self.given[(layer, clip_id)] = {
+            name for name in work.spec.optional_inputs if work.optional_input(name) is not None
+        }
         staged.path("result.txt").write_text(f"{layer} of {clip_id}")
         verdicts = {gate.name: gate.passed("Fine.", value=1.0) for gate in work.spec.gates}
         if rule == "unfit":
             verdicts["fit"] = FIT.failed("Unfit.", value=0.0)
+        if rule == "unjudged":
+            verdicts["fit"] = FIT.not_evaluated("Nobody can tell.")
         if rule == "ugly":
             verdicts["pretty"] = PRETTY.warned("Ugly.")
         if rule == "unknown":

@@ -14,11 +14,13 @@ from resources.models import registry
 from resources.models.faces import SecondOpinionFaceDetector
 from resources.models.plates import PlateDetector
 from resources.models.text import PPOCRTextDetector
+from resources.platform import ProfileModels
 from resources.profiles import (
     BackendConfig,
     Profile,
     backend_report,
     build_backend,
+    build_ladder,
     load_profile,
     profile_names,
 )
@@ -76,12 +78,15 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ({"backend": {}}, "unknown backend; known: backends, commercial_use"),
         (
             {"backends": {"facez": {"backend": "centerface"}}},
-            "unknown task 'facez'; known: faces, plates, text",
+            "unknown task .facez.; known: .*faces",
         ),
         ({"backends": {"faces": {"backend": "x"}}}, "faces has no backend 'x'; known: centerface"),
         ({"backends": {"faces": "centerface"}}, "backends.faces: expected a mapping"),
         ({"backends": {"faces": {}}}, "expected `backend: NAME`"),
-        ({"backends": {"faces": {"backend": "centerface", "x": 1}}}, "unknown x; known: backend, fallbacks, settings"),
+        (
+            {"backends": {"faces": {"backend": "centerface", "x": 1}}},
+            "unknown x; known: backend, fallbacks, settings",
+        ),
         (
             {"backends": {"faces": {"backend": "centerface", "settings": {"side": 1}}}},
             "unknown side; known: max_side, nms_iou, score_threshold, strict_score_threshold, threads",
@@ -165,3 +170,54 @@ def test_what_is_installed_is_available() -> None:
     ]
     assert {("faces", "centerface"), ("text", "pp_ocr")} <= {*shipped}
     assert all(available[backend] for backend in shipped)
+
+
+def test_fallbacks_are_rungs_that_change_settings_or_the_backend(tmp_path: Path) -> None:
+    content = {
+        "backends": {
+            "faces": {
+                "backend": "centerface",
+                "settings": {"max_side": 320, "score_threshold": 0.3},
+                "fallbacks": [{"settings": {"max_side": 160}}, {"backend": "centerface_blazeface"}],
+            }
+        }
+    }
+    profile = load_profile(write(tmp_path, content))
+    ladder = build_ladder(profile, "faces")
+    assert [rung.name for rung in ladder] == ["centerface", "centerface", "centerface_blazeface"]
+    assert ladder[1].config == {"backend": "centerface", "max_side": 160, "score_threshold": 0.3}
+    assert ladder[2].config == {"backend": "centerface_blazeface"}, (
+        "settings of another backend do not carry over"
+    )
+    assert ladder[0].open() is build_backend(profile, "faces")
+    assert ladder[1].open() is not ladder[0].open()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fallbacks": [{}, {}, {}]}, "expected a list of at most 2"),
+        ({"fallbacks": {"settings": {}}}, "expected a list of at most 2"),
+        ({"fallbacks": [{"settings": {"side": 1}}]}, "unknown side"),
+        ({"fallbacks": [{"backend": "x"}]}, "faces has no backend 'x'"),
+        ({"fallbacks": [{"fallbacks": []}]}, "unknown fallbacks; known: backend, settings"),
+    ],
+)
+def test_wrong_fallbacks_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    content = {"backends": {"faces": {"backend": "centerface", **change}}}
+    with pytest.raises(ConfigurationError, match=message):
+        load_profile(write(tmp_path, content))
+
+
+def test_rates_of_a_profile(tmp_path: Path) -> None:
+    models = ProfileModels(load_profile(write(tmp_path, {**GOOD, "frames_per_second": {"depth": 2.5}})))
+    assert models.frames_per_second("depth") == 2.5
+    assert models.frames_per_second("masks") is None
+
+
+@pytest.mark.parametrize("rate", [0, -1, 241, "fast", True])
+def test_wrong_rates_are_named(tmp_path: Path, rate: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"frames_per_second\.depth expects a number above 0"):
+        load_profile(write(tmp_path, {**GOOD, "frames_per_second": {"depth": rate}}))
+    with pytest.raises(ConfigurationError, match="unknown dept; known: actions, "):
+        load_profile(write(tmp_path, {**GOOD, "frames_per_second": {"dept": 1}}))

@@ -1,0 +1,41 @@
+"""Layers that a clip can do without: refused, or made and not judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ego_assets.curation.completeness import has_layer
+from ego_assets.schema.vocabulary import ReviewRisk
+
+if TYPE_CHECKING:
+    from .conftest import Bench
+
+
+def test_a_refused_layer_is_handed_to_nobody_and_the_clip_may_be_delivered(
+    make_bench: Callable[[int], Bench],
+) -> None:
+    bench = make_bench(1)
+    clip_id = bench.clip_ids[0]
+    bench.behaviour.set("masks", clip_id, "unfit")
+    bench.run_clip(clip_id)
+    assert bench.behaviour.given[("manifest", clip_id)] == {"frames", "depth_maps"}
+    assert bench.store.document(clip_id, "masks") is not None, "what was refused can be looked at"
+    clip = bench.database.clip(clip_id)
+    assert not clip.failed and not has_layer(clip.completeness, "masks")
+    reviews = bench.database.review_items(clip_id=clip_id)
+    assert {item.risk for item in reviews} == {ReviewRisk.NORMAL}
+    assert {item.layer for item in reviews} == {"masks", "follow_up"}
+
+
+def test_a_layer_nobody_judged_is_handed_on_without_its_completeness_bit(
+    make_bench: Callable[[int], Bench],
+) -> None:
+    bench = make_bench(1)
+    clip_id = bench.clip_ids[0]
+    bench.behaviour.set("masks", clip_id, "unjudged")
+    bench.run_clip(clip_id)
+    assert "masks" in bench.behaviour.given[("manifest", clip_id)]
+    clip = bench.database.clip(clip_id)
+    assert not has_layer(clip.completeness, "masks") and has_layer(clip.completeness, "depth_maps")
+    assert bench.database.review_items(clip_id=clip_id) == []

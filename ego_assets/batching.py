@@ -6,7 +6,7 @@ materialization and its own check evaluations, one clip's failure never costs an
 and the rules are the same for a run over one clip:
 
 * a clip whose layer is committed and passes its blocking gates is materialized;
-* a clip whose layer was given up is materialized too, with ``state: given_up`` and the failed check,
+* a clip whose layer was given up or postponed is materialized too, with that state and the failed check,
   because later layers go on without it;
 * a clip that a blocking gate of an essential layer stops gets an observation with the same metadata and
   its failed checks, and no materialization, so that backfills leave out its later layers;

@@ -23,6 +23,7 @@ from ego_assets.commands.audit import audit
 from ego_assets.commands.incident import app as incident_app
 from ego_assets.commands.privacy import blur, detect
 from ego_assets.commands.review import app as review_app
+from ego_assets.commands.similar import similar
 from ego_assets.processing import process_clips
 from ego_assets.schema.errors import (
     BackendUnavailable,
@@ -65,6 +66,7 @@ app.add_typer(incident_app)
 app.command()(audit)
 app.command()(blur)
 app.command()(detect)
+app.command()(similar)
 CollectorOption = Annotated[str, typer.Option(help="Only clips of this collector.")]
 
 
@@ -226,7 +228,7 @@ def release(clip: Annotated[list[str], typer.Argument(help="Clips that hold_flag
 
 @app.command()
 def reindex(as_json: JsonOption = False) -> None:
-    """Rebuild the database's index of artifacts from the store."""
+    """Rebuild the database's indexes of artifacts and embeddings from the store."""
     count = open_project().reindex()
     if as_json:
         print_json({"artifacts": count})

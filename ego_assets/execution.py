@@ -21,6 +21,7 @@ from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, BlurredClip, Clip
 from ego_assets.schema.corrections import CORRECTIONS_INPUT, Correction, corrections_version
 from ego_assets.schema.detections import BackendInfo, RegionDetector
+from ego_assets.schema.embeddings import EMBEDDINGS_LAYER, Embedding
 from ego_assets.schema.errors import (
     ArtifactMissing,
     ClipRefused,
@@ -106,6 +107,7 @@ class LayerDraft:
         corrections: What the next attempt has to cover, where this one was refused.
         metadata: Plain values to show in the UI.
         pictures: Files of the artifact to show in the UI, by title; each below 50 KB.
+        embedding: The clip's vector, for the database; ``None`` in all layers but the one of embeddings.
     """
 
     gates: Sequence[GateResult] = ()
@@ -119,6 +121,7 @@ class LayerDraft:
     corrections: Sequence[Correction] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
+    embedding: Embedding | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +173,12 @@ class Services:
         return CorrectionLog(self.database)
 
 
+def layers_done_without(database: Database, clip_id: str) -> set[str]:
+    """Layers that the clip goes on without; an older version of one that may still be there is no input."""
+    states = database.layer_states(clip_id)
+    return {state.layer for state in states if state.state in (LayerState.GIVEN_UP, LayerState.POSTPONED)}
+
+
 def input_versions(
     spec: LayerSpec,
     documents: Mapping[str, ArtifactDocument | None],
@@ -179,7 +188,7 @@ def input_versions(
 
     Args:
         spec: The layer.
-        documents: Committed layers by name; ``None`` and absent ones are left out.
+        documents: Committed layers by name; ``None`` and absent ones are left out. None of them was given up.
         corrections: All orders for the clip.
     """
     versions = {
@@ -226,7 +235,10 @@ class ClipWork:
         declared = (*spec.inputs, *spec.optional_inputs)
         # Read before the inputs: an order that comes in between is found missing when the layer is published.
         self._orders = tuple(services.corrections.of_clip(clip.clip_id) if orders is None else orders)
-        present = {name: services.store.document(clip.clip_id, name) for name in declared}
+        left_out = layers_done_without(services.database, clip.clip_id)
+        present = {
+            name: services.store.document(clip.clip_id, name) for name in declared if name not in left_out
+        }
         self._inputs = {name: document for name, document in present.items() if document is not None}
 
     @property
@@ -565,6 +577,7 @@ def _record(
 ) -> None:
     """Write the outcome to the metadata database, in one transaction."""
     from resources.corrections import CorrectionLog
+    from resources.embeddings import EmbeddingIndex
 
     clip_id, document = outcome.clip_id, outcome.document
     updates: dict[str, Any] = {}
@@ -581,6 +594,12 @@ def _record(
         )
         if document is not None:
             database.record_artifact(document, uri=store.uri(document))
+            if spec.name == EMBEDDINGS_LAYER:
+                index = EmbeddingIndex(database)
+                # The version before is not the current one any more, whether or not this one can be used.
+                index.remove(clip_id)
+                if outcome.state is LayerState.COMMITTED and outcome.draft and outcome.draft.embedding:
+                    index.put(clip_id, outcome.draft.embedding, data_version=document.data_version)
         database.record_layer_state(
             clip_id,
             spec.name,

@@ -462,7 +462,13 @@ class IncidentDesk:
 
     def _plan(self, clip_id: str, *, retry_failed: bool = False) -> ClipPlan:
         return plan_clip(
-            clip_id, self.specs, database=self.database, store=self.store, retry_failed=retry_failed
+            clip_id,
+            self.specs,
+            database=self.database,
+            store=self.store,
+            retry_failed=retry_failed,
+            # What is out of reach for now shows nothing, and holds no incident open.
+            retry_postponed=retry_failed,
         )
 
     def _advice(self, incident: Incident, plan: ClipPlan) -> str:

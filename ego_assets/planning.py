@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ego_assets.execution import LayerState, input_versions
+from ego_assets.execution import LayerState, input_versions, layers_done_without
 from ego_assets.schema.errors import ArtifactCorrupted
 from ego_assets.schema.layers import LayerSpec
 
@@ -63,12 +63,14 @@ def plan_clip(
     database: Database,
     store: ArtifactStore,
     retry_failed: bool = False,
+    retry_postponed: bool = True,
 ) -> ClipPlan:
     """Compare what is committed and judged with what the chain asks for.
 
     A layer is done when its committed version was made from the present versions of its inputs, corrections
     among them, and its gates were judged on that very version. A layer that failed or was given up stays so, unless
-    ``retry_failed`` asks for another try; one that was given up is also tried again when an input is pending.
+    ``retry_failed`` asks for another try; one that was given up is also tried again when an input is pending. One that
+    was postponed is pending, unless ``retry_postponed`` is false: then it counts as given up.
     """
     from resources.corrections import CorrectionLog
 
@@ -76,6 +78,7 @@ def plan_clip(
     states = {state.layer: state.state for state in database.layer_states(clip_id)}
     judged = {gate.layer: gate.data_version for gate in standing.gates}
     documents = {spec.name: _readable_document(store, clip_id, spec.name) for spec in specs}
+    usable = {**documents, **dict.fromkeys(layers_done_without(database, clip_id))}
     corrections = CorrectionLog(database).of_clip(clip_id)
     plans: dict[str, LayerPlan] = {}
     for spec in sorted(specs, key=lambda item: item.stage):
@@ -93,10 +96,12 @@ def plan_clip(
             plans[name] = LayerPlan.PENDING
         elif state == LayerState.GIVEN_UP:
             plans[name] = LayerPlan.PENDING if retry_failed else LayerPlan.DONE
+        elif state == LayerState.POSTPONED:
+            plans[name] = LayerPlan.PENDING if retry_failed or retry_postponed else LayerPlan.DONE
         elif document is None or judged.get(name) != document.data_version:
             plans[name] = LayerPlan.PENDING
         else:
-            current = input_versions(spec, documents, corrections)
+            current = input_versions(spec, usable, corrections)
             plans[name] = LayerPlan.DONE if dict(document.inputs) == current else LayerPlan.PENDING
     # A refused layer that the clip can go on without is no reason to stop.
     essential = [spec.name for spec in specs if spec.essential]

@@ -6,7 +6,7 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from ego_assets.delivering import select_clips
 from ego_assets.disk import require_space
 from ego_assets.execution import Services, listen_to_progress
 from ego_assets.planning import ClipPlan, plan_clip
+from ego_assets.schema.embeddings import EMBEDDINGS_LAYER
+from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.layers import LayerSpec
 from ego_assets.settings import Settings
@@ -25,7 +27,9 @@ from ego_assets.settings import Settings
 if TYPE_CHECKING:
     from dagster import DagsterEvent, DagsterInstance, Definitions
 
+    from ego_assets.schema.artifact import ArtifactDocument
     from ego_assets.schema.clip import Clip
+    from ego_assets.schema.embeddings import Embedding
     from resources.database import Database
     from resources.intake import Intake
     from resources.storage import ArtifactStore
@@ -230,12 +234,29 @@ class Project:
         self.database.write_audit(actor="cli:release", action="release", clip_id=clip_id)
 
     def reindex(self) -> int:
-        """Rebuild the index of artifacts from the store; returns how many there are."""
+        """Rebuild the indexes of artifacts and embeddings from the store; returns how many artifacts there are."""
+        from resources.embeddings import EmbeddingIndex
+
         # A damaged document has no place in the index; its layer is made again with the next run.
         readable = self.store.documents(on_error=lambda error: None)
         documents = [(document, self.store.uri(document)) for document in readable]
-        self.database.replace_artifact_index(documents)
+        with self.database.transaction():
+            self.database.replace_artifact_index(documents)
+            EmbeddingIndex(self.database).rebuild(self._stored_embeddings(documents))
         return len(documents)
+
+    def _stored_embeddings(
+        self, documents: Sequence[tuple[ArtifactDocument, str]]
+    ) -> Iterator[tuple[str, Embedding, str]]:
+        """Clip, vector and data version of every committed embedding that can be used."""
+        from ego_assets.labels.embeddings import read_embedding
+
+        for document, _ in documents:
+            if document.layer == EMBEDDINGS_LAYER:
+                # What is damaged, or was refused by its gate, has no place in the index either.
+                with suppress(ArtifactCorrupted, ArtifactMissing, KeyError, ValueError):
+                    content = self.store.read_bytes(document, "embedding.parquet")
+                    yield document.clip_id, read_embedding(content).embedding, document.data_version
 
     def status(
         self, *, collector_id: str | None = None, clip_ids: Sequence[str] | None = None

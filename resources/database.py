@@ -32,6 +32,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     String,
     Text,
     UniqueConstraint,
@@ -55,6 +56,7 @@ from sqlalchemy.types import TypeDecorator
 from ego_assets.media.uploads import is_clip_id
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import Clip
+from ego_assets.schema.embeddings import EMBEDDINGS_LAYER
 from ego_assets.schema.errors import ConfigurationError, EgoAssetsError, TransientError, UnknownClip
 from ego_assets.schema.gates import GateOutcome, GateResult
 from ego_assets.schema.incidents import INCIDENT_WITHDRAWAL
@@ -70,7 +72,7 @@ from ego_assets.schema.vocabulary import (
 )
 
 #: The newest migration; :meth:`Database.upgrade` does nothing when the database has it.
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 
 #: How long a writer waits for another one on SQLite before it gives up.
 BUSY_TIMEOUT_S = 30.0
@@ -160,7 +162,7 @@ class LayerStateRecord:
     Attributes:
         clip_id: The clip.
         layer: The layer.
-        state: Such as ``committed``, ``blocked``, ``given_up`` or ``failed``.
+        state: Such as ``committed``, ``blocked``, ``given_up``, ``postponed`` or ``failed``.
         reason: Why; empty for a committed layer.
         attempts: Attempts that were made.
         run_id: Dagster run.
@@ -666,6 +668,21 @@ class FrameReviewRow(Base):
     reviewed_at: Mapped[dt.datetime]
 
 
+class EmbeddingRow(Base):
+    """``embeddings``: an index of the vectors in the store, one per clip, that can be rebuilt from it.
+
+    On Postgres with pgvector the column ``vector`` is of its type; see :mod:`resources.embeddings`.
+    """
+
+    __tablename__ = "embeddings"
+    __table_args__ = (Index("ix_embeddings_space", "space"),)
+
+    clip_id: Mapped[str] = mapped_column(_ID, ForeignKey("clips.clip_id"), primary_key=True)
+    space: Mapped[str] = mapped_column(_NAME)
+    data_version: Mapped[str] = mapped_column(String(64))
+    vector: Mapped[bytes] = mapped_column(LargeBinary())
+
+
 _CLIP_FIELDS = tuple(field.name for field in fields(Clip))
 _FIXED_CLIP_FIELDS = ("clip_id", "created_at", "updated_at")
 
@@ -1143,6 +1160,8 @@ class Database:
             self._clip_row(session, clip_id)
             for table in (GateRow, LayerStateRow):
                 session.execute(delete(table).where(table.clip_id == clip_id, table.layer.in_(list(bits))))
+            if EMBEDDINGS_LAYER in bits:
+                session.execute(delete(EmbeddingRow).where(EmbeddingRow.clip_id == clip_id))
             session.execute(
                 update(ArtifactRow)
                 .where(ArtifactRow.clip_id == clip_id, ArtifactRow.layer.in_(list(bits)))

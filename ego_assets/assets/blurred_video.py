@@ -70,7 +70,7 @@ SPEC = LayerSpec(
     description=(
         "Finds faces, text, screens and plates, tracks them and redacts them, at the original's size and time "
         "stamps; drops sound, location and every other stream. The finished video is examined again. Also writes "
-        "the proxy that all later layers read. What fails a blocking gate is never published."
+        "the proxy that all later layers read, and how the camera moved. What fails a blocking gate is never published."
     ),
     stage=2,
     inputs=("raw_clip", "clip_quality"),
@@ -118,6 +118,7 @@ def render(
     """
     import pyarrow.parquet
 
+    from ego_assets.media.motion_table import MOTION_FILE, motion_table
     from ego_assets.media.probe import probe
     from ego_assets.media.timeline import read_timeline
     from ego_assets.privacy.config import PrivacyConfig
@@ -151,6 +152,13 @@ def render(
     staged.path("pii_report.json").write_text(report.to_json())
     tracks = tracks_table(result.tracks, result.timeline.timestamps_ns)
     pyarrow.parquet.write_table(tracks, staged.path("tracks.parquet"))
+    motion = motion_table(
+        result.camera,
+        result.timeline.timestamps_ns,
+        measured_on=(found.width, found.height),
+        resolution=result.proxy_size,
+    )
+    pyarrow.parquet.write_table(motion, staged.path(MOTION_FILE))
     staged.path("contact_sheet.jpg").write_bytes(result.contact_sheet)
     verdicts = judge(result, original=timeline, video=video, proxy=proxy, config=config)
     counts = {

@@ -37,6 +37,7 @@ from ego_assets.privacy.tracking import (
 from ego_assets.schema.corrections import Correction
 from ego_assets.schema.detections import RegionDetector, iou_matrix
 from ego_assets.schema.media import MediaProbe
+from ego_assets.schema.motion import CameraMotion
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 from ego_assets.schema.timeline import NANOSECONDS, Timeline
 
@@ -50,6 +51,7 @@ class PrivacyResult:
         report: The PII report.
         leak_check: What the finished video was examined for; ``None`` where there is no detector to do so.
         timeline: Time stamps of the frames written to each video: those of the original that can be decoded.
+        camera: How the camera moved, in pixels of the upright full-size picture, on the frames of ``timeline``.
         proxy_size: Width and height of the proxy in pixels.
         contact_sheet: JPEG below 50 KB of redacted frames spread over the clip.
     """
@@ -58,6 +60,7 @@ class PrivacyResult:
     report: PiiReport
     leak_check: LeakCheck | None
     timeline: Timeline
+    camera: CameraMotion
     proxy_size: tuple[int, int]
     contact_sheet: bytes
 
@@ -196,6 +199,7 @@ class _PrivacyPass:
             report=report,
             leak_check=leak_check,
             timeline=examined.timeline,
+            camera=examined.camera,
             proxy_size=proxy_size_for(*self.size, short_side=self.config.proxy_short_side),
             contact_sheet=contact_sheet(list(rendering.sheet_images)),
         )

@@ -18,14 +18,15 @@ class SceneFacts:
     """What the other layers found around a time, for sentences and for prompts; empty where a layer is missing.
 
     Attributes:
-        hands: Side to state, contact and the category in contact, of the wearer's visible hands.
+        hands: Side to ``state``, ``contact`` and the ``category`` in contact, of the wearer's visible hands; ``None``
+            where nobody looked for hands.
         objects: Category to number of instances seen.
         activity: Label of the activity segment that contains the time.
         camera: How the camera moves: ``still``, ``turning`` or ``moving``; empty where unknown.
         location: Kind of place as the collector stated it.
     """
 
-    hands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    hands: Mapping[str, Mapping[str, Any]] | None = None
     objects: Mapping[str, int] = field(default_factory=dict)
     activity: str = ""
     camera: str = ""

@@ -94,3 +94,65 @@ class DepthEstimator(Protocol):
                 is known (a rail, a robot) and ``poses`` are not metric.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DepthMeasurements:
+    """What was measured on the maps of one clip: one value a frame, for gates and records.
+
+    Attributes:
+        frame_index: ``int64 [N]``, ascending.
+        timestamps_ns: ``int64 [N]``.
+        status: What stands behind each map.
+        is_metric: ``bool [N]``, whether the map is in metres.
+        segment: ``int64 [N]``, maps share one unit only within a segment.
+        measured_share: ``float64 [N]``, share of the pixels whose depth was measured, 0-1.
+        completed_share: ``float64 [N]``, share of the pixels whose depth was completed between measurements, 0-1.
+        median: ``float64 [N]``, median of the known depth in the map's unit; NaN where nothing is known.
+        maximum: ``float64 [N]``, 99.9th percentile of the known depth in the map's unit: single wrong pixels do not
+            count. NaN where nothing is known.
+        change: ``float64 [N]``, mean absolute difference from the map before, over the pixels known in both, in the
+            map's unit; NaN where the two cannot be compared.
+        camera_motion: ``float64 [N]``, as :class:`DepthFrame` has it.
+        picture_shift: ``float64 [N]``, how far the picture moved since the frame before, as share of its width; NaN
+            where that is not known.
+    """
+
+    frame_index: npt.NDArray[np.int64]
+    timestamps_ns: npt.NDArray[np.int64]
+    status: tuple[DepthStatus, ...]
+    is_metric: npt.NDArray[np.bool_]
+    segment: npt.NDArray[np.int64]
+    measured_share: npt.NDArray[np.float64]
+    completed_share: npt.NDArray[np.float64]
+    median: npt.NDArray[np.float64]
+    maximum: npt.NDArray[np.float64]
+    change: npt.NDArray[np.float64]
+    camera_motion: npt.NDArray[np.float64]
+    picture_shift: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        count = len(self.status)
+        for name in self.__dataclass_fields__:
+            if name == "status":
+                continue
+            array = getattr(self, name)
+            if array.shape != (count,):
+                raise ValueError(f"{name}: expected [{count}], got {list(array.shape)}")
+            object.__setattr__(self, name, read_only(array))
+
+    @property
+    def valid_share(self) -> npt.NDArray[np.float64]:
+        """``float64 [N]``, share of the pixels whose depth is known, measured or completed."""
+        return self.measured_share + self.completed_share
+
+    @property
+    def can_be_judged(self) -> npt.NDArray[np.bool_]:
+        """``bool [N]``, false where the camera stood still, so that there is nothing that a map could show."""
+        return np.array([status != "no_parallax" for status in self.status], np.bool_)
+
+    @property
+    def scale(self) -> Scale:
+        """Metric where all maps that know anything are; otherwise unknown."""
+        known = self.valid_share > 0
+        return Scale.METRIC if known.any() and bool(self.is_metric[known].all()) else Scale.UNKNOWN

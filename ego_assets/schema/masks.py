@@ -80,7 +80,9 @@ class MaskFrame:
         ids = self.instance_ids
         if ids.ndim != 2 or ids.dtype != np.uint16:
             raise ValueError(f"instance_ids: expected uint16 [h, w], got {ids.dtype} {list(ids.shape)}")
-        shown, named = set(np.unique(ids).tolist()) - {0}, {item.instance_id for item in self.instances}
+        # Counting is several times as fast as sorting.
+        shown = set(np.flatnonzero(np.bincount(ids.ravel())).tolist()) - {0}
+        named = {item.instance_id for item in self.instances}
         if shown != named:
             raise ValueError(
                 f"instances: expected those in the picture, {sorted(shown)}, got {sorted(named)}"
@@ -114,3 +116,42 @@ class MaskTracker(Protocol):
             vocabulary: Categories that may be given.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaskMeasurements:
+    """What was measured on the masks of one clip: one value a frame, for gates and records.
+
+    Attributes:
+        frame_index: ``int64 [N]``, ascending.
+        timestamps_ns: ``int64 [N]``.
+        segmented_share: ``float64 [N]``, share of the pixels that belong to an instance, 0-1.
+        largest_share: ``float64 [N]``, share of the pixels that belong to the largest instance, 0-1.
+        hand_share: ``float64 [N]``, share of the pixels that belong to a hand of the wearer, 0-1.
+        consistency: ``float64 [N]``, intersection over union of each frame's instances with those of the frame before
+            after the picture's motion was taken out, mean over instances by their area; NaN where the two pictures
+            cannot be compared.
+    """
+
+    frame_index: npt.NDArray[np.int64]
+    timestamps_ns: npt.NDArray[np.int64]
+    segmented_share: npt.NDArray[np.float64]
+    largest_share: npt.NDArray[np.float64]
+    hand_share: npt.NDArray[np.float64]
+    consistency: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        count = self.frame_index.size
+        for name in self.__dataclass_fields__:
+            array = getattr(self, name)
+            if array.shape != (count,):
+                raise ValueError(f"{name}: expected [{count}], got {list(array.shape)}")
+            object.__setattr__(self, name, read_only(array))
+
+    def __len__(self) -> int:
+        return int(self.frame_index.size)
+
+    @property
+    def has_hand(self) -> npt.NDArray[np.bool_]:
+        """``bool [N]``, whether a hand of the wearer is segmented."""
+        return self.hand_share > 0

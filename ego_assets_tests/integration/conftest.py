@@ -60,7 +60,7 @@ SPECS = (
 
 @dataclass
 class Behaviour:
-    """What the layers do on which clip: ``unfit``, ``unjudged``, ``crash``, ``flaky``, ``ugly``, ``unknown``."""
+    """What the layers do on which clip: ``unfit``, ``unjudged``, ``crash``, ``flaky``, ``down``, ``ugly``, ``unknown``."""
 
     rules: dict[tuple[str, str], str] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
@@ -78,6 +78,8 @@ class Behaviour:
             raise RuntimeError("the model fell over")
         if rule == "flaky" and self.calls.count((layer, clip_id)) < 3:
             raise TransientError("try later")
+        if rule == "down":
+            raise TransientError("nobody answers")
         for name in work.spec.inputs:
             work.input(name)
         self.given[(layer, clip_id)] = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+from dagster import AssetKey
 
 from ego_assets.curation.completeness import has_layer
+from ego_assets.planning import plan_clip
 from ego_assets.schema.vocabulary import ReviewRisk
 
-if TYPE_CHECKING:
-    from .conftest import Bench
+from .conftest import SPECS, Bench
 
 
 def test_a_refused_layer_is_handed_to_nobody_and_the_clip_may_be_delivered(
@@ -39,3 +40,22 @@ def test_a_layer_nobody_judged_is_handed_on_without_its_completeness_bit(
     clip = bench.database.clip(clip_id)
     assert not has_layer(clip.completeness, "masks") and has_layer(clip.completeness, "depth_maps")
     assert bench.database.review_items(clip_id=clip_id) == []
+
+
+def test_the_version_before_a_layer_was_given_up_is_no_input_any_more(
+    make_bench: Callable[[int], Bench],
+) -> None:
+    bench = make_bench(1)
+    clip_id = bench.clip_ids[0]
+    bench.run_clip(clip_id)
+    made_of = dict(bench.store.document(clip_id, "manifest").inputs)
+    assert "masks" in made_of
+    bench.behaviour.set("masks", clip_id, "unfit")
+    bench.run_clip(clip_id)
+    assert set(bench.store.document(clip_id, "manifest").inputs) == {"gate", "frames", "depth_maps"}
+    bench.behaviour.rules.clear()
+    bench.run_clip(clip_id, asset_selection=[AssetKey("masks")])
+    plan = plan_clip(clip_id, SPECS, database=bench.database, store=bench.store)
+    assert "manifest" in plan.pending, "the layer is back, and the manifest was made without it"
+    bench.run_clip(clip_id)
+    assert dict(bench.store.document(clip_id, "manifest").inputs) == made_of

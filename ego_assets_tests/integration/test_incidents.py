@@ -35,7 +35,7 @@ from ego_assets.planning import ClipPlan, plan_clip
 from ego_assets.project import Project
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.corrections import CORRECTIONS_INPUT, Correction
-from ego_assets.schema.errors import ConfigurationError, TransientError, UnknownClip
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, TransientError, UnknownClip
 from ego_assets.schema.gates import GateSpec
 from ego_assets.schema.incidents import INCIDENT_WITHDRAWAL, Incident, IncidentState
 from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
@@ -597,15 +597,21 @@ def test_a_clip_that_was_withdrawn_for_another_reason_stays_withdrawn(platform: 
     assert (clip.withdrawn, clip.withdrawn_reason) == (True, "the collector asked for it")
 
 
-def test_a_layer_that_is_given_up_counts_as_done(platform: Platform) -> None:
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(BackendUnavailable, LayerState.GIVEN_UP), (TransientError, LayerState.POSTPONED)],
+)
+def test_a_layer_that_is_given_up_or_postponed_counts_as_done(
+    platform: Platform, error: type[Exception], state: LayerState
+) -> None:
     incident = opened(platform)
     platform.run(CLIP, PRIVACY_LAYER)
 
     def fails() -> None:
-        raise TransientError("no such model")
+        raise error("no such model")
 
     platform.during["frames"] = fails
-    assert platform.run(CLIP, "frames").state is LayerState.GIVEN_UP
+    assert platform.run(CLIP, "frames").state is state
     platform.run(CLIP, "manifest")
     platform.run(CLIP, "clip_package")
     assert platform.desk.advance(incident.id).state is IncidentState.CORRECTED

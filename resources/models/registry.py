@@ -221,6 +221,93 @@ WPOD_NET = ModelCard(
 )
 
 
+def _hand_model(file: str, name: str, sha256: str, size_bytes: int, input_contract: str) -> ModelCard:
+    return ModelCard(
+        name=name,
+        task="hands",
+        source="https://github.com/google-ai-edge/mediapipe",
+        sha256=sha256,
+        licence="Apache-2.0",
+        commercial_use=True,
+        size_bytes=size_bytes,
+        file=f"modules/{file}",
+        shipped_in="mediapipe",
+        extra="local",
+        input_contract=input_contract,
+    )
+
+
+_PALM_INPUT = "float32 [1, 192, 192, 3], RGB 0-1"
+_HAND_INPUT = "float32 [1, 224, 224, 3], RGB 0-1, the hand upright"
+PALM_DETECTION_LITE = _hand_model(
+    "palm_detection/palm_detection_lite.tflite",
+    "MediaPipe palm detection lite",
+    "e9a4aaddf90dda56a87235303cf00e4c2d3fb28725f68fd88772997dac905c18",
+    1_985_440,
+    _PALM_INPUT,
+)
+PALM_DETECTION_FULL = _hand_model(
+    "palm_detection/palm_detection_full.tflite",
+    "MediaPipe palm detection full",
+    "1b14e9422c6ad006cde6581a46c8b90dd573c07ab7f3934b5589e7cea3f89a54",
+    2_339_846,
+    _PALM_INPUT,
+)
+HAND_LANDMARKS_LITE = _hand_model(
+    "hand_landmark/hand_landmark_lite.tflite",
+    "MediaPipe hand landmarks lite",
+    "048edd3645c9bf7397d19a9f6e3a42957d6e414c9bea6598030a2e9b624156e6",
+    2_071_597,
+    _HAND_INPUT,
+)
+HAND_LANDMARKS_FULL = _hand_model(
+    "hand_landmark/hand_landmark_full.tflite",
+    "MediaPipe hand landmarks full",
+    "11c272b891e1a99ab034208e23937a8008388cf11ed2a9d776ed3d01d0ba00e3",
+    5_478_917,
+    _HAND_INPUT,
+)
+
+
+def _person_model(file: str, name: str, sha256: str, size_bytes: int, input_contract: str) -> ModelCard:
+    return ModelCard(
+        name=name,
+        task="masks",
+        source="https://github.com/google-ai-edge/mediapipe",
+        sha256=sha256,
+        licence="Apache-2.0",
+        commercial_use=True,
+        size_bytes=size_bytes,
+        file=f"modules/{file}",
+        shipped_in="mediapipe",
+        extra="local",
+        input_contract=input_contract,
+    )
+
+
+SELFIE_SEGMENTATION = _person_model(
+    "selfie_segmentation/selfie_segmentation_landscape.tflite",
+    "MediaPipe selfie segmentation landscape",
+    "a77d03f4659b9f6b6c1f5106947bf40e99d7655094b6527f214ea7d451106edd",
+    250_145,
+    "float32 [1, 144, 256, 3], RGB 0-1",
+)
+POSE_DETECTION = _person_model(
+    "pose_detection/pose_detection.tflite",
+    "MediaPipe pose detection",
+    "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
+    2_959_046,
+    "float32 [1, 224, 224, 3], RGB from -1 to 1",
+)
+POSE_LANDMARKS_FULL = _person_model(
+    "pose_landmark/pose_landmark_full.tflite",
+    "MediaPipe pose landmarks full",
+    "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
+    6_440_512,
+    "float32 [1, 256, 256, 3], RGB 0-1, the person upright",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackendSpec:
     """One way to do a task: the class that does it and the settings a profile may give it.
@@ -428,6 +515,104 @@ _BACKENDS = (
         requires=("torch", "onnxruntime"),
         models=(WPOD_NET,),
         extra="reference",
+    ),
+    BackendSpec(
+        task="hands",
+        backend="mediapipe_hands",
+        module="resources.models.hands",
+        class_name="MediaPipeHandDetector",
+        settings=(
+            "max_hands",
+            "max_side",
+            "model_complexity",
+            "detection_confidence",
+            "tracking_confidence",
+            "second_look",
+        ),
+        requires=("mediapipe",),
+        models=(PALM_DETECTION_LITE, HAND_LANDMARKS_LITE, PALM_DETECTION_FULL, HAND_LANDMARKS_FULL),
+        extra="local",
+    ),
+    BackendSpec(
+        task="captions",
+        backend="template",
+        module="resources.models.captions",
+        class_name="TemplateCaptioner",
+        settings=(),
+        requires=(),
+        models=(),
+        extra="local",
+    ),
+    BackendSpec(
+        task="actions",
+        backend="motion_rules",
+        module="resources.models.actions",
+        class_name="MotionRulesRecognizer",
+        settings=("certainty",),
+        requires=(),
+        models=(),
+        extra="local",
+    ),
+    BackendSpec(
+        task="embeddings",
+        backend="appearance",
+        module="resources.models.embeddings",
+        class_name="AppearanceEmbedder",
+        settings=(),
+        requires=(),
+        models=(),
+        extra="local",
+    ),
+    BackendSpec(
+        task="masks",
+        backend="regions_flow",
+        module="resources.models.masks",
+        class_name="RegionsFlowTracker",
+        settings=(
+            "max_side",
+            "merge_threshold",
+            "min_share",
+            "max_regions",
+            "reseed_interval_s",
+            "hand_memory_s",
+            "people",
+            "person_interval_s",
+            "person_threshold",
+            "pose_confidence",
+        ),
+        requires=("mediapipe",),
+        models=(SELFIE_SEGMENTATION, POSE_DETECTION, POSE_LANDMARKS_FULL),
+        extra="local",
+    ),
+    BackendSpec(
+        task="flow",
+        backend="dis",
+        module="resources.models.flow",
+        class_name="DisFlow",
+        settings=("preset",),
+        requires=("cv2",),
+        models=(),
+        extra="local",
+    ),
+    BackendSpec(
+        task="depth",
+        backend="depth_from_motion",
+        module="resources.models.depth",
+        class_name="MotionDepth",
+        settings=("max_side", "window_frames", "flow_preset", "completion", "calibration"),
+        requires=("cv2",),
+        models=(),
+        extra="local",
+    ),
+    BackendSpec(
+        task="depth",
+        backend="sparse_motion",
+        module="resources.models.depth",
+        class_name="SparseMotionDepth",
+        settings=("max_side", "window_frames", "corners", "patch", "calibration"),
+        requires=("cv2",),
+        models=(),
+        extra="local",
     ),
 )
 

@@ -1,0 +1,244 @@
+"""``captions``: a sentence for every two seconds of a clip."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ego_assets.execution import ClipWork, LayerDraft
+from ego_assets.gates.captions import GATES, MIN_SIMILARITY, judge_caption, judge_captions
+from ego_assets.schema.artifact import ArtifactDocument
+from ego_assets.schema.clip import PRIVACY_LAYER
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
+from ego_assets.schema.layers import DeliveryMember, LayerSpec, RetryPolicySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ego_assets.labels.captions import CaptionMoment, CaptionRun, Similarity
+    from ego_assets.labels.prompts import Prompt
+    from ego_assets.labels.scene_facts import SceneSources
+    from ego_assets.media.sampling import SampledFrames
+    from ego_assets.schema.captions import Captioner, CaptionRequest
+    from ego_assets.schema.detections import BgrImage
+    from ego_assets.schema.hands import HandObjectTracks
+    from ego_assets.schema.ladder import Rung
+    from resources.storage import StagedLayer
+
+TASK = "captions"
+_DOCUMENT, _VERDICTS, _PICTURE = "captions.json", "verdicts.parquet", "captions.jpg"
+
+
+def deliver(document: ArtifactDocument, read: Callable[[str], bytes]) -> list[DeliveryMember]:
+    """The captions lie beside the other layers' folders."""
+    return [DeliveryMember(path=_DOCUMENT, layer=document.layer, file=_DOCUMENT)]
+
+
+SPEC = LayerSpec(
+    name="captions",
+    group="enrich",
+    description=(
+        "A sentence for every 2 s (EGO_CAPTION_INTERVAL_S): from a model behind any OpenAI-compatible endpoint "
+        "(EGO_CAPTION_BASE_URL), otherwise built from hands, objects, activity and motion and marked as a template."
+    ),
+    stage=5,
+    inputs=(PRIVACY_LAYER,),
+    optional_inputs=("hand_object", "depth_maps", "masks", "actions"),
+    gates=GATES,
+    # Single requests are tried again by the client; this covers the layer (collection guide, step 1: twice).
+    retry=RetryPolicySpec(max_retries=2, delay_s=5.0),
+    pool="enrich",
+    estimate_bytes=lambda clip, settings: 100_000 + int(400 * clip.estimated_duration_s),
+    deliver=deliver,
+)
+
+
+def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
+    """Describe the clip."""
+    from ego_assets.curation.score import caption_relevance_part
+    from ego_assets.labels.caption_sheet import caption_sheet, shown_places, thumbnail
+    from ego_assets.labels.captions import (
+        BATCH_SIZE,
+        caption_moments,
+        captions_document,
+        verdict_table,
+        write_captions,
+    )
+
+    settings = work.settings.captions
+    rungs, prompts = _ladder(work)
+    similarity, no_similarity = _similarity(work)
+    pictures: dict[int, BgrImage] = {}
+    with work.sampled_frames(TASK) as sampled:
+        moments = caption_moments(sampled.timeline, interval_s=settings.interval_s)
+        shown = {moments[place].frame_index for place in shown_places(len(moments))}
+
+        def requests() -> Iterator[CaptionRequest]:
+            for request in _requests(sampled, moments, _sources(work, sampled)):
+                if request.frame.frame_index in shown:
+                    pictures[request.frame.frame_index] = thumbnail(request.frame.image)
+                yield request
+
+        run = write_captions(
+            moments,
+            requests(),
+            rungs,
+            similarity=similarity,
+            min_similarity=MIN_SIMILARITY,
+            log=work.log,
+            batch_size=max(BATCH_SIZE, settings.concurrency),
+        )
+        size = sampled.size
+
+    captions = run.captions
+    verdicts = [judge_caption(words=caption.words, similarity=caption.similarity) for caption in captions]
+    usage = {**run.usage, "cost_usd": _cost_usd(work, run)}
+    document = captions_document(
+        captions, interval_s=settings.interval_s, prompts=prompts, usage=usage, verdicts=verdicts
+    )
+    staged.path(_DOCUMENT).write_text(
+        json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    _write_table(verdict_table(captions, verdicts), staged)
+    drawn = [caption for caption in captions if caption.moment.frame_index in pictures]
+    if drawn:
+        sheet = caption_sheet(
+            [pictures[caption.moment.frame_index] for caption in drawn],
+            [
+                f"{caption.moment.timestamp_ns / 1e9:.1f} s: {caption.text or caption.refused}"
+                for caption in drawn
+            ],
+        )
+        staged.path(_PICTURE).write_bytes(sheet)
+    similarities = [caption.similarity for caption in captions if caption.similarity is not None]
+    relevance = caption_relevance_part(similarities or None)
+    answered = sum(bool(caption.text) for caption in captions)
+    return LayerDraft(
+        gates=judge_captions(
+            words=[caption.words for caption in captions],
+            similarities=[caption.similarity for caption in captions],
+            refusals=[caption.refused for caption in captions if caption.refused],
+            no_similarity=no_similarity,
+        ),
+        config={
+            "interval_s": settings.interval_s,
+            "ladder": [{"name": rung.name, **rung.config} for rung in rungs],
+            "prompts": [asdict(prompt) for prompt in prompts],
+        },
+        backends=run.backends,
+        attempts=run.attempts,
+        counts={
+            "captions": answered,
+            **{name: value for name, value in usage.items() if name != "requests"},
+            **({"caption_relevance": relevance} if relevance is not None else {}),
+        },
+        resolution=size,
+        metadata={
+            "captions": answered,
+            "source": document["source"],
+            "example": next((caption.text for caption in captions if caption.text), ""),
+            **usage,
+        },
+        pictures={"captions": _PICTURE} if drawn else {},
+    )
+
+
+def _ladder(work: ClipWork) -> tuple[Sequence[Rung[Captioner]], tuple[Prompt, ...]]:
+    """The attempts, and the prompts that they use: the endpoint's where there is one, otherwise the profile's."""
+    settings = work.settings.captions
+    if not settings.base_url:
+        return work.models.ladder(TASK), ()
+    from resources.captioner import EndpointOptions, endpoint_ladder, read_prompts
+
+    options = EndpointOptions(
+        base_url=settings.base_url,
+        api_key=settings.api_key,
+        concurrency=settings.concurrency,
+        requests_per_minute=settings.requests_per_minute,
+        timeout_s=settings.timeout_s,
+        max_retries=settings.max_retries,
+    )
+    prompts = read_prompts(settings.prompts_file)
+    rungs = endpoint_ladder(options, models=settings.models, prompts=prompts)
+    used = {str(rung.config["prompt"]) for rung in rungs}
+    return rungs, tuple(prompt for prompt in prompts if prompt.name in used)
+
+
+def _similarity(work: ClipWork) -> tuple[Similarity | None, str]:
+    """How alike pictures and texts are by the profile's embeddings, or the reason why nobody can tell."""
+    try:
+        embedder = work.models.ladder("embeddings")[0].open()
+    except (ConfigurationError, BackendUnavailable) as error:
+        return None, f"No embeddings backend: {error}"
+    if not embedder.embeds_text:
+        return None, f"The embeddings backend {embedder.info.backend} reads no texts."
+
+    def cosines(images: Sequence[BgrImage], texts: Sequence[str]) -> Any:
+        return (embedder.embed_images(images) * embedder.embed_texts(texts)).sum(axis=1)
+
+    return cosines, ""
+
+
+def _sources(work: ClipWork, sampled: SampledFrames) -> SceneSources:
+    """What the other layers found, as far as they are there."""
+    from ego_assets.labels.scene_facts import MaskRows, SceneSources, parse_segments
+    from ego_assets.media.motion_table import MOTION_FILE, read_motion
+
+    blurred = work.input(PRIVACY_LAYER)
+    hands, masks, actions = (work.optional_input(name) for name in ("hand_object", "masks", "actions"))
+    motion, timestamps_ns = None, None
+    # An older version of the privacy layer kept no motion.
+    if MOTION_FILE in {entry.name for entry in blurred.files}:
+        table = work.store.read_bytes(blurred, MOTION_FILE)
+        motion, timestamps_ns = read_motion(table, resolution=sampled.size)
+    return SceneSources(
+        hands=_hands(work, hands) if hands is not None else None,
+        masks=(
+            MaskRows.read(
+                work.store.read_bytes(masks, "tracks.parquet"), resolution=masks.resolution or sampled.size
+            )
+            if masks is not None
+            else None
+        ),
+        segments=parse_segments(work.read_json(actions, "actions.json")) if actions is not None else (),
+        motion=motion,
+        motion_timestamps_ns=timestamps_ns,
+        motion_width=sampled.size[0],
+        location=work.clip.location_type.value,
+    )
+
+
+def _hands(work: ClipWork, document: ArtifactDocument) -> HandObjectTracks:
+    from ego_assets.labels.hand_object import read_tracks
+
+    return read_tracks(partial(work.store.read_bytes, document))
+
+
+def _requests(
+    sampled: SampledFrames, moments: Sequence[CaptionMoment], sources: SceneSources
+) -> Iterator[CaptionRequest]:
+    """The frame of each moment, with what other layers found there."""
+    from ego_assets.labels.scene_facts import scene_facts
+    from ego_assets.schema.captions import CaptionRequest
+
+    frames = sampled.stream(indices=[moment.frame_index for moment in moments])
+    for moment, frame in zip(moments, frames, strict=True):
+        facts = scene_facts(
+            sources, timestamp_ns=moment.timestamp_ns, start_ns=moment.start_ns, end_ns=moment.end_ns
+        )
+        yield CaptionRequest(frame=frame, facts=facts)
+
+
+def _cost_usd(work: ClipWork, run: CaptionRun) -> float:
+    prices = work.settings.captions
+    sent = run.usage["prompt_tokens"] * prices.usd_per_million_prompt_tokens
+    received = run.usage["completion_tokens"] * prices.usd_per_million_completion_tokens
+    return round((sent + received) / 1e6, 6)
+
+
+def _write_table(table: Any, staged: StagedLayer) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, staged.path(_VERDICTS))

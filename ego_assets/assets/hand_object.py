@@ -1,0 +1,172 @@
+"""``hand_object``: the wearer's hands, what state they are in and what they hold, one JSON per frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ego_assets.execution import ClipWork, LayerDraft
+from ego_assets.gates.hand_object import GATES, HANDS_VISIBLE, judge_hand_object
+from ego_assets.ladder import blocking_refusal, climb
+from ego_assets.schema.artifact import ArtifactDocument
+from ego_assets.schema.clip import PRIVACY_LAYER, Clip
+from ego_assets.schema.gates import GateOutcome
+from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from ego_assets.labels.hand_object import RecordCheck
+    from ego_assets.media.sampling import SampledFrames
+    from ego_assets.schema.gates import GateResult
+    from ego_assets.schema.hands import HandDetector, HandObjectTracks
+    from ego_assets.schema.ladder import Rung
+    from ego_assets.schema.layers import DeliveryMember
+    from ego_assets.settings import EnrichmentSettings
+    from resources.storage import StagedLayer
+
+TASK = "hands"
+_PICTURE = "contact_sheet.jpg"
+_TILES = 12
+
+
+def _estimate_bytes(clip: Clip, settings: EnrichmentSettings) -> int:
+    """About 1.5 KB a record with two hands, at 10 records a second."""
+    rate = settings.layer_frames_per_second.get(TASK, 10.0)
+    return int(clip.estimated_duration_s * rate * 1500)
+
+
+def deliver(document: ArtifactDocument, read: Callable[[str], bytes]) -> list[DeliveryMember]:
+    """The records go into ``hand_object/``, with the verdicts per frame."""
+    from ego_assets.delivery.layers import archive_members
+    from ego_assets.labels.hand_object import ARCHIVE, INDEX, VERDICTS
+    from ego_assets.schema.layers import DeliveryMember
+
+    records = archive_members(document, read, folder="hand_object", archive=ARCHIVE, index=INDEX)
+    return [
+        *records,
+        DeliveryMember(path=f"hand_object/{VERDICTS}", layer=document.layer, file=VERDICTS),
+    ]
+
+
+SPEC = LayerSpec(
+    name="hand_object",
+    group="enrich",
+    description=(
+        "The wearer's left and right hand per frame: state (free, pre-grasp, grasp, post-release), contacted object "
+        "box, landmarks, boxes and scores, as one JSON per frame in one indexed tar."
+    ),
+    stage=3,
+    inputs=(PRIVACY_LAYER,),
+    gates=GATES,
+    retry=RetryPolicySpec(max_retries=2, delay_s=2.0),
+    pool="enrich",
+    estimate_bytes=_estimate_bytes,
+    deliver=deliver,
+)
+
+
+def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
+    """Find the hands, follow them, judge their states and write the records."""
+    from ego_assets.labels.hand_object import (
+        ARCHIVE,
+        INDEX,
+        VERDICTS,
+        check_records,
+        find_hand_objects,
+        read_records,
+        write_tracks,
+        write_verdicts,
+    )
+    from ego_assets.labels.hand_pictures import draw_sheet_tiles, frames_to_show
+    from ego_assets.media.contact_sheet import contact_sheet
+
+    with work.sampled_frames(TASK) as frames:
+        cuts = _cuts(work, frames)
+
+        def attempt(
+            rung: Rung[HandDetector],
+        ) -> tuple[HandObjectTracks, RecordCheck, list[GateResult]]:
+            tracks = find_hand_objects(frames.stream(), rung.open(), resolution=frames.size, cuts=cuts)
+            write_tracks(tracks, staged.path(ARCHIVE), staged.path(INDEX))
+            # What is judged is what was stored.
+            check = check_records(read_records(lambda name: staged.path(name).read_bytes()))
+            write_verdicts(check, staged.path(VERDICTS))
+            return tracks, check, _judge(work, check)
+
+        climbed = climb(
+            work.models.ladder(TASK), attempt, refusal=lambda made: _refusal(made[2]), log=work.log
+        )
+        tracks, check, verdicts = climbed.result
+        shown = [int(tracks.frame_index[place]) for place in frames_to_show(tracks, _TILES)]
+        tiles = draw_sheet_tiles(frames.stream(indices=shown), tracks)
+    pictures = {}
+    if tiles:
+        staged.path(_PICTURE).write_bytes(contact_sheet(tiles))
+        pictures["hands, their states and what they hold"] = _PICTURE
+    left, right = (float(track.visible.mean()) if track.visible.size else 0.0 for track in tracks.tracks)
+    return LayerDraft(
+        gates=verdicts,
+        config={"frames_per_second": work.frames_per_second(TASK), **climbed.rung.config},
+        backends=(climbed.rung.open().info,),
+        attempts=climbed.attempts,
+        counts={
+            "frames": tracks.frame_index.size,
+            "hand_share": check.share("hand_visible") or 0.0,
+            "left_share": left,
+            "right_share": right,
+            "other_hands_mean": float(tracks.other_hands.mean()) if tracks.other_hands.size else 0.0,
+            **{f"{state}_count": count for state, count in check.state_counts.items()},
+        },
+        resolution=frames.size,
+        metadata={
+            "frames": int(tracks.frame_index.size),
+            "frames with the left hand": f"{left:.0%}",
+            "frames with the right hand": f"{right:.0%}",
+            "states": ", ".join(f"{state} {count}" for state, count in check.state_counts.items()),
+        },
+        pictures=pictures,
+    )
+
+
+def _cuts(work: ClipWork, frames: SampledFrames) -> npt.NDArray[np.bool_] | None:
+    """On which of the sampled frames a new scene begins; ``None`` where the privacy pass did not say."""
+    import numpy as np
+
+    from ego_assets.media.motion_table import MOTION_FILE, read_motion
+
+    document = work.input(PRIVACY_LAYER)
+    if all(entry.name != MOTION_FILE for entry in document.files):
+        return None
+    motion, _ = read_motion(work.store.read_bytes(document, MOTION_FILE))
+    if motion.frame_count <= int(frames.frame_index.max(initial=-1)):
+        return None
+    scenes = motion.scenes[frames.frame_index]
+    return np.concatenate([[False], np.diff(scenes) > 0])[: scenes.size]
+
+
+def _judge(work: ClipWork, check: RecordCheck) -> list[GateResult]:
+    return judge_hand_object(
+        records=check.verdicts.num_rows,
+        valid_records=check.count("record_valid"),
+        first_problem=check.first_problem,
+        boxes=check.boxes,
+        boxes_outside=check.boxes_outside,
+        steps=check.steps,
+        illegal_steps=check.illegal_steps,
+        state_counts=check.state_counts,
+        frames_with_hand=check.count("hand_visible"),
+        activity=work.clip.activity_category,
+    )
+
+
+def _refusal(verdicts: Sequence[GateResult]) -> str:
+    """Why to try another way: the layer is unusable, or shows few hands where many are expected."""
+    few = [
+        verdict.message
+        for verdict in verdicts
+        if verdict.spec is HANDS_VISIBLE and verdict.outcome is GateOutcome.WARNED
+    ]
+    return " ".join(part for part in (blocking_refusal(verdicts), *few) if part)

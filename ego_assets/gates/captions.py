@@ -1,0 +1,130 @@
+"""Gates of ``captions``: every moment is described, in a sentence of the right length that is about the picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ego_assets.schema.gates import GateOutcome, GateResult, GateSpec
+
+#: Mean number of words of a clip's captions (collection guide, frequent questions: 15-40).
+FEWEST_WORDS, MOST_WORDS = 15, 40
+#: A caption less like its frame is probably made up (collection guide, frequent questions: CLIP similarity of 0.25).
+MIN_SIMILARITY = 0.25
+
+ANSWERED = GateSpec(
+    name="answered",
+    description="The moments of the clip have a caption.",
+    blocking=True,
+    threshold=0.9,
+    unit="share of moments with a caption",
+    source="ours: nine in ten; the guide names no share",
+)
+LENGTH = GateSpec(
+    name="length",
+    description=f"Captions have {FEWEST_WORDS} to {MOST_WORDS} words on average.",
+    threshold=FEWEST_WORDS,
+    unit="words in the mean, at least; at most 40",
+    source="collection guide, frequent questions",
+)
+RELEVANCE = GateSpec(
+    name="relevance",
+    description=f"Captions are about their frames: the cosine of text and picture is at least {MIN_SIMILARITY:g}.",
+    blocking=True,
+    threshold=0.5,
+    unit=f"share of captions with a similarity of at least {MIN_SIMILARITY:g}",
+    source="collection guide, frequent questions, for one caption; the share is ours: half",
+)
+
+#: All gates of the layer, in the order in which they are judged.
+GATES = (ANSWERED, LENGTH, RELEVANCE)
+
+
+def judge_caption(*, words: int, similarity: float | None) -> dict[str, str]:
+    """The verdict on one caption by criterion, in the words of :class:`GateOutcome`.
+
+    Args:
+        words: Number of words; 0 where there is no caption.
+        similarity: Cosine between text and picture; ``None`` where nobody can tell.
+    """
+    if words == 0:
+        missing = GateOutcome.NOT_EVALUATED.value
+        return {"answered": GateOutcome.FAILED.value, "length": missing, "relevance": missing}
+    length = GateOutcome.PASSED if FEWEST_WORDS <= words <= MOST_WORDS else GateOutcome.WARNED
+    relevance = GateOutcome.NOT_EVALUATED
+    if similarity is not None:
+        relevance = GateOutcome.PASSED if similarity >= MIN_SIMILARITY else GateOutcome.FAILED
+    return {"answered": GateOutcome.PASSED.value, "length": length.value, "relevance": relevance.value}
+
+
+def judge_captions(
+    *,
+    words: Sequence[int],
+    similarities: Sequence[float | None],
+    refusals: Sequence[str] = (),
+    no_similarity: str = "",
+) -> list[GateResult]:
+    """Judge the captions of a clip; one verdict per gate, in the order of :data:`GATES`.
+
+    Args:
+        words: Number of words per moment; 0 where there is no caption.
+        similarities: Cosine between text and picture per moment; ``None`` where nobody can tell.
+        refusals: Why captions were refused, for the message.
+        no_similarity: Why nobody can tell.
+    """
+    said = [count for count in words if count]
+    return [
+        _judge_answered(len(words), len(said), refusals),
+        _judge_length(said),
+        _judge_relevance([value for value in similarities if value is not None], len(said), no_similarity),
+    ]
+
+
+def _judge_answered(moments: int, said: int, refusals: Sequence[str]) -> GateResult:
+    if moments == 0:
+        return ANSWERED.failed("The clip has no frame to describe. Look at the clip.", value=0.0)
+    share = said / moments
+    seen = f"{said} of {moments} moments have a caption."
+    details: dict[str, object] = {"moments": moments, "captions": said, "refusals": list(refusals[:20])}
+    if share < ANSWERED.limit:
+        last = f" The last one was refused: {refusals[-1]}." if refusals else ""
+        return ANSWERED.failed(
+            f"{seen}{last} Look at the clip, or set other prompts (EGO_CAPTION_PROMPTS_FILE) or models "
+            "(EGO_CAPTION_MODELS) and use `ego-assets run --retry-failed`.",
+            value=share,
+            **details,
+        )
+    return ANSWERED.passed(seen, value=share, **details)
+
+
+def _judge_length(words: Sequence[int]) -> GateResult:
+    if not words:
+        return LENGTH.not_evaluated("There is no caption.")
+    mean = math.fsum(words) / len(words)
+    seen = f"Captions have {mean:.1f} words on average"
+    details: dict[str, object] = {"shortest": min(words), "longest": max(words)}
+    if FEWEST_WORDS <= mean <= MOST_WORDS:
+        return LENGTH.passed(f"{seen}.", value=mean, **details)
+    return LENGTH.warned(
+        f"{seen}, expected {FEWEST_WORDS} to {MOST_WORDS}. Name the length in the prompt.",
+        value=mean,
+        **details,
+    )
+
+
+def _judge_relevance(similarities: Sequence[float], said: int, no_similarity: str) -> GateResult:
+    if said == 0:
+        return RELEVANCE.not_evaluated("There is no caption.")
+    if not similarities:
+        reason = no_similarity or "No backend compares texts with pictures."
+        return RELEVANCE.not_evaluated(f"{reason} Use a profile whose embeddings backend reads texts.")
+    good = sum(value >= MIN_SIMILARITY for value in similarities)
+    share = good / len(similarities)
+    seen = f"{good} of {len(similarities)} captions are like their frames (similarity of {MIN_SIMILARITY:g} or more)."
+    details: dict[str, object] = {
+        "mean_similarity": math.fsum(similarities) / len(similarities),
+        "lowest_similarity": min(similarities),
+    }
+    if share < RELEVANCE.limit:
+        return RELEVANCE.failed(f"{seen} The others may be made up: look at them.", value=share, **details)
+    return RELEVANCE.passed(seen, value=share, **details)

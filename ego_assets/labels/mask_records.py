@@ -1,0 +1,481 @@
+"""Stores the masks of a clip: PNG archive, table of instances, sidecar, verdicts, and the picture people see."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ego_assets.labels.mask_tracking import DenseFlow
+from ego_assets.media.contact_sheet import contact_sheet
+from ego_assets.media.frame_archive import FrameArchive, FrameArchiveIndex, FrameArchiveWriter
+from ego_assets.media.overlays import mask_overlay
+from ego_assets.media.rasters import decode_png, encode_indexed_png, encode_png16
+from ego_assets.schema.detections import BackendInfo, BgrImage
+from ego_assets.schema.frames import ClipFrame
+from ego_assets.schema.gates import GateOutcome
+from ego_assets.schema.masks import HAND_CATEGORY, MaskFrame, MaskInstance, MaskMeasurements
+
+ARCHIVE, INDEX, CATEGORIES = "masks.tar", "masks.parquet", "categories.json"
+TRACKS, VERDICTS = "tracks.parquet", "verdicts.parquet"
+
+#: One row per instance and frame; boxes are in pixels of the masks.
+TRACK_SCHEMA = pa.schema(
+    [
+        pa.field("instance_id", pa.int32(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("side", pa.string(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("frame_index", pa.int64(), nullable=False),
+        pa.field("timestamp_ns", pa.int64(), nullable=False),
+        pa.field("left", pa.float32(), nullable=False),
+        pa.field("top", pa.float32(), nullable=False),
+        pa.field("right", pa.float32(), nullable=False),
+        pa.field("bottom", pa.float32(), nullable=False),
+        pa.field("area_share", pa.float32(), nullable=False),
+    ]
+)
+
+#: Highest id that an 8-bit PNG with a palette can hold.
+_LAST_PALETTE_ID = 255
+#: Longer side in pixels at which consecutive frames are compared.
+_COMPARED_SIDE = 320
+#: Less of the flow believable than this, and two frames cannot be compared.
+_COMPARABLE = 0.4
+#: Frames and width in pixels of the tiles that people see.
+_TILES, _TILE_WIDTH = 8, 320
+
+#: Runs a backend over a stream of frames.
+Track = Callable[[Iterator[ClipFrame]], Iterator[MaskFrame]]
+
+
+def instance_palette() -> npt.NDArray[np.uint8]:
+    """Colours of ids in PNG files and pictures, ``uint8 [256, 3]``, RGB: hands are 1 and 2, neighbours differ."""
+    places = np.arange(256)
+    # Steps of the golden ratio spread hues evenly however many ids there are.
+    hue = (places * 0.61803398875 % 1 * 180).astype(np.uint8)
+    saturation = np.where(places % 3 == 0, 140, 215).astype(np.uint8)
+    value = np.where(places % 2 == 0, 255, 200).astype(np.uint8)
+    hsv = np.stack([hue, saturation, value], axis=1)[None]
+    palette = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0], dtype=np.uint8)
+    palette[0] = 0
+    palette[1], palette[2] = (255, 64, 64), (64, 255, 64)
+    return palette
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RecordedMasks:
+    """What was written of one clip.
+
+    Attributes:
+        measurements: What was measured on every frame.
+        instances: Every instance of the clip with its category and side; the score is the mean over its frames.
+        spans: Instance id to its first and last frame and the number of frames it is seen in.
+        bit_depth: 8 or 16, of all PNG files.
+        reseeded_frames: Frames on which instances were searched anew.
+        contact_sheet: Overlays of some frames as JPEG.
+    """
+
+    measurements: MaskMeasurements
+    instances: tuple[MaskInstance, ...]
+    spans: Mapping[int, tuple[int, int, int]]
+    bit_depth: int
+    reseeded_frames: tuple[int, ...]
+    contact_sheet: bytes
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Plain numbers for the artifact document."""
+        found = self.measurements
+        frames = len(found)
+        return {
+            "frames": frames,
+            "instances": len(self.instances),
+            "hand_frame_share": round(float(found.has_hand.mean()), 4) if frames else 0.0,
+            "mean_segmented_share": round(float(found.segmented_share.mean()), 4) if frames else 0.0,
+        }
+
+
+def record_masks(
+    frames: Iterable[ClipFrame],
+    track: Track,
+    *,
+    frame_index: Sequence[int] | npt.NDArray[np.int64],
+    vocabulary: Sequence[str],
+    path: Callable[[str], Path],
+) -> RecordedMasks:
+    """Track a clip and write ``masks.tar`` with its index and ``tracks.parquet``.
+
+    All PNG of a clip have one form: 8 bits with a palette while no id is above 255, otherwise 16-bit grey.
+
+    Args:
+        frames: Frames of one clip in order of time.
+        track: Runs the backend over them.
+        frame_index: The frames that will come, to choose those that people see.
+        vocabulary: Categories that the backend may give.
+        path: Where to write the file of a name.
+
+    Raises:
+        ValueError: The backend gave a category outside the vocabulary, changed one, or did not answer every frame.
+    """
+    seen: deque[ClipFrame] = deque()
+    expected = np.asarray(frame_index, dtype=np.int64)
+    shown = set(expected[np.linspace(0, expected.size - 1, min(_TILES, expected.size)).astype(int)].tolist())
+    archive = _MaskArchive(path(ARCHIVE), path(INDEX))
+    table = _InstanceTable(vocabulary)
+    measures = _Measures()
+    tiles: list[BgrImage] = []
+    reseeded: list[int] = []
+    palette = instance_palette()
+    with archive:
+        for masks in track(_remembered(frames, seen)):
+            if not seen or seen[0].frame_index != masks.frame_index:
+                raise ValueError(
+                    f"masks: expected one answer per frame in order, got frame {masks.frame_index}"
+                )
+            frame = seen.popleft()
+            if masks.instance_ids.shape != frame.image.shape[:2]:
+                raise ValueError(
+                    f"instance_ids of frame {masks.frame_index}: expected {list(frame.image.shape[:2])}, got "
+                    f"{list(masks.instance_ids.shape)}"
+                )
+            archive.add(masks, palette)
+            areas = table.add(masks)
+            measures.add(frame, masks, areas)
+            if masks.reseeded:
+                reseeded.append(masks.frame_index)
+            if masks.frame_index in shown:
+                tiles.append(_tile(frame.image, masks, palette))
+        if seen:
+            raise ValueError(f"masks: expected an answer for every frame, got none for {len(seen)}")
+    table.write(path(TRACKS))
+    return RecordedMasks(
+        measurements=measures.result(),
+        instances=table.instances(),
+        spans=dict(table.spans),
+        bit_depth=archive.bit_depth,
+        reseeded_frames=tuple(reseeded),
+        contact_sheet=contact_sheet(tiles, tile_width=_TILE_WIDTH) if tiles else b"",
+    )
+
+
+def categories_document(
+    recorded: RecordedMasks,
+    *,
+    vocabulary: Sequence[str],
+    backend: BackendInfo,
+    resolution: tuple[int, int],
+    frames_per_second: float | None,
+) -> dict[str, Any]:
+    """The sidecar that says what the pixels of the PNG files mean."""
+    return {
+        "format": f"PNG, {recorded.bit_depth} bits, "
+        + ("palette" if recorded.bit_depth == 8 else "grey")
+        + ", pixel = instance id, 0 = not segmented",
+        "bit_depth": recorded.bit_depth,
+        "resolution": list(resolution),
+        "frames_per_second": frames_per_second,
+        "frame_count": len(recorded.measurements),
+        "vocabulary": list(vocabulary),
+        "backend": {
+            "name": backend.backend,
+            "model": backend.model,
+            "weights_sha256": backend.weights_sha256,
+        },
+        "instances": {
+            str(item.instance_id): {
+                "category": item.category,
+                "score": round(item.score, 4),
+                "side": item.side,
+                "first_frame": recorded.spans[item.instance_id][0],
+                "last_frame": recorded.spans[item.instance_id][1],
+                "frame_count": recorded.spans[item.instance_id][2],
+            }
+            for item in recorded.instances
+        },
+    }
+
+
+def write_categories(document: Mapping[str, Any], path: Path) -> None:
+    """Write the sidecar as JSON."""
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def write_verdicts(
+    measurements: MaskMeasurements, verdicts: Mapping[str, Sequence[GateOutcome]], path: Path
+) -> None:
+    """Write one row per frame: one column per criterion, and what was measured."""
+    columns: dict[str, Any] = {
+        "frame_index": measurements.frame_index,
+        "timestamp_ns": measurements.timestamps_ns,
+        **{name: [outcome.value for outcome in outcomes] for name, outcomes in verdicts.items()},
+        "segmented_share": measurements.segmented_share.astype(np.float32),
+        "largest_share": measurements.largest_share.astype(np.float32),
+        "hand_share": measurements.hand_share.astype(np.float32),
+        "consistency_iou": pa.array(measurements.consistency.astype(np.float32), from_pandas=True),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def motion_compensated_iou(
+    before: npt.NDArray[np.uint16], now: npt.NDArray[np.uint16], image_before: BgrImage, image_now: BgrImage
+) -> float:
+    """How much instances overlap those of an earlier frame, moved along the flow between the two pictures.
+
+    Intersection over union of each instance, over the pixels whose flow can be believed, mean weighted by area.
+
+    Args:
+        before: ``uint16 [h, w]``, ids of the earlier frame.
+        now: ``uint16 [h, w]``, ids of the later one.
+        image_before: ``uint8 [h, w, 3]``, BGR, the earlier frame.
+        image_now: ``uint8 [h, w, 3]``, BGR, the later frame.
+
+    Returns:
+        0-1; NaN where flow cannot link the pictures or nothing is segmented.
+    """
+    grey = [
+        np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8) for image in (image_before, image_now)
+    ]
+    columns, rows, believable = DenseFlow().back(*grey)
+    if believable.mean() < _COMPARABLE:
+        return float("nan")
+    height, width = now.shape
+    moved = before[
+        np.clip(np.rint(rows), 0, height - 1).astype(np.intp),
+        np.clip(np.rint(columns), 0, width - 1).astype(np.intp),
+    ]
+    a, b = moved[believable], now[believable]
+    sizes_a = np.bincount(a, minlength=1)
+    sizes_b = np.bincount(b, minlength=1)
+    common = np.bincount(a[a == b], minlength=1)
+    length = max(sizes_a.size, sizes_b.size)
+    padded = [np.pad(sizes, (0, length - sizes.size))[1:] for sizes in (sizes_a, sizes_b, common)]
+    union = padded[0] + padded[1] - padded[2]
+    weight = padded[0] + padded[1]
+    if not weight.sum():
+        return float("nan")
+    return float((weight * padded[2] / np.maximum(union, 1)).sum() / weight.sum())
+
+
+def _remembered(frames: Iterable[ClipFrame], seen: deque[ClipFrame]) -> Iterator[ClipFrame]:
+    """The frames, each kept until its answer comes."""
+    for frame in frames:
+        seen.append(frame)
+        yield frame
+
+
+class _MaskArchive:
+    """Writes PNG of 8 bits, and all of them anew with 16 bits once an id asks for it."""
+
+    def __init__(self, archive: Path, index: Path) -> None:
+        self._archive, self._index = archive, index
+        self._writer = FrameArchiveWriter(archive, index)
+        self.bit_depth = 8
+
+    def add(self, masks: MaskFrame, palette: npt.NDArray[np.uint8]) -> None:
+        ids = masks.instance_ids
+        if self.bit_depth == 8 and ids.max(initial=0) > _LAST_PALETTE_ID:
+            self._widen()
+        data = (
+            encode_indexed_png(ids.astype(np.uint8), palette)
+            if self.bit_depth == 8
+            else encode_png16(np.ascontiguousarray(ids))
+        )
+        self._writer.add(masks.frame_index, masks.timestamp_ns, data, extension="png")
+
+    def _widen(self) -> None:
+        """Rewrite what there is: programs must not meet two forms in one archive."""
+        self._writer.close()
+        narrow, narrow_index = (
+            path.with_name(f"narrow_{path.name}") for path in (self._archive, self._index)
+        )
+        self._archive.replace(narrow)
+        self._index.replace(narrow_index)
+        self._writer = FrameArchiveWriter(self._archive, self._index)
+        self.bit_depth = 16
+        with narrow.open("rb") as file:
+            entries = FrameArchiveIndex.read(narrow_index)
+            members = FrameArchive(file, entries)
+            for entry in entries:
+                ids = decode_png(members.read(entry.frame_index)).astype(np.uint16)
+                self._writer.add(entry.frame_index, entry.timestamp_ns, encode_png16(ids), extension="png")
+        narrow.unlink()
+        narrow_index.unlink()
+
+    def __enter__(self) -> _MaskArchive:
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._writer.__exit__(*failure)
+
+
+@dataclass(eq=False)
+class _InstanceTable:
+    """Rows of ``tracks.parquet``, and what is said of each instance over the clip."""
+
+    vocabulary: Sequence[str]
+    said: dict[int, tuple[str, str]] = field(default_factory=dict)
+    scores: dict[int, list[float]] = field(default_factory=dict)
+    spans: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    columns: dict[str, Any] = field(
+        default_factory=lambda: {
+            item.name: []
+            if pa.types.is_string(item.type)
+            else array("q" if pa.types.is_integer(item.type) else "d")
+            for item in TRACK_SCHEMA
+        }
+    )
+
+    def add(self, masks: MaskFrame) -> npt.NDArray[np.int64]:
+        """Take up one frame; returns the pixels of each id, ``int64 [largest id + 1]``."""
+        areas, boxes = _extents(masks.instance_ids)
+        for item in masks.instances:
+            self._check(item, masks.frame_index)
+            first, _, frames = self.spans.get(item.instance_id, (masks.frame_index, 0, 0))
+            self.spans[item.instance_id] = first, masks.frame_index, frames + 1
+            self.scores.setdefault(item.instance_id, []).append(item.score)
+            left, top, right, bottom = boxes[item.instance_id]
+            row = {
+                "instance_id": item.instance_id,
+                "category": item.category,
+                "side": item.side,
+                "score": item.score,
+                "frame_index": masks.frame_index,
+                "timestamp_ns": masks.timestamp_ns,
+                "left": left,
+                "top": top,
+                "right": right,
+                "bottom": bottom,
+                "area_share": areas[item.instance_id] / masks.instance_ids.size,
+            }
+            for name, value in row.items():
+                self.columns[name].append(value)
+        return areas
+
+    def _check(self, item: MaskInstance, frame_index: int) -> None:
+        if item.category not in self.vocabulary:
+            raise ValueError(
+                f"instance {item.instance_id}: expected a category out of {', '.join(self.vocabulary)}, got "
+                f"{item.category!r}"
+            )
+        said = self.said.setdefault(item.instance_id, (item.category, item.side))
+        if said != (item.category, item.side):
+            raise ValueError(
+                f"instance {item.instance_id}: expected {said} as before, got {(item.category, item.side)} on frame "
+                f"{frame_index}"
+            )
+
+    def instances(self) -> tuple[MaskInstance, ...]:
+        return tuple(
+            MaskInstance(
+                instance_id=number,
+                category=category,
+                side=side,
+                score=min(1.0, float(np.mean(self.scores[number]))),
+            )
+            for number, (category, side) in sorted(self.said.items())
+        )
+
+    def write(self, path: Path) -> None:
+        arrays = [
+            pa.array(
+                self.columns[item.name]
+                if pa.types.is_string(item.type)
+                else np.asarray(self.columns[item.name]),
+            ).cast(item.type)
+            for item in TRACK_SCHEMA
+        ]
+        pq.write_table(pa.Table.from_arrays(arrays, schema=TRACK_SCHEMA), path)
+
+
+@dataclass(eq=False)
+class _Measures:
+    """What is measured while frames go by."""
+
+    rows: list[tuple[int, int, float, float, float, float]] = field(default_factory=list)
+    before: tuple[npt.NDArray[np.uint16], BgrImage] | None = None
+
+    def add(self, frame: ClipFrame, masks: MaskFrame, areas: npt.NDArray[np.int64]) -> None:
+        pixels = masks.instance_ids.size
+        hands = [item.instance_id for item in masks.instances if item.category == HAND_CATEGORY]
+        ids, image = _reduced(masks.instance_ids, frame.image)
+        consistency = float("nan")
+        if self.before is not None:
+            consistency = motion_compensated_iou(self.before[0], ids, self.before[1], image)
+        self.before = ids, image
+        self.rows.append(
+            (
+                frame.frame_index,
+                frame.timestamp_ns,
+                float(areas[1:].sum()) / pixels,
+                float(areas[1:].max(initial=0)) / pixels,
+                float(areas[hands].sum()) / pixels,
+                consistency,
+            )
+        )
+
+    def result(self) -> MaskMeasurements:
+        columns = list(zip(*self.rows, strict=True)) or [()] * 6
+        integers = [np.array(column, np.int64) for column in columns[:2]]
+        shares = [np.array(column, np.float64) for column in columns[2:]]
+        return MaskMeasurements(
+            frame_index=integers[0],
+            timestamps_ns=integers[1],
+            segmented_share=shares[0],
+            largest_share=shares[1],
+            hand_share=shares[2],
+            consistency=shares[3],
+        )
+
+
+def _reduced(ids: npt.NDArray[np.uint16], image: BgrImage) -> tuple[npt.NDArray[np.uint16], BgrImage]:
+    height, width = ids.shape
+    scale = min(1.0, _COMPARED_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    # Nearest neighbours keep ids; only ids up to 16 bits occur, which single precision holds exactly.
+    few = cv2.resize(ids.astype(np.float32), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return few.astype(np.uint16), np.asarray(small, np.uint8)
+
+
+def _extents(
+    ids: npt.NDArray[np.uint16],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pixels of each id ``int64 [K]`` and its box ``int64 [K, 4]``, xyxy with open ends."""
+    areas = np.bincount(ids.ravel(), minlength=1)
+    boxes = np.zeros((areas.size, 4), np.int64)
+    height, width = ids.shape
+    low = np.full((areas.size, 2), max(height, width), np.int64)
+    high = np.zeros((areas.size, 2), np.int64)
+    # Only where an id begins or ends in its row can its box end, which is a fraction of the pixels.
+    edge = np.ones(ids.shape, np.bool_)
+    edge[:, 1:-1] = (ids[:, 1:-1] != ids[:, :-2]) | (ids[:, 1:-1] != ids[:, 2:])
+    rows, columns = np.nonzero(edge)
+    at = ids[rows, columns]
+    for axis, places in enumerate((columns, rows)):
+        np.minimum.at(low[:, axis], at, places)
+        np.maximum.at(high[:, axis], at, places + 1)
+    boxes[:, :2], boxes[:, 2:] = low, high
+    return areas, boxes
+
+
+def _tile(image: BgrImage, masks: MaskFrame, palette: npt.NDArray[np.uint8]) -> BgrImage:
+    """A small overlay; ids above 255 share the colours of others."""
+    height, width = masks.instance_ids.shape
+    size = _TILE_WIDTH, max(1, round(_TILE_WIDTH * height / width))
+    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    wrapped = np.where(
+        masks.instance_ids > _LAST_PALETTE_ID, masks.instance_ids % 253 + 3, masks.instance_ids
+    ).astype(np.uint8)
+    few = cv2.resize(wrapped, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return mask_overlay(small, np.asarray(few, np.uint8), palette, opacity=0.45)

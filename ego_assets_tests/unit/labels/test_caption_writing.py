@@ -1,0 +1,351 @@
+"""Which moments are described, what is asked again, and what the documents hold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ego_assets.labels.caption_sheet import SHOWN, caption_sheet, shown_places, thumbnail
+from ego_assets.labels.captions import (
+    CaptionMoment,
+    CaptionRun,
+    caption_moments,
+    captions_document,
+    clean_text,
+    looks_like_refusal,
+    verdict_table,
+    write_captions,
+)
+from ego_assets.labels.prompts import DEFAULT_PROMPTS
+from ego_assets.schema.captions import CaptionAnswer, CaptionRequest, SceneFacts
+from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.errors import TransientError
+from ego_assets.schema.frames import ClipFrame
+from ego_assets.schema.ladder import Rung
+from ego_assets.schema.timeline import Timeline
+
+S = 1_000_000_000
+GOOD = "The wearer cuts a red pepper on a wooden board with a small knife in a bright kitchen near the sink."
+LOG = logging.getLogger("test")
+
+
+def timeline(stamps_ns: Sequence[int], rate: int = 30) -> Timeline:
+    return Timeline(
+        timestamps_ns=np.array(stamps_ns, np.int64), frame_rate=Fraction(rate), time_base=Fraction(1, 90_000)
+    )
+
+
+def regular(frames: int, rate: int = 30, start_ns: int = 0) -> Timeline:
+    return timeline([start_ns + round(index * S / rate) for index in range(frames)], rate)
+
+
+def test_moments_are_the_middles_of_two_second_stretches() -> None:
+    moments = caption_moments(regular(180, start_ns=S), interval_s=2.0)
+    assert [(m.start_ns, m.end_ns) for m in moments] == [(S, 3 * S), (3 * S, 5 * S), (5 * S, 7 * S)]
+    assert [m.frame_index for m in moments] == [30, 90, 150]
+
+
+@pytest.mark.parametrize(
+    ("frames", "ends"),
+    [
+        (1, [0.0333]),
+        (15, [0.5]),
+        (89, [2.9667]),
+        (90, [2.0, 3.0]),
+        (149, [2.0, 4.9667]),
+        (150, [2.0, 4.0, 5.0]),
+    ],
+)
+def test_the_last_stretch_reaches_to_the_end(frames: int, ends: list[float]) -> None:
+    moments = caption_moments(regular(frames), interval_s=2.0)
+    assert [m.end_ns / S for m in moments] == pytest.approx(ends, abs=1e-3)
+
+
+def test_no_frame_no_moment() -> None:
+    assert caption_moments(timeline([]), interval_s=2.0) == ()
+
+
+def test_a_standing_picture_is_described_once() -> None:
+    # Nothing between 0.1 s and 9 s: four stretches lie nearest to the same frames.
+    moments = caption_moments(timeline([0, S // 10, 9 * S, 9 * S + S // 10], 10), interval_s=2.0)
+    assert [m.frame_index for m in moments] == [1, 2]
+    assert moments[0].start_ns == 0 and moments[0].end_ns == moments[1].start_ns
+
+
+@given(
+    steps=st.lists(st.integers(1, 3 * S), max_size=60),
+    interval_s=st.floats(0.05, 20),
+    start=st.integers(-S, 10 * S),
+)
+def test_stretches_cover_the_clip_without_gap_and_hold_ascending_frames(
+    steps: list[int], interval_s: float, start: int
+) -> None:
+    line = timeline(np.cumsum([start, *steps]).tolist())
+    moments = caption_moments(line, interval_s=interval_s)
+    assert moments[0].start_ns == start and moments[-1].end_ns == start + line.duration_ns
+    assert all(a.end_ns == b.start_ns and a.frame_index < b.frame_index for a, b in pairwise(moments))
+
+
+# --- the ladder ----------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A backend that answers as told and notes what it was asked."""
+
+    def __init__(self, name: str, answer: Callable[[int], str | CaptionAnswer | Exception]) -> None:
+        self.name, self.answer = name, answer
+        self.asked: list[list[int]] = []
+
+    @property
+    def info(self) -> BackendInfo:
+        return BackendInfo(task="captions", backend="scripted", model=self.name)
+
+    source = "model"
+
+    def caption(self, requests: Sequence[CaptionRequest]) -> list[CaptionAnswer]:
+        self.asked.append([request.frame.frame_index for request in requests])
+        answers = []
+        for request in requests:
+            found = self.answer(request.frame.frame_index)
+            if isinstance(found, Exception):
+                raise found
+            if isinstance(found, str):
+                found = CaptionAnswer(text=found, prompt_tokens=10, completion_tokens=2)
+            answers.append(found)
+        return answers
+
+
+def run(
+    count: int,
+    *backends: Scripted,
+    similarity: Callable[..., Any] | None = None,
+    batch_size: int = 16,
+) -> CaptionRun:
+    moments = [
+        CaptionMoment(frame_index=n, timestamp_ns=n * S, start_ns=n * S, end_ns=(n + 1) * S)
+        for n in range(count)
+    ]
+    picture = np.zeros((4, 4, 3), np.uint8)
+    requests = (CaptionRequest(frame=ClipFrame(n, n * S, picture), facts=SceneFacts()) for n in range(count))
+    rungs = [
+        Rung(
+            name=backend.name,
+            open=lambda backend=backend: backend,
+            config={"model": backend.name, "prompt": f"p{n}"},
+        )
+        for n, backend in enumerate(backends)
+    ]
+    return write_captions(
+        moments, requests, rungs, similarity=similarity, min_similarity=0.25, log=LOG, batch_size=batch_size
+    )
+
+
+def refused(reason: str) -> CaptionAnswer:
+    return CaptionAnswer(text="", refused=reason, prompt_tokens=7)
+
+
+def test_only_what_was_refused_is_asked_again() -> None:
+    first = Scripted("a", lambda n: refused("refusal: no") if n in (1, 3) else GOOD)
+    second = Scripted("b", lambda n: "Too short." if n == 3 else GOOD)
+    third = Scripted("c", lambda n: GOOD)
+    made = run(5, first, second, third)
+    assert (first.asked, second.asked, third.asked) == ([[0, 1, 2, 3, 4]], [[1, 3]], [[3]])
+    assert [caption.model for caption in made.captions] == ["a", "b", "a", "c", "a"]
+    assert [caption.attempt for caption in made.captions] == [1, 2, 1, 3, 1]
+    assert [caption.prompt for caption in made.captions] == ["p0", "p1", "p0", "p2", "p0"]
+    assert not any(caption.refused for caption in made.captions)
+    assert [attempt["refused"] for attempt in made.attempts] == [
+        "2 of 5 captions: refusal (2)",
+        "1 of 2 captions: too short (1)",
+    ]
+    assert made.usage == {
+        "requests": 8,
+        "prompt_tokens": 3 * 10 + 2 * 7 + 2 * 10 + 10,
+        "completion_tokens": 12,
+    }
+    assert [info.model for info in made.backends] == ["a", "b", "c"]
+
+
+def test_after_two_further_attempts_nothing_more_is_tried() -> None:
+    backends = [Scripted(name, lambda n: refused("empty answer: no choice")) for name in "abcd"]
+    made = run(1, *backends)
+    assert backends[3].asked == [] and len(made.attempts) == 3
+    assert made.captions[0].text == "" and made.captions[0].refused == "empty answer: no choice"
+
+
+def test_later_attempts_are_not_opened_without_need() -> None:
+    def never() -> Any:
+        raise AssertionError("opened")
+
+    moments = [CaptionMoment(frame_index=0, timestamp_ns=0, start_ns=0, end_ns=S)]
+    asked = CaptionRequest(frame=ClipFrame(0, 0, np.zeros((4, 4, 3), np.uint8)), facts=SceneFacts())
+    rungs = [Rung(name="a", open=lambda: Scripted("a", lambda n: GOOD)), Rung(name="b", open=never)]
+    made = write_captions(moments, [asked], rungs, similarity=None, min_similarity=0.25, log=LOG)
+    assert made.captions[0].text == GOOD and made.attempts == ()
+
+
+def test_a_model_that_raises_refuses_what_it_was_asked() -> None:
+    made = run(2, Scripted("a", lambda n: RuntimeError("out of memory")), Scripted("b", lambda n: GOOD))
+    assert [caption.attempt for caption in made.captions] == [2, 2]
+    assert made.attempts[0]["refused"] == "2 of 2 captions: RuntimeError (2)"
+
+
+def test_an_endpoint_out_of_reach_is_raised_at_once() -> None:
+    second = Scripted("b", lambda n: GOOD)
+    with pytest.raises(TransientError):
+        run(2, Scripted("a", lambda n: TransientError("down")), second)
+    assert second.asked == []
+
+
+def test_captions_unlike_their_picture_are_asked_again_and_the_best_one_stays() -> None:
+    scores = {"a": 0.1, "b": 0.2, "c": 0.15}
+
+    def similarity(images: Sequence[Any], texts: Sequence[str]) -> Any:
+        assert len(images) == len(texts)
+        return np.array([scores.get(text[0], 0.3) for text in texts], np.float32)
+
+    backends = [Scripted(name, lambda n, name=name: (name if n == 0 else "x") + GOOD) for name in "abc"]
+    made = run(2, *backends, similarity=similarity)
+    kept, good = made.captions
+    assert kept.text.startswith("b") and kept.attempt == 2
+    assert kept.similarity == pytest.approx(0.2) and kept.refused.startswith(
+        "unlike the picture: similarity 0.20"
+    )
+    assert (good.refused, good.attempt) == ("", 1) and good.similarity == pytest.approx(0.3)
+
+
+def test_a_text_that_is_not_good_enough_is_better_than_none() -> None:
+    made = run(1, Scripted("a", lambda n: "word " * 80), Scripted("b", lambda n: refused("refusal: no")))
+    assert made.captions[0].words == 80 and made.captions[0].refused.startswith("too long")
+
+
+@pytest.mark.parametrize(("words", "accepted"), [(7, False), (8, True), (60, True), (61, False)])
+def test_bounds_of_one_caption(words: int, accepted: bool) -> None:
+    made = run(1, Scripted("a", lambda n: " ".join(["word"] * words)))
+    assert (made.captions[0].refused == "") == accepted
+
+
+def test_frames_are_taken_in_batches() -> None:
+    first = Scripted("a", lambda n: refused("refusal: no") if n == 4 else GOOD)
+    second = Scripted("b", lambda n: GOOD)
+    made = run(5, first, second, batch_size=2)
+    assert first.asked == [[0, 1], [2, 3], [4]] and second.asked == [[4]]
+    assert made.attempts[0]["refused"] == "1 of 5 captions: refusal (1)"
+    assert [caption.moment.frame_index for caption in made.captions] == [0, 1, 2, 3, 4]
+
+
+def test_a_missing_frame_is_not_passed_over() -> None:
+    moments = [CaptionMoment(frame_index=0, timestamp_ns=0, start_ns=0, end_ns=S)]
+    rungs = [Rung(name="a", open=lambda: Scripted("a", lambda n: GOOD))]
+    with pytest.raises(ValueError, match="expected 1, got 0"):
+        write_captions(moments, [], rungs, similarity=None, min_similarity=0.25, log=LOG)
+
+
+# --- answers and documents -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  A hand\n holds   a cup. ", "A hand holds a cup."),
+        ('"A hand holds a cup."', "A hand holds a cup."),
+        ("<think>It might\nbe red.</think> A cup.", "A cup."),
+        ('The word "cup"', 'The word "cup"'),
+        ("", ""),
+        ('"', '"'),
+    ],
+)
+def test_clean_text(text: str, expected: str) -> None:
+    assert clean_text(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("I'm sorry, but I can't assist with that.", True),
+        ("I\u2019m unable to describe people.", True),
+        ("I cannot see the image.", True),
+        ("Unfortunately, I do not see a picture.", True),
+        ("As an AI language model I have no eyes.", True),
+        ("The wearer is sorry-looking and cannot reach the shelf.", False),
+        ("I can see two hands peeling a potato.", False),
+    ],
+)
+def test_refusals_in_words(text: str, refusal: bool) -> None:
+    assert looks_like_refusal(text) == refusal
+
+
+def test_document_and_verdicts() -> None:
+    made = run(2, Scripted("a", lambda n: GOOD if n else refused("refusal: no")))
+    verdicts = [{"answered": "failed", "length": "not_evaluated"}, {"answered": "passed", "length": "passed"}]
+    document = captions_document(
+        made.captions, interval_s=1.0, prompts=DEFAULT_PROMPTS[:1], usage={"requests": 2}, verdicts=verdicts
+    )
+    assert document["source"] == "model" and document["prompts"][0]["name"] == "guide"
+    assert document["captions"][1] == {
+        "time_s": 1.0,
+        "timestamp_ns": S,
+        "start_ns": S,
+        "end_ns": 2 * S,
+        "frame_index": 1,
+        "text": GOOD,
+        "source": "model",
+        "model": "a",
+        "prompt": "p0",
+        "attempt": 1,
+        "words": 21,
+        "similarity": None,
+        "refused": "",
+        "verdicts": verdicts[1],
+    }
+    table = verdict_table(made.captions, verdicts)
+    assert table.column_names == ["frame_index", "timestamp_ns", "words", "similarity", "answered", "length"]
+    assert table["answered"].to_pylist() == ["failed", "passed"] and table["words"].to_pylist() == [0, 21]
+
+
+def test_the_default_prompt_is_the_guides() -> None:
+    assert DEFAULT_PROMPTS[0].text.endswith("Be specific and concise (15-30 words).")
+    assert len(DEFAULT_PROMPTS) == 3 and [prompt.wants_facts for prompt in DEFAULT_PROMPTS] == [
+        False,
+        False,
+        True,
+    ]
+
+
+# --- the picture ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 400])
+def test_shown_captions_are_spread_over_the_clip(count: int) -> None:
+    places = shown_places(count)
+    assert len(places) == min(count, SHOWN) and all(0 <= place < count for place in places)
+    if count > 1:
+        assert places[0] == 0 and places[-1] == count - 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (720, 1280), (33, 17), (1, 1)])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_sentence_is_drawn_under_the_picture(width: int, height: int, count: int) -> None:
+    pictures = [thumbnail(np.full((height, width, 3), 90, np.uint8))] * count
+    blank, written = (
+        cv2.imdecode(np.frombuffer(caption_sheet(pictures, [text] * count), np.uint8), cv2.IMREAD_GRAYSCALE)
+        for text in ("", GOOD)
+    )
+    below = pictures[0].shape[0] + 4
+    blank, written = (picture[below : below + 15, :390] for picture in (blank, written))
+    assert (blank > 240).all() and (written < 100).any()
+
+
+def test_a_sheet_of_endless_texts_and_noise_is_small() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
+    sheet = caption_sheet([thumbnail(noise)] * SHOWN, [GOOD * 9] * SHOWN)
+    assert sheet.startswith(b"\xff\xd8") and len(sheet) <= 50_000

@@ -1,0 +1,128 @@
+"""Depth from the motion of the camera: no weights, nothing to download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ego_assets.geometry.correspondence import CornerMatcher, DenseMatcher, Matcher
+from ego_assets.geometry.motion_depth import DepthFromMotion, MotionDepthConfig
+from ego_assets.schema.camera import CameraTrajectory, PinholeCamera
+from ego_assets.schema.depth import DepthFrame
+from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.frames import ClipFrame
+from resources.models.flow import DisFlow, Preset
+
+
+class MotionDepth:
+    """Depth from dense flow. Implements :class:`ego_assets.schema.depth.DepthEstimator`.
+
+    Args:
+        max_side: Longer side in pixels at which pictures are compared. Cost grows with its square.
+        window_frames: Frames that are held: how far back a frame is compared, and the delay of the result.
+        flow_preset: How thoroughly the flow is computed: ``ultrafast``, ``fast`` or ``medium``.
+        completion: Whether gaps between measurements are filled.
+        calibration: Whether a focal length that is only assumed is corrected by what the clip's first frames show.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_side: int = 448,
+        window_frames: int = 8,
+        flow_preset: Preset = "medium",
+        completion: bool = True,
+        calibration: bool = True,
+    ) -> None:
+        self._config = MotionDepthConfig(
+            max_side=max_side, window_frames=window_frames, completion=completion, calibration=calibration
+        )
+        self._flow = DisFlow(preset=flow_preset)
+
+    @property
+    def info(self) -> BackendInfo:
+        """What runs."""
+        return BackendInfo(
+            task="depth", backend="depth_from_motion", model=f"depth from motion by {self._flow.info.model}"
+        )
+
+    @property
+    def is_dense(self) -> bool:
+        """Only pixels with evidence get a depth."""
+        return False
+
+    def estimate(
+        self,
+        frames: Iterable[ClipFrame],
+        *,
+        camera: PinholeCamera,
+        poses: CameraTrajectory | None = None,
+        baseline_m: float | None = None,
+    ) -> Iterator[DepthFrame]:
+        """One map per frame, in order, a window behind the frames."""
+        matcher = DenseMatcher(self._flow)
+        return _depth(matcher, self._config, frames, camera=camera, poses=poses, baseline_m=baseline_m)
+
+
+class SparseMotionDepth:
+    """Depth of tracked corners, and between them. Implements :class:`ego_assets.schema.depth.DepthEstimator`.
+
+    Each corner stands on its own, where dense flow smooths: what defeats flow, such as repeated texture or changing
+    light, defeats it less. In exchange fewer pixels are measured.
+
+    Args:
+        max_side: Longer side in pixels at which pictures are compared.
+        window_frames: Frames that are held: how far back a frame is compared, and the delay of the result.
+        corners: Corners per picture at most.
+        patch: Side in pixels of the patch around a corner that is tracked.
+        calibration: Whether a focal length that is only assumed is corrected by what the clip's first frames show.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_side: int = 640,
+        window_frames: int = 8,
+        corners: int = 3000,
+        patch: int = 15,
+        calibration: bool = True,
+    ) -> None:
+        self._config = MotionDepthConfig(
+            max_side=max_side, window_frames=window_frames, calibration=calibration, footprint_px=patch // 2
+        )
+        self._matcher = CornerMatcher(count=corners, window=patch)
+
+    @property
+    def info(self) -> BackendInfo:
+        """What runs."""
+        return BackendInfo(
+            task="depth", backend="sparse_motion", model="depth from motion by OpenCV Lucas-Kanade corners"
+        )
+
+    @property
+    def is_dense(self) -> bool:
+        """Only pixels with evidence get a depth."""
+        return False
+
+    def estimate(
+        self,
+        frames: Iterable[ClipFrame],
+        *,
+        camera: PinholeCamera,
+        poses: CameraTrajectory | None = None,
+        baseline_m: float | None = None,
+    ) -> Iterator[DepthFrame]:
+        """One map per frame, in order, a window behind the frames."""
+        return _depth(self._matcher, self._config, frames, camera=camera, poses=poses, baseline_m=baseline_m)
+
+
+def _depth(
+    matcher: Matcher,
+    config: MotionDepthConfig,
+    frames: Iterable[ClipFrame],
+    *,
+    camera: PinholeCamera,
+    poses: CameraTrajectory | None,
+    baseline_m: float | None,
+) -> Iterator[DepthFrame]:
+    engine = DepthFromMotion(matcher, camera=camera, config=config, poses=poses, baseline_m=baseline_m)
+    return engine.run(frames)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ego_assets.execution import layers_done_without
 from ego_assets.reviewing import correction_pending
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
@@ -101,8 +102,9 @@ def _deliverable(clip: Clip, database: Database, store: ArtifactStore) -> Delive
         manifest = store.document(clip.clip_id, "manifest")
         if package is None or manifest is None:
             return "it is not packaged yet"
+        left_out = layers_done_without(database, clip.clip_id)
         for layer in package_inputs():
-            present = store.document(clip.clip_id, layer)
+            present = None if layer in left_out else store.document(clip.clip_id, layer)
             if package.inputs.get(layer) != _data_version(present):
                 return f"{layer} has changed since it was packaged: use `ego-assets run`"
             if layer == PRIVACY_LAYER and (reason := _reason_of_rendering(clip.clip_id, present, database)):

@@ -1,9 +1,15 @@
 """The assets, one thin file per artifact. Registering a layer here is all it takes to run it."""
 
+from ego_assets.assets import actions as actions_asset
 from ego_assets.assets import blurred_video as blurred_video_asset
+from ego_assets.assets import captions as captions_asset
 from ego_assets.assets import clip_package, manifest
 from ego_assets.assets import clip_quality as clip_quality_asset
+from ego_assets.assets import depth_maps as depth_maps_asset
+from ego_assets.assets import embeddings as embeddings_asset
 from ego_assets.assets import frames as frames_asset
+from ego_assets.assets import hand_object as hand_object_asset
+from ego_assets.assets import masks as masks_asset
 from ego_assets.assets import raw_clip as raw_clip_asset
 from ego_assets.assets.collection_checks import incidents_resolved
 from ego_assets.assets.dataset_manifest import dataset_manifest
@@ -16,7 +22,18 @@ PRIVACY_CHAIN = tuple(
 )
 
 #: The layers that models and algorithms add to a de-identified clip. A new one is added here.
-ENRICHMENT = tuple((module.SPEC, module.make) for module in (frames_asset,))
+ENRICHMENT = tuple(
+    (module.SPEC, module.make)
+    for module in (
+        frames_asset,
+        hand_object_asset,
+        depth_maps_asset,
+        embeddings_asset,
+        masks_asset,
+        actions_asset,
+        captions_asset,
+    )
+)
 
 _ENRICHMENT_SPECS = tuple(spec for spec, _ in ENRICHMENT)
 

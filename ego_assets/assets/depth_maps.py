@@ -108,6 +108,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         )
     estimator, archive, verdicts = climbed.result
     found, is_dense = archive.measurements, estimator.is_dense
+    camera = archive.camera or camera
     rate = work.frames_per_second(_TASK)
     document = depth_document(
         found,

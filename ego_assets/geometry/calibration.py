@@ -30,8 +30,8 @@ _PRIOR_DEVIATION = 0.25
 #: Errors of flow hang together: a pair of pictures weighs as much as this many independent points.
 _POINTS_PER_PAIR = 60
 #: Parallax makes the focal length look longer than it is, by a few per cent: the second search looks around the first.
-_COARSE_DEVIATION = 0.08
-_FINE_FACTORS = np.exp(np.linspace(-0.16, 0.08, 7))
+_COARSE_DEVIATION = 0.05
+_FINE_FACTORS = np.exp(np.linspace(-0.1, 0.04, 6))
 _POINTS_USED = 300
 #: Parallax of far points counts as noise here.
 _PARALLAX_NOISE_PX = 1.0
@@ -40,8 +40,8 @@ _PARALLAX_NOISE_PX = 1.0
 def calibrated(camera: PinholeCamera, pairs: Sequence[tuple[FloatArray, FloatArray]]) -> PinholeCamera:
     """The camera with the focal length that explains some pairs of pictures best.
 
-    For every focal length tried, each pair gets the motion that fits it best; what remains as distance from the
-    epipolar lines tells focal lengths apart as soon as the camera turns. Where it does not turn, the assumed value stays.
+    First by how a turn bends the flow, with parallax as noise; then, near that, by what a turn and a step leave
+    as distance from the epipolar lines. Where the camera does not turn, the assumed value stays.
 
     Args:
         camera: The assumed camera; its principal point is kept.
@@ -64,7 +64,7 @@ def _thinned(points_a: FloatArray, points_b: FloatArray) -> tuple[FloatArray, Fl
 
 
 def _zoomed(camera: PinholeCamera, factor: float) -> PinholeCamera:
-    return replace(camera, fx=camera.fx * factor, fy=camera.fy * factor)
+    return replace(camera, fx=camera.fx * factor, fy=camera.fy * factor, source="estimated")
 
 
 def _best(
@@ -113,13 +113,9 @@ def _motion_costs(
         def residuals(parameters: FloatArray) -> FloatArray:
             moved = two.direction + parameters[3:] @ across
             turned = rotation_of(parameters[:3]) @ two.rotation
-            return signed_sampson_px(  # noqa: B023
-                rays_a,
-                rays_b,
-                turned,
-                moved / np.linalg.norm(moved),
-                tried,  # noqa: B023
-            )[:, None]
+            directions = rays_a, rays_b  # noqa: B023
+            step = moved / np.linalg.norm(moved)
+            return signed_sampson_px(*directions, turned, step, tried)[:, None]  # noqa: B023
 
         best = robust_least_squares(residuals, np.zeros(5), noise=FLOW_NOISE_PX, iterations=8)
         costs.append(_mean_cost(residuals(best), FLOW_NOISE_PX))

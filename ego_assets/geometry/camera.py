@@ -98,8 +98,10 @@ def _same_proportions(a: float, b: float) -> bool:
 
 
 def _turned(camera: PinholeCamera) -> PinholeCamera:
-    """The camera of the picture turned by a quarter; which way is not known, so the principal point only changes
-    places."""
+    """The camera of the picture turned by a quarter.
+
+    Which way is not known, so the principal point only changes places.
+    """
     return PinholeCamera(
         width=camera.height,
         height=camera.width,

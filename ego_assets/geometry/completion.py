@@ -49,15 +49,14 @@ def complete_between(
         near = held & ~known
         return np.where(near, spread, filled), np.where(near, np.float32(0.9), certainty)
     grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (0, 0), 1.0).astype(np.float32)
-    reach = _REACH * max(known.shape)
+    reach = np.float32(_REACH * max(known.shape))
     total, weights, certainty = (np.zeros(known.shape, np.float32) for _ in range(3))
     for turned in (False, True):
-        inputs = (inverse_depth, known, forbidden, grey)
         if turned:
-            inputs = tuple(np.ascontiguousarray(array.T) for array in inputs)
-        value, sure = _along_rows(*inputs, reach=np.float32(reach))
-        if turned:
+            value, sure = _along_rows(inverse_depth.T, known.T, forbidden.T, grey.T, reach=reach)
             value, sure = value.T, sure.T
+        else:
+            value, sure = _along_rows(inverse_depth, known, forbidden, grey, reach=reach)
         total += value * sure
         weights += sure
         np.maximum(certainty, sure, out=certainty)
@@ -128,7 +127,8 @@ def enlarge(values: Map, certainty: Map, small: BgrImage, large: BgrImage) -> tu
     height, width = large.shape[:2]
     known = certainty > 0
     result, sure = (
-        cv2.resize(array, (width, height), interpolation=cv2.INTER_LINEAR) for array in (values, certainty)
+        np.asarray(cv2.resize(array, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+        for array in (values, certainty)
     )
     around = np.ones((3, 3), np.uint8)
     highest, lowest = cv2.dilate(values, around), cv2.erode(values, around)

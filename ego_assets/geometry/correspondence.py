@@ -32,6 +32,8 @@ _MIN_LEFT = 0.25
 #: Corners are as good as this share of the best, and this far apart.
 _CORNER_QUALITY = 0.003
 _CORNER_DISTANCE_PX = 3
+#: The places of pixels come in one array, not in two.
+_NO_MAP = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,11 +88,11 @@ class DenseMatcher:
 
         in_turned = pixels + there
         returned = there + _sampled(back, in_turned)
-        to_b = cv2.perspectiveTransform(in_turned, turn)
+        to_b = _moved(in_turned, turn)
         texture = has_texture(a)
         known_a = _short(returned) & _inside(to_b, width, height) & texture
 
-        in_a_axes = cv2.perspectiveTransform(pixels, _homography(rotation.T, camera))
+        in_a_axes = _moved(pixels, _homography(rotation.T, camera))
         back_there = _sampled(back, in_a_axes)
         to_a = in_a_axes + back_there
         returned = back_there + _sampled(there, to_a)
@@ -132,16 +134,22 @@ class CornerMatcher:
         places = np.zeros((height, width, 2), np.float32)
         known = np.zeros((height, width), np.bool_)
         start, other = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (first, second))
-        corners = cv2.goodFeaturesToTrack(start, self._count, _CORNER_QUALITY, _CORNER_DISTANCE_PX)
-        if corners is None:
+        seen = cv2.goodFeaturesToTrack(start, self._count, _CORNER_QUALITY, _CORNER_DISTANCE_PX)
+        if seen is None:
             return places, known, 0
-        corners = np.rint(corners).astype(np.float32)
-        search = {"winSize": (self._window, self._window), "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
-        expected = cv2.perspectiveTransform(corners, turn)
-        found, ok, _ = cv2.calcOpticalFlowPyrLK(start, other, corners, expected, **search)
-        returned = cv2.perspectiveTransform(found, turn_back)
-        back, ok_back, _ = cv2.calcOpticalFlowPyrLK(other, start, found, returned, **search)
-        good = ((ok > 0) & (ok_back > 0) & _short(back - corners) & _inside(found, width, height)).ravel()
+        corners = np.rint(seen).astype(np.float32)
+        expected = _moved(corners, turn)
+        size, flags = (self._window, self._window), cv2.OPTFLOW_USE_INITIAL_FLOW
+        tracked, ok, _ = cv2.calcOpticalFlowPyrLK(start, other, corners, expected, winSize=size, flags=flags)
+        found = np.asarray(tracked, np.float32)
+        returned = _moved(found, turn_back)
+        back, ok_back, _ = cv2.calcOpticalFlowPyrLK(other, start, found, returned, winSize=size, flags=flags)
+        good = (
+            (ok > 0)
+            & (ok_back > 0)
+            & _short(np.asarray(back - corners, np.float32))
+            & _inside(found, width, height)
+        ).ravel()
         columns, rows = corners[good, 0].astype(np.intp).T
         places[rows, columns] = found[good, 0]
         known[rows, columns] = True
@@ -158,7 +166,9 @@ def guessed_rotation(a: BgrImage, b: BgrImage, camera: PinholeCamera) -> FloatAr
     shrink = min(1.0, _GUESS_SIDE / max(width, height))
     size = (max(16, round(width * shrink)), max(16, round(height * shrink)))
     first, second = (
-        cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
+        np.asarray(
+            cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY), np.uint8
+        )
         for image in (a, b)
     )
     little = camera.scaled(*size)
@@ -222,8 +232,14 @@ def _as_seen_from_a(image: Grey, turn: FloatArray) -> Grey:
     return np.asarray(turned, np.uint8)
 
 
+def _moved(places: npt.NDArray[np.float32], turn: FloatArray) -> npt.NDArray[np.float32]:
+    return np.asarray(cv2.perspectiveTransform(places, turn), np.float32)
+
+
 def _sampled(field: PixelMap, places: PixelMap) -> PixelMap:
-    return cv2.remap(field, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(
+        cv2.remap(field, places, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
+    )
 
 
 def _short(offsets: PixelMap) -> Mask:

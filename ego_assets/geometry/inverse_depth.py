@@ -37,7 +37,7 @@ class Measurement:
     moving: Mask
 
 
-def triangulate(to_b: PixelMap, known: Mask, T_b_a: FloatArray, camera: PinholeCamera) -> Measurement:
+def triangulate(to_b: PixelMap, known: Mask, pose: FloatArray, camera: PinholeCamera) -> Measurement:
     """Inverse depth along the first camera's axis, from where its pixels lie in a second picture.
 
     The place is projected onto the epipolar line; the distance from it tells points that moved by themselves.
@@ -45,7 +45,7 @@ def triangulate(to_b: PixelMap, known: Mask, T_b_a: FloatArray, camera: PinholeC
     Args:
         to_b: Places of the first picture's pixels in the second.
         known: Where they hold.
-        T_b_a: ``float64 [4, 4]``, takes the first camera's axes to the second's.
+        pose: ``float64 [4, 4]``, ``T_b_a``: takes the first camera's axes to the second's.
         camera: The camera of both.
     """
     shape = known.shape
@@ -59,7 +59,7 @@ def triangulate(to_b: PixelMap, known: Mask, T_b_a: FloatArray, camera: PinholeC
         return nothing
     fx, fy, cx, cy = (np.float32(value) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
     x, y = (columns.astype(np.float32) - cx) / fx, (rows.astype(np.float32) - cy) / fy
-    turn, shift = T_b_a[:3, :3].astype(np.float32), T_b_a[:3, 3].astype(np.float32)
+    turn, shift = pose[:3, :3].astype(np.float32), pose[:3, 3].astype(np.float32)
     turned_x, turned_y, turned_z = (turn[row, 0] * x + turn[row, 1] * y + turn[row, 2] for row in range(3))
     place = to_b[rows, columns]
     seen_x, seen_y = (place[:, 0] - cx) / fx, (place[:, 1] - cy) / fy
@@ -88,7 +88,7 @@ def carried_over(
     variance: Map,
     matches_to_b: PixelMap,
     known: Mask,
-    T_b_a: FloatArray,
+    pose: FloatArray,
     camera: PinholeCamera,
 ) -> Measurement:
     """The first picture's inverse depth as the second picture's: where its points lie there, and how far away.
@@ -106,7 +106,7 @@ def carried_over(
         return carried
     fx, fy, cx, cy = (np.float32(value) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
     x, y = (columns.astype(np.float32) - cx) / fx, (rows.astype(np.float32) - cy) / fy
-    turn, shift = T_b_a[:3, :3].astype(np.float32), T_b_a[:3, 3].astype(np.float32)
+    turn, shift = pose[:3, :3].astype(np.float32), pose[:3, 3].astype(np.float32)
     inverse = inverse_depth[rows, columns]
     there = [turn[row, 0] * x + turn[row, 1] * y + turn[row, 2] + inverse * shift[row] for row in range(3)]
     depth = np.maximum(there[2], 1e-3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from ego_assets.geometry.correspondence import (
     guessed_rotation,
     has_texture,
 )
-from ego_assets.geometry.inverse_depth import Gathered, Measurement, carried_over, triangulate
+from ego_assets.geometry.inverse_depth import Gathered, carried_over, triangulate
 from ego_assets.geometry.two_view import (
     KnownPoints,
     pose_from_depth,
@@ -93,10 +94,10 @@ class _View:
 
     def __init__(self, frame: ClipFrame, size: tuple[int, int]) -> None:
         self.frame = frame
-        small = frame.image
+        small: npt.NDArray[Any] = frame.image
         if frame.size != size:
             small = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
-        self.small: BgrImage = np.ascontiguousarray(small)
+        self.small: BgrImage = np.ascontiguousarray(small, np.uint8)
         self.texture = float(has_texture(self.small).mean())
         self.gathered = Gathered(*size)
         self.turn_from_previous: FloatArray = np.eye(3)
@@ -203,7 +204,7 @@ class DepthFromMotion:
         """Correct an assumed focal length by what the first frames show."""
         turns = [
             (guessed_rotation(first.small, second.small, self._camera), first, second)
-            for first, second in zip(views, views[1:], strict=False)
+            for first, second in pairwise(views)
             if min(first.texture, second.texture) >= _MIN_TEXTURE
         ]
         # Small turns tell little, and wide ones leave little in common.
@@ -257,7 +258,7 @@ class DepthFromMotion:
         if min(previous.texture, view.texture) < _MIN_TEXTURE:
             return None
         if previous.T_world_camera is not None and view.T_world_camera is not None:
-            guess = _T_b_a(previous, view)[:3, :3]
+            guess = _relative(previous, view)[:3, :3]
         else:
             guess = guessed_rotation(previous.small, view.small, self._camera)
         matches = self._matcher.match(previous.small, view.small, guess, self._camera)
@@ -295,7 +296,7 @@ class DepthFromMotion:
     def _turn_between(self, first: _View, second: _View) -> FloatArray:
         """Rotation from an earlier view of the window to a later one."""
         if first.T_world_camera is not None and second.T_world_camera is not None:
-            return _T_b_a(first, second)[:3, :3]
+            return _relative(first, second)[:3, :3]
         turn = np.eye(3)
         passing = False
         for view in self._window:
@@ -341,8 +342,8 @@ class DepthFromMotion:
         for other in reversed(waiting[:start]):
             self._place_by(first, other)
         placed = [other for other in waiting if other.T_world_camera is not None]
-        for before, after in zip(placed, placed[1:], strict=False):
-            after.step = float(np.linalg.norm(_T_b_a(before, after)[:3, 3]))
+        for before, after in pairwise(placed):
+            after.step = float(np.linalg.norm(_relative(before, after)[:3, 3]))
 
     def _place_by(self, first: _View, other: _View) -> None:
         """Find the pose of a frame that was passed over, by the depth of another."""
@@ -362,7 +363,7 @@ class DepthFromMotion:
             other.T_world_camera = first.T_world_camera @ rigid_inverse(pose)
             self._measure(first, other, matches)
 
-    def _known(self, view: _View, matches: Matches, T_anchor_view: FloatArray) -> KnownPoints:
+    def _known(self, view: _View, matches: Matches, anchor_from_view: FloatArray) -> KnownPoints:
         gathered = view.gathered
         use = (gathered.inverse_depth > 0) & (gathered.support > gathered.against)
         use &= gathered.variance < (0.5 * gathered.inverse_depth) ** 2
@@ -371,7 +372,7 @@ class DepthFromMotion:
             points=np.stack([columns, rows], axis=1).astype(np.float64),
             inverse_depth=gathered.inverse_depth[rows, columns].astype(np.float64),
             targets=matches.to_b[rows, columns].astype(np.float64),
-            T_anchor_first=T_anchor_view,
+            T_anchor_first=anchor_from_view,
         )
 
     def _follow(self, previous: _View, view: _View, matches: Matches) -> bool:
@@ -392,12 +393,12 @@ class DepthFromMotion:
             further = self._matcher.match(
                 partner.small, view.small, self._turn_between(partner, view), self._camera
             )
-            back = self._known(partner, further, _T_b_a(partner, previous))
+            back = self._known(partner, further, _relative(partner, previous))
             if len(back.points) >= _MIN_POSE_POINTS:
                 refined, share = pose_from_depth([known, back], pose, self._camera)
                 if share >= _MIN_POSE_INLIERS:
                     view.T_world_camera = previous.T_world_camera @ rigid_inverse(refined)
-        view.step = float(np.linalg.norm(_T_b_a(previous, view)[:3, 3]))
+        view.step = float(np.linalg.norm(_relative(previous, view)[:3, 3]))
         self._carry(previous, view, matches)
         self._measure(previous, view, matches)
         if partner is not None:
@@ -407,7 +408,7 @@ class DepthFromMotion:
     def _use_supplied(self, previous: _View, view: _View, matches: Matches) -> None:
         if view.T_world_camera is None or previous.T_world_camera is None or previous.segment != view.segment:
             return
-        view.step = float(np.linalg.norm(_T_b_a(previous, view)[:3, 3]))
+        view.step = float(np.linalg.norm(_relative(previous, view)[:3, 3]))
         self._carry(previous, view, matches)
         self._measure(previous, view, matches)
         partner = self._partner(view)
@@ -424,7 +425,7 @@ class DepthFromMotion:
         for other in list(self._window)[-2::-1]:
             if other.segment != view.segment or other.T_world_camera is None:
                 continue
-            T_view_other = _T_b_a(other, view)
+            T_view_other = _relative(other, view)
             if self._turned_too_far(T_view_other[:3, :3]):
                 continue
             known = other.gathered.inverse_depth[other.gathered.inverse_depth > 0]
@@ -444,14 +445,14 @@ class DepthFromMotion:
             gathered.variance / np.float32(1 - _FORGETTING),
             matches.to_b,
             usable,
-            _T_b_a(previous, view),
+            _relative(previous, view),
             self._camera,
         )
         view.gathered.add(carried)
 
     def _measure(self, first: _View, second: _View, matches: Matches) -> None:
         """Triangulate both ways."""
-        T_second_first = _T_b_a(first, second)
+        T_second_first = _relative(first, second)
         baseline = float(np.linalg.norm(T_second_first[:3, 3]))
         if baseline <= 0:
             return
@@ -511,10 +512,15 @@ class DepthFromMotion:
             status=status,
             segment=view.segment,
             camera_motion=motion,
+            camera=self.camera if self._camera.source == "estimated" else None,
         )
 
     def _unit(self, view: _View, inverse_depth: npt.NDArray[np.float32]) -> float:
-        """What one unit of the estimate is in the unit of the result."""
+        """What one unit of the estimate is in the unit of the result.
+
+        Without a scale it is fixed by the first map of a segment. With a known distance between frames it is the median
+        of all steps of the segment so far, so that early maps rest on fewer steps than late ones.
+        """
         if self._poses is not None and self._poses.scale == Scale.METRIC:
             return 1.0
         if self._baseline_m is not None:
@@ -529,7 +535,7 @@ class DepthFromMotion:
         return self._units[view.segment]
 
 
-def _T_b_a(a: _View, b: _View) -> FloatArray:
+def _relative(a: _View, b: _View) -> FloatArray:
     if a.T_world_camera is None or b.T_world_camera is None:
         raise ValueError("expected two frames whose poses are known")
     return np.asarray(rigid_inverse(b.T_world_camera) @ a.T_world_camera)
@@ -541,6 +547,3 @@ def _angle(rotation: FloatArray) -> float:
 
 def _before(a: _View, b: _View) -> bool:
     return a.frame.frame_index < b.frame.frame_index
-
-
-__all__ = ["DepthFromMotion", "Measurement", "MotionDepthConfig"]

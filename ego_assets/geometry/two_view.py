@@ -90,7 +90,13 @@ def relative_pose(points_a: FloatArray, points_b: FloatArray, camera: PinholeCam
         essential, points_a, points_b, matrix, mask=mask.copy()
     )
     rays_a, rays_b = rays(points_a, camera), rays(points_b, camera)
-    rotation, direction = _refined(rays_a, rays_b, start_rotation, start_direction.ravel(), camera)
+    rotation, direction = _refined(
+        rays_a,
+        rays_b,
+        np.asarray(start_rotation, np.float64),
+        np.asarray(start_direction, np.float64).ravel(),
+        camera,
+    )
     distance = sampson_px(rays_a, rays_b, rotation, direction, camera)
     inliers = distance < INLIER_PX
     if inliers.mean() < _MIN_INLIER_SHARE:

@@ -35,6 +35,8 @@ from ego_assets.schema.hands import HandDetections
 # Longer side in pixels of the copy on which motion is measured: a palm at arm's length has about 20 pixels there.
 _MAX_SIDE = 384
 _GRID_STEP = 8
+# Nothing can be said about motion in smaller pictures.
+_MIN_SIDE = 2 * _GRID_STEP
 # Flow may miss the fitted map by this many pixels and still be scene.
 _SCENE_TOLERANCE_PX = 1.5
 _SCENE_POINTS = 24
@@ -102,7 +104,7 @@ def observe_contact(looks: Iterable[tuple[ClipFrame, HandDetections]]) -> Iterat
     before: _Copy | None = None
     for frame, detections in looks:
         now = _Copy.of(frame.image, detections)
-        if before is None or before.grey.shape != now.grey.shape:
+        if before is None or before.grey.shape != now.grey.shape or min(now.grey.shape) < _MIN_SIDE:
             scene = None
         else:
             # From now to before: every pixel asks where it was.
@@ -164,8 +166,6 @@ class _Scene:
 def _scene_motion(field: npt.NDArray[np.float32], now: _Copy) -> _Scene | None:
     """Fit the camera's motion to the flow outside the hands; ``None`` where nothing fits."""
     height, width = now.grey.shape
-    if min(height, width) < 2 * _GRID_STEP:
-        return None
     y, x = np.mgrid[_GRID_STEP // 2 : height : _GRID_STEP, _GRID_STEP // 2 : width : _GRID_STEP]
     points = np.stack([x.ravel(), y.ravel()], axis=1)
     outside = np.ones(len(points), np.bool_)

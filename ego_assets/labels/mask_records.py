@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ego_assets.labels.mask_tracking import DenseFlow
 from ego_assets.media.contact_sheet import contact_sheet
 from ego_assets.media.frame_archive import FrameArchive, FrameArchiveIndex, FrameArchiveWriter
-from ego_assets.media.overlays import mask_overlay
+from ego_assets.media.overlays import draw_label, mask_overlay
 from ego_assets.media.rasters import decode_png, encode_indexed_png, encode_png16
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.frames import ClipFrame
@@ -54,22 +54,29 @@ _COMPARED_SIDE = 320
 _COMPARABLE = 0.4
 #: Frames and width in pixels of the tiles that people see.
 _TILES, _TILE_WIDTH = 8, 320
+_LEGEND = "left hand red, right hand green"
 
 #: Runs a backend over a stream of frames.
 Track = Callable[[Iterator[ClipFrame]], Iterator[MaskFrame]]
 
 
 def instance_palette() -> npt.NDArray[np.uint8]:
-    """Colours of ids in PNG files and pictures, ``uint8 [256, 3]``, RGB: hands are 1 and 2, neighbours differ."""
+    """Colours of ids in PNG files and pictures, ``uint8 [256, 3]``, RGB.
+
+    The wearer's left hand (1) is red, the right one (2) green; nothing else is.
+    """
     places = np.arange(256)
     # Steps of the golden ratio spread hues evenly however many ids there are.
-    hue = (places * 0.61803398875 % 1 * 180).astype(np.uint8)
-    saturation = np.where(places % 3 == 0, 140, 215).astype(np.uint8)
-    value = np.where(places % 2 == 0, 255, 200).astype(np.uint8)
+    spread = places * 0.61803398875 % 1
+    # Of OpenCV's 180 hues, those from yellow to orange and from cyan to magenta.
+    allowed = np.concatenate([np.arange(14, 34), np.arange(84, 166)])
+    hue = allowed[(spread * allowed.size).astype(int)].astype(np.uint8)
+    saturation = np.array([110, 170, 80], np.uint8)[places % 3]
+    value = np.where(places % 2 == 0, 245, 165).astype(np.uint8)
     hsv = np.stack([hue, saturation, value], axis=1)[None]
-    palette = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0], dtype=np.uint8)
+    palette = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0], dtype=np.uint8).copy()
     palette[0] = 0
-    palette[1], palette[2] = (255, 64, 64), (64, 255, 64)
+    palette[1], palette[2] = (255, 40, 40), (40, 255, 40)
     return palette
 
 
@@ -155,7 +162,8 @@ def record_masks(
             if masks.reseeded:
                 reseeded.append(masks.frame_index)
             if masks.frame_index in shown:
-                tiles.append(_tile(frame.image, masks, palette))
+                tile = _tile(frame.image, masks, palette)
+                tiles.append(tile if tiles else draw_label(tile, _LEGEND))
         if seen:
             raise ValueError(f"masks: expected an answer for every frame, got none for {len(seen)}")
     table.write(path(TRACKS))

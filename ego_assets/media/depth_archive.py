@@ -56,10 +56,12 @@ class DepthArchive:
     Attributes:
         measurements: What was measured on every map.
         contact_sheet: JPEG below 50 KB: frames with their depth beside them.
+        camera: Intrinsics the maps were computed with, where the backend corrected those it was given.
     """
 
     measurements: DepthMeasurements
     contact_sheet: bytes
+    camera: PinholeCamera | None = None
 
     @property
     def counts(self) -> dict[str, float]:
@@ -105,6 +107,7 @@ def write_depth_archive(
         raise ValueError("frame_index: expected at least one frame, got none")
     tap = _Tap(frames, frame_index)
     table = _Table()
+    camera: PinholeCamera | None = None
     with (
         FrameArchiveWriter(path("depth.tar"), path("depth.parquet")) as depths,
         FrameArchiveWriter(path("confidence.tar"), path("confidence.parquet")) as confidences,
@@ -113,6 +116,7 @@ def write_depth_archive(
             tap.check(found, position=table.count)
             table.add(found)
             tap.keep(found)
+            camera = found.camera or camera
             depth_png = encode_png16(depth_values(found.depth))
             depths.add(found.frame_index, found.timestamp_ns, depth_png, extension="png")
             confidence_png = encode_png8(found.confidence)
@@ -120,7 +124,9 @@ def write_depth_archive(
         if table.count != frame_index.size:
             raise ValueError(f"expected {frame_index.size} depth maps, got {table.count}")
     shift = picture_shift(motion, frame_index, width=tap.width)
-    return DepthArchive(measurements=table.measurements(shift), contact_sheet=tap.sheet())
+    return DepthArchive(
+        measurements=table.measurements(shift), contact_sheet=tap.sheet(), camera=camera
+    )
 
 
 def depth_values(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from ego_assets.schema.arrays import read_only
 
-#: Where intrinsics come from: the clip's sidecar, or an assumed field of view of that kind of camera.
-IntrinsicsSource = Literal["sidecar", "assumed"]
+#: Where intrinsics come from: the clip's sidecar, an assumed field of view of that kind of camera, or such a one whose
+#: focal length was corrected by what the picture shows.
+IntrinsicsSource = Literal["sidecar", "assumed", "estimated"]
 
 
 class Scale(StrEnum):

@@ -26,13 +26,14 @@ class DepthFrame:
         frame_index: The frame.
         timestamp_ns: Its presentation time.
         depth: ``float32 [height, width]`` at the frame's size: metres for a metric scale, otherwise in units in which
-            the median of the segment's measured depth is 1. 0 where nothing is known.
+            the median of the measured depth is 1 in the segment's first map. 0 where nothing is known.
         confidence: ``uint8 [height, width]``: 0 where nothing is known, 1-127 where it was completed between
             measurements, 128-255 where it was measured.
         scale: Unit of ``depth``.
         status: What stands behind it.
         segment: Maps share one unit only within a segment.
         camera_motion: How far the camera moved between the pictures compared, in units of ``depth``; NaN where unknown.
+        camera: Intrinsics that the map was computed with, where the backend corrected the ones it was given.
     """
 
     frame_index: int
@@ -43,6 +44,7 @@ class DepthFrame:
     status: DepthStatus = "estimated"
     segment: int = 0
     camera_motion: float = float("nan")
+    camera: PinholeCamera | None = None
 
     def __post_init__(self) -> None:
         if self.depth.ndim != 2 or self.depth.dtype != np.float32:

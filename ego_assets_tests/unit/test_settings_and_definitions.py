@@ -20,6 +20,8 @@ from ego_assets.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
+ENRICHMENT = {"frames", "hand_object", "depth_maps", "embeddings", "masks", "actions", "captions"}
+
 #: Group, inputs and checks of every asset; checks in capitals block.
 EXPECTED: dict[str, tuple[str, set[str], set[str]]] = {
     "raw_clip": ("ingest", set(), {"COMPLETED"}),
@@ -34,12 +36,26 @@ EXPECTED: dict[str, tuple[str, set[str], set[str]]] = {
         {"COMPLETED", "DEIDENTIFIED", "NO_LEAK", "low_confidence", "pii_density"},
     ),
     "frames": ("enrich", {"blurred_video"}, {"completed", "DECODABLE", "FRAME_COUNT"}),
-    "manifest": ("curate", {"clip_quality", "blurred_video", "frames"}, {"completed", "score"}),
-    "clip_package": (
-        "deliver",
-        {"clip_quality", "blurred_video", "frames", "manifest"},
-        {"completed"},
+    "hand_object": (
+        "enrich",
+        {"blurred_video"},
+        {"completed", "SCHEMA", "BOXES_INSIDE", "states", "hands_visible"},
     ),
+    "depth_maps": ("enrich", {"blurred_video"}, {"completed", "NOT_EMPTY", "RANGE", "validity", "stability"}),
+    "embeddings": ("enrich", {"blurred_video"}, {"completed", "VECTOR", "frames"}),
+    "masks": (
+        "enrich",
+        {"blurred_video", "hand_object"},
+        {"completed", "SEGMENTED_AREA", "LARGEST_INSTANCE", "hand_presence", "hand_area", "consistency"},
+    ),
+    "actions": ("enrich", {"blurred_video", "hand_object"}, {"completed", "SEGMENTS", "confidence"}),
+    "captions": (
+        "enrich",
+        {"blurred_video", "hand_object", "depth_maps", "masks", "actions"},
+        {"completed", "ANSWERED", "RELEVANCE", "length"},
+    ),
+    "manifest": ("curate", {"clip_quality", "blurred_video", *ENRICHMENT}, {"completed", "score"}),
+    "clip_package": ("deliver", {"clip_quality", "blurred_video", "manifest", *ENRICHMENT}, {"completed"}),
     "quality_summary": ("collection", {"manifest"}, {"measured_recall"}),
     "dataset_manifest": ("collection", {"clip_package"}, {"incidents_resolved", "measured_recall"}),
 }

@@ -156,7 +156,7 @@ class RegionsFlowTracker:
         self,
         *,
         max_side: int = 480,
-        merge_threshold: float = 6.0,
+        merge_threshold: float = 8.0,
         min_share: float = 0.004,
         max_regions: int = 40,
         reseed_interval_s: float = 2.0,

@@ -196,7 +196,11 @@ def test_sizes_must_agree() -> None:
     st.lists(
         st.lists(
             st.tuples(
-                st.floats(-50, 700), st.floats(-50, 400), st.floats(5, 120), st.floats(-3.1, 3.1), st.floats(0, 1)
+                st.floats(-50, 700),
+                st.floats(-50, 400),
+                st.floats(5, 120),
+                st.floats(-3.1, 3.1),
+                st.floats(0, 1),
             ),
             max_size=4,
         ),

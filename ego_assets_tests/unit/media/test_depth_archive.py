@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -317,3 +318,13 @@ def test_the_index_reads_as_any_frame_archive(tmp_path: Path) -> None:
     write(tmp_path, 2, lambda _, frame: depth_of(frame))
     index = FrameArchiveIndex.read(io.BytesIO((tmp_path / "confidence.parquet").read_bytes()))
     assert index.names == ("frame_000000.png", "frame_000006.png")
+
+
+def test_the_camera_a_backend_corrected_is_the_one_that_counts(tmp_path: Path) -> None:
+    corrected = PinholeCamera(width=WIDTH, height=HEIGHT, fx=90, fy=90, cx=50, cy=40, source="estimated")
+
+    def give(number: int, frame: ClipFrame) -> DepthFrame:
+        return replace(depth_of(frame, 1.0), camera=corrected if number else None)
+
+    assert write(tmp_path, 2, give).camera == corrected
+    assert write(tmp_path, 2, lambda number, frame: depth_of(frame, 1.0)).camera is None

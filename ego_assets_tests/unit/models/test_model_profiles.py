@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 from pathlib import Path
 from types import MappingProxyType
@@ -11,11 +12,9 @@ import yaml
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
 from resources import profiles
 from resources.models import registry
-from resources.models.faces import SecondOpinionFaceDetector
-from resources.models.plates import PlateDetector
-from resources.models.text import PPOCRTextDetector
 from resources.platform import ProfileModels
 from resources.profiles import (
+    PROTOCOLS,
     BackendConfig,
     Profile,
     backend_report,
@@ -39,20 +38,26 @@ def replace_spec(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
     monkeypatch.setattr(profiles, "BACKENDS", MappingProxyType({"faces": {"centerface": spec}}))
 
 
-def test_local_serves_faces_and_text_with_the_defaults_of_the_classes() -> None:
+def test_local_serves_every_task_with_the_defaults_of_the_classes() -> None:
     profile = load_profile("local")
     assert {task: config.backend for task, config in profile.backends.items()} == {
         "faces": "centerface_blazeface",
         "text": "pp_ocr",
         "plates": "text_shape",
+        "hands": "mediapipe_hands",
+        "flow": "dis",
+        "depth": "depth_from_motion",
+        "masks": "regions_flow",
+        "actions": "motion_rules",
+        "captions": "template",
+        "embeddings": "appearance",
     }
-    for task, backend_class in (
-        ("faces", SecondOpinionFaceDetector),
-        ("text", PPOCRTextDetector),
-        ("plates", PlateDetector),
-    ):
+    assert set(profile.backends) == set(PROTOCOLS)
+    for task, config in profile.backends.items():
+        spec = registry.BACKENDS[task][config.backend]
+        backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
         defaults = {name: p.default for name, p in inspect.signature(backend_class).parameters.items()}
-        assert profile.backends[task].settings == defaults
+        assert config.settings == defaults, task
 
 
 def test_the_finished_video_may_be_examined_by_another_backend(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ class VideoWriter:
         threads: Encoder threads; 0 for automatic, which makes the bytes depend on the machine.
         pixel_format: Chroma subsampling; frames in another format are converted.
         bframes: Allow B frames; without them coding order is presentation order.
+        fast_decode: Leave out what makes decoding slow (arithmetic coding, deblocking, weighted prediction): half the
+            CPU time to decode, a little less to encode, and about a sixth more bytes at the same ``crf``.
         audio_from: Recording whose first sound stream is passed on as it is coded, at its own time stamps; by
             default, and where it has none, the file has no sound. A file object is read before this returns.
 
@@ -107,6 +109,7 @@ class VideoWriter:
         threads: int = 0,
         pixel_format: PixelFormat = "yuv420p",
         bframes: bool = True,
+        fast_decode: bool = False,
         audio_from: MediaSource | None = None,
     ) -> None:
         if width < 1 or height < 1:
@@ -146,7 +149,9 @@ class VideoWriter:
         self._stream: VideoStream = self._container.add_stream(
             "libx264",
             rate=frame_rate,
-            options={"preset": preset, "crf": str(crf), "a53cc": "0"} | _reproducible(width),
+            options={"preset": preset, "crf": str(crf), "a53cc": "0"}
+            | ({"tune": "fastdecode"} if fast_decode else {})
+            | _reproducible(width),
         )
         context = self._stream.codec_context
         self._stream.width, self._stream.height = width, height

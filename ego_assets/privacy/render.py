@@ -115,6 +115,8 @@ def render(
                 gop=config.proxy_gop,
                 threads=config.encoder_threads,
                 bframes=False,
+                # Every enrichment layer decodes it.
+                fast_decode=True,
             )
         )
         for frame in checked_frames(decode_frames(source, threads=config.decoder_threads), probe, timeline):

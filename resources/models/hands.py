@@ -49,8 +49,8 @@ _starting = threading.Lock()
 _SAME_PALM, _SAME_BOX_IOU = 0.5, 0.4
 # Sides of the pictures of the second look, as share of height and width: two squares in the lower corners.
 _CLOSE_HEIGHT, _CLOSE_WIDTH = 0.85, 0.6
-# The network was trained on people seen from the front; on hands of a wearer it names the right side in two to three of
-# four cases, however sure it says it is.
+# The network was trained on people seen from the front; on hands of a wearer it names the right side in half to three
+# quarters of the cases, however sure it says it is.
 _SIDE_RELIABILITY = 0.65
 # The wearer has two hands: a picture that shows both needs no second look.
 _ENOUGH_HANDS = 2

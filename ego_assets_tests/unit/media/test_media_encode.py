@@ -303,3 +303,16 @@ def test_wrong_options_are_refused_before_a_file_is_made(tmp_path: Path, wrong: 
     with pytest.raises(ValueError, match=next(iter(wrong))):
         VideoWriter(tmp_path / "out.mp4", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fast_decoding_keeps_the_picture_and_leaves_out_what_is_slow(tmp_path: Path) -> None:
+    pts = [512 * i for i in range(10)]
+    plain = write(tmp_path / "plain.mp4", pts, Fraction(1, 15360), crf=16)
+    fast = write(tmp_path / "fast.mp4", pts, Fraction(1, 15360), crf=16, fast_decode=True)
+    # x264 writes its settings into the stream.
+    assert b"cabac=1 " in plain.read_bytes() and b"deblock=1:" in plain.read_bytes()
+    assert b"cabac=0 " in fast.read_bytes() and b"deblock=0:" in fast.read_bytes()
+    for index, (ours, theirs) in enumerate(zip(decode_frames(fast), decode_frames(plain), strict=True)):
+        truth = textured(index).to_ndarray()[:48].astype(float)
+        error, other = (np.abs(frame.frame.to_ndarray()[:48] - truth).mean() for frame in (ours, theirs))
+        assert error < other + 1.5

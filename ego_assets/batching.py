@@ -257,10 +257,12 @@ def _metadata(outcome: LayerOutcome) -> dict[str, MetadataValue]:
         metadata["version"] = MetadataValue.text(outcome.document.version_id)
         for info in outcome.document.backends:
             metadata[f"backend_{info.task}"] = MetadataValue.text(f"{info.backend}: {info.model}")
+        if outcome.document.attempts:
+            metadata["refused_attempts"] = MetadataValue.json([dict(a) for a in outcome.document.attempts])
     if outcome.draft is not None:
         metadata.update({name: _plain_metadata(value) for name, value in outcome.draft.metadata.items()})
     for title, picture in outcome.pictures.items():
-        metadata[title] = picture_metadata(picture)
+        metadata[f"{title} (picture)"] = picture_metadata(picture)
     return metadata
 
 
@@ -305,8 +307,10 @@ def _version_tags(
 ) -> Mapping[str, str]:
     """The data version and what it was made from, by which the UI tells what is out of date."""
     document = outcome.document
+    # What was published and refused is nobody's input.
+    usable = document if outcome.state is LayerState.COMMITTED else None
     tags = {
-        DATA_VERSION_TAG: document.data_version if document is not None else LayerState.GIVEN_UP.value,
+        DATA_VERSION_TAG: usable.data_version if usable is not None else LayerState.GIVEN_UP.value,
         DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
         CODE_VERSION_TAG: spec.code_version,
     }

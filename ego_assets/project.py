@@ -16,7 +16,7 @@ import yaml
 
 from ego_assets.delivering import select_clips
 from ego_assets.disk import require_space
-from ego_assets.execution import Services, listen_to_progress
+from ego_assets.execution import Services, layers_done_without, listen_to_progress
 from ego_assets.planning import ClipPlan, plan_clip
 from ego_assets.schema.embeddings import EMBEDDINGS_LAYER
 from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing
@@ -63,7 +63,7 @@ class ClipStatus:
         failed: Number of gates failed.
         not_evaluated: Number of gates that could not be judged.
         score: Quality score, or ``None`` before the manifest.
-        layers: Committed layers, in the order of the chain.
+        layers: Committed layers that were not given up, in the order of the chain.
         pending: Layers that the next run will make.
         notes: What a person should know: why it stopped, what warned and what to do.
     """
@@ -278,6 +278,7 @@ class Project:
         counts = Counter(gate.outcome for gate in gates)
         order = [spec.name for spec in self.specs]
         committed = {artifact.layer for artifact in self.database.artifacts(clip.clip_id)}
+        committed -= layers_done_without(self.database, clip.clip_id)
         notes = [plan.reason] if plan.reason else []
         if not plan.reason:
             notes += [

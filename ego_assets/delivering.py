@@ -102,7 +102,7 @@ def _deliverable(clip: Clip, database: Database, store: ArtifactStore) -> Delive
         manifest = store.document(clip.clip_id, "manifest")
         if package is None or manifest is None:
             return "it is not packaged yet"
-        left_out = layers_done_without(database, clip.clip_id)
+        left_out = layers_done_without(database.layer_states(clip.clip_id))
         for layer in package_inputs():
             present = None if layer in left_out else store.document(clip.clip_id, layer)
             if package.inputs.get(layer) != _data_version(present):

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -36,10 +37,15 @@ from ego_assets.schema.layers import COMPLETED, LayerSpec
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk, VaultPurpose
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ego_assets.media.sampling import SampledFrames
+    from ego_assets.schema.hands import HandObjectTracks
+    from ego_assets.schema.motion import CameraMotion
     from ego_assets.settings import EnrichmentSettings, Settings
     from resources.corrections import CorrectionLog
-    from resources.database import Database, GateRecord
+    from resources.database import Database, GateRecord, LayerStateRecord
     from resources.intake import Intake
     from resources.storage import ArtifactStore, StagedLayer
     from resources.vault import Vault
@@ -173,9 +179,8 @@ class Services:
         return CorrectionLog(self.database)
 
 
-def layers_done_without(database: Database, clip_id: str) -> set[str]:
-    """Layers that the clip goes on without; an older version of one that may still be there is no input."""
-    states = database.layer_states(clip_id)
+def layers_done_without(states: Iterable[LayerStateRecord]) -> set[str]:
+    """Layers of a clip that it goes on without; an older version of one that may still be there is no input."""
     return {state.layer for state in states if state.state in (LayerState.GIVEN_UP, LayerState.POSTPONED)}
 
 
@@ -235,7 +240,7 @@ class ClipWork:
         declared = (*spec.inputs, *spec.optional_inputs)
         # Read before the inputs: an order that comes in between is found missing when the layer is published.
         self._orders = tuple(services.corrections.of_clip(clip.clip_id) if orders is None else orders)
-        left_out = layers_done_without(services.database, clip.clip_id)
+        left_out = layers_done_without(services.database.layer_states(clip.clip_id))
         present = {
             name: services.store.document(clip.clip_id, name) for name in declared if name not in left_out
         }
@@ -367,13 +372,39 @@ class ClipWork:
         return rates[task] if task in rates else self.models.frames_per_second(task)
 
     @contextlib.contextmanager
-    def sampled_frames(self, task: str) -> Iterator[SampledFrames]:
-        """The frames of the de-identified video that a task looks at, on its time grid; reports progress."""
+    def sampled_frames(self, frames_per_second: float | None) -> Iterator[SampledFrames]:
+        """The frames of the de-identified video on a time grid, ``None`` for every frame; reports progress."""
         from ego_assets.media.sampling import sample_frames
 
         name = "video.mp4" if self.settings.enrichment_input == "full" else "proxy.mp4"
         with self.blurred().local_path(name) as path:
-            yield sample_frames(path, frames_per_second=self.frames_per_second(task), progress=self.progress)
+            yield sample_frames(path, frames_per_second=frames_per_second, progress=self.progress)
+
+    def camera_motion(self, resolution: tuple[int, int]) -> tuple[CameraMotion, npt.NDArray[np.int64]]:
+        """How the camera moved, on every frame of the video, in pixels of pictures of this size.
+
+        Returns:
+            The motion, and ``int64 [N]``, the presentation times of the frames in nanoseconds.
+
+        Raises:
+            ArtifactMissing: An older version made the privacy layer, without it.
+        """
+        from ego_assets.media.motion_table import MOTION_FILE, read_motion
+
+        document = self.blurred().artifact
+        if MOTION_FILE not in {entry.name for entry in document.files}:
+            raise ArtifactMissing(
+                f"Clip {self.clip.clip_id}: its {PRIVACY_LAYER} has no {MOTION_FILE}, because an older version made "
+                f"it. Make it again: `ego-assets run --layer {PRIVACY_LAYER} --again`."
+            )
+        return read_motion(self.store.read_bytes(document, MOTION_FILE), resolution=resolution)
+
+    def hand_tracks(self) -> HandObjectTracks | None:
+        """The wearer's hands, for a layer that declares ``hand_object``; ``None`` where it was not made."""
+        from ego_assets.labels.hand_object import read_tracks
+
+        document = self.optional_input("hand_object")
+        return None if document is None else read_tracks(partial(self.store.read_bytes, document))
 
     def open_original(self, purpose: VaultPurpose) -> AbstractContextManager[BinaryIO]:
         """Open the original for a stated purpose; audited, and impossible after the privacy pass."""

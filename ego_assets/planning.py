@@ -75,10 +75,11 @@ def plan_clip(
     from resources.corrections import CorrectionLog
 
     standing = database.standing(clip_id)
-    states = {state.layer: state.state for state in database.layer_states(clip_id)}
+    standing_states = database.layer_states(clip_id)
+    states = {state.layer: state.state for state in standing_states}
     judged = {gate.layer: gate.data_version for gate in standing.gates}
     documents = {spec.name: _readable_document(store, clip_id, spec.name) for spec in specs}
-    usable = {**documents, **dict.fromkeys(layers_done_without(database, clip_id))}
+    usable = {**documents, **dict.fromkeys(layers_done_without(standing_states))}
     corrections = CorrectionLog(database).of_clip(clip_id)
     plans: dict[str, LayerPlan] = {}
     for spec in sorted(specs, key=lambda item: item.stage):

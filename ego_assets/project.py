@@ -278,7 +278,7 @@ class Project:
         counts = Counter(gate.outcome for gate in gates)
         order = [spec.name for spec in self.specs]
         committed = {artifact.layer for artifact in self.database.artifacts(clip.clip_id)}
-        committed -= layers_done_without(self.database, clip.clip_id)
+        committed -= layers_done_without(self.database.layer_states(clip.clip_id))
         notes = [plan.reason] if plan.reason else []
         if not plan.reason:
             notes += [

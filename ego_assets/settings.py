@@ -14,9 +14,13 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ego_assets.schema.clip import Clip
 from ego_assets.schema.errors import ConfigurationError
-from ego_assets.schema.masks import MASK_VOCABULARIES
+from ego_assets.schema.masks import MASK_VOCABULARIES, UNKNOWN_CATEGORY
 from ego_assets.schema.vocabulary import AudioPolicy, PlatesPolicy, RedactionMethod
+
+#: Pixels of a proxy of a widescreen clip.
+PROXY_PIXELS = 1280 * 720
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,12 @@ class EnrichmentSettings:
     mask_vocabulary: tuple[str, ...]
     action_labels: tuple[str, ...]
     captions: CaptionSettings
+
+    def pixels(self, clip: Clip, source: str) -> int:
+        """About how many pixels a picture of the clip has that comes from ``proxy`` or ``full``."""
+        if source == "full" and clip.width and clip.height:
+            return clip.width * clip.height
+        return PROXY_PIXELS
 
 
 class Settings(BaseSettings):
@@ -208,6 +218,16 @@ class Settings(BaseSettings):
     free_disk_reserve_bytes: int = Field(
         default=1_000_000_000, ge=0, description="Space that a run leaves free on the disk of the store."
     )
+
+    @field_validator("mask_vocabulary")
+    @classmethod
+    def _known_vocabulary(cls, value: str) -> str:
+        if value not in MASK_VOCABULARIES and UNKNOWN_CATEGORY not in _names(value):
+            raise ValueError(
+                f"expected {', '.join(MASK_VOCABULARIES)}, or names separated by commas with {UNKNOWN_CATEGORY!r} "
+                f"among them, which a backend says that cannot tell; got {value!r}"
+            )
+        return value
 
     @field_validator(
         "vault_dir", "uploads_dir", "deliveries_dir", "models_dir", "caption_prompts_file", mode="before"

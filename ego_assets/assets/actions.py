@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ego_assets.execution import ClipWork, LayerDraft
@@ -13,18 +11,16 @@ from ego_assets.gates.actions import GATES, judge_actions
 from ego_assets.ladder import blocking_refusal, climb
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
-from ego_assets.schema.errors import ArtifactMissing
 from ego_assets.schema.layers import DeliveryMember, LayerSpec, RetryPolicySpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     import numpy.typing as npt
 
     from ego_assets.labels.actions import ActionSteps
     from ego_assets.schema.actions import ActionRecognizer, ActionSegment
-    from ego_assets.schema.frames import ClipFrame
     from ego_assets.schema.gates import GateResult
     from ego_assets.schema.hands import HandObjectTracks
     from ego_assets.schema.motion import CameraMotion
@@ -125,19 +121,11 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
 def _evidence(work: ClipWork) -> _Evidence:
     """Hands, where there are any, and the camera's motion in the same pixels."""
     from ego_assets.labels.actions import ActionSteps
-    from ego_assets.labels.hand_object import read_tracks
-    from ego_assets.media.motion_table import MOTION_FILE, read_motion
 
-    blurred = work.blurred().artifact
-    document = work.optional_input(HANDS_LAYER)
-    hands = read_tracks(partial(work.store.read_bytes, document)) if document is not None else None
-    resolution = hands.resolution if hands is not None else blurred.resolution
-    if resolution is None or MOTION_FILE not in {entry.name for entry in blurred.files}:
-        raise ArtifactMissing(
-            f"Clip {work.clip.clip_id}: its {PRIVACY_LAYER} has no {MOTION_FILE}, because an older version made it. "
-            f"Make it again: `ego-assets run --layer {PRIVACY_LAYER} --again`."
-        )
-    motion, timestamps_ns = read_motion(work.store.read_bytes(blurred, MOTION_FILE), resolution=resolution)
+    hands = work.hand_tracks()
+    with work.sampled_frames(None) as sampled:
+        resolution = hands.resolution if hands is not None else sampled.size
+    motion, timestamps_ns = work.camera_motion(resolution)
     return _Evidence(
         hands=hands,
         motion=motion,
@@ -153,10 +141,11 @@ def _attempt(work: ClipWork, recognizer: ActionRecognizer, evidence: _Evidence) 
 
     known = recognizer.labels
     labels = chosen_labels(work.settings.action_labels, known)
-    with _frames(work, recognizer.frames_per_second) as frames:
+    rate = recognizer.frames_per_second
+    with work.sampled_frames(rate) as sampled:
         scores = recognizer.score(
             evidence.steps.times_ns,
-            frames=frames,
+            frames=() if rate is None else sampled.stream(),
             hands=evidence.hands,
             motion=evidence.motion,
             timestamps_ns=evidence.timestamps_ns,
@@ -178,17 +167,3 @@ def _attempt(work: ClipWork, recognizer: ActionRecognizer, evidence: _Evidence) 
     return _Result(
         recognizer=recognizer, labels=labels, probabilities=probabilities, segments=segments, gates=verdicts
     )
-
-
-@contextlib.contextmanager
-def _frames(work: ClipWork, frames_per_second: float | None) -> Iterator[Iterable[ClipFrame]]:
-    """The frames that a backend wants; none are decoded where it names no rate."""
-    from ego_assets.media.sampling import sample_frames
-
-    if frames_per_second is None:
-        yield ()
-        return
-    name = "video.mp4" if work.settings.enrichment_input == "full" else "proxy.mp4"
-    with work.blurred().local_path(name) as path:
-        sampled = sample_frames(path, frames_per_second=frames_per_second, progress=work.progress)
-        yield sampled.stream()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ego_assets.execution import ClipWork, LayerDraft
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from ego_assets.media.sampling import SampledFrames
     from ego_assets.schema.captions import Captioner, CaptionRequest
     from ego_assets.schema.detections import BgrImage
-    from ego_assets.schema.hands import HandObjectTracks
     from ego_assets.schema.ladder import Rung
     from resources.storage import StagedLayer
 
@@ -45,7 +43,7 @@ SPEC = LayerSpec(
     ),
     stage=5,
     inputs=(PRIVACY_LAYER,),
-    optional_inputs=("hand_object", "depth_maps", "masks", "actions"),
+    optional_inputs=("hand_object", "masks", "actions"),
     gates=GATES,
     # Single requests are tried again by the client; this covers the layer (collection guide, step 1: twice).
     retry=RetryPolicySpec(max_retries=2, delay_s=5.0),
@@ -71,7 +69,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     rungs, prompts = _ladder(work)
     similarity, no_similarity = _similarity(work)
     pictures: dict[int, BgrImage] = {}
-    with work.sampled_frames(TASK) as sampled:
+    with work.sampled_frames(None) as sampled:
         moments = caption_moments(sampled.timeline, interval_s=settings.interval_s)
         shown = {moments[place].frame_index for place in shown_places(len(moments))}
 
@@ -184,17 +182,11 @@ def _similarity(work: ClipWork) -> tuple[Similarity | None, str]:
 def _sources(work: ClipWork, sampled: SampledFrames) -> SceneSources:
     """What the other layers found, as far as they are there."""
     from ego_assets.labels.scene_facts import MaskRows, SceneSources, parse_segments
-    from ego_assets.media.motion_table import MOTION_FILE, read_motion
 
-    blurred = work.input(PRIVACY_LAYER)
-    hands, masks, actions = (work.optional_input(name) for name in ("hand_object", "masks", "actions"))
-    motion, timestamps_ns = None, None
-    # An older version of the privacy layer kept no motion.
-    if MOTION_FILE in {entry.name for entry in blurred.files}:
-        table = work.store.read_bytes(blurred, MOTION_FILE)
-        motion, timestamps_ns = read_motion(table, resolution=sampled.size)
+    masks, actions = work.optional_input("masks"), work.optional_input("actions")
+    motion, timestamps_ns = work.camera_motion(sampled.size)
     return SceneSources(
-        hands=_hands(work, hands) if hands is not None else None,
+        hands=work.hand_tracks(),
         masks=(
             MaskRows.read(
                 work.store.read_bytes(masks, "tracks.parquet"), resolution=masks.resolution or sampled.size
@@ -208,12 +200,6 @@ def _sources(work: ClipWork, sampled: SampledFrames) -> SceneSources:
         motion_width=sampled.size[0],
         location=work.clip.location_type.value,
     )
-
-
-def _hands(work: ClipWork, document: ArtifactDocument) -> HandObjectTracks:
-    from ego_assets.labels.hand_object import read_tracks
-
-    return read_tracks(partial(work.store.read_bytes, document))
 
 
 def _requests(

@@ -8,7 +8,7 @@ from ego_assets.execution import ClipWork, LayerDraft, ReviewRequest
 from ego_assets.gates.depth_maps import GATES, judge_depth, map_verdicts, refusal
 from ego_assets.ladder import blocking_refusal, climb
 from ego_assets.schema.artifact import ArtifactDocument
-from ego_assets.schema.clip import PRIVACY_LAYER, BlurredClip, Clip
+from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.layers import DeliveryMember, LayerSpec, RetryPolicySpec
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ego_assets.schema.depth import DepthEstimator
     from ego_assets.schema.gates import GateResult
     from ego_assets.schema.ladder import Rung
-    from ego_assets.schema.motion import CameraMotion
     from ego_assets.settings import EnrichmentSettings
     from resources.storage import StagedLayer
 
@@ -31,9 +30,7 @@ _BITS_PER_PIXEL = 4.5
 
 
 def _estimate_bytes(clip: Clip, settings: EnrichmentSettings) -> int:
-    pixels = 1280 * 720
-    if settings.enrichment_input == "full" and clip.width and clip.height:
-        pixels = clip.width * clip.height
+    pixels = settings.pixels(clip, settings.enrichment_input)
     rate = settings.layer_frames_per_second.get(_TASK, _USUAL_RATE)
     return int(clip.estimated_duration_s * rate * pixels * _BITS_PER_PIXEL / 8)
 
@@ -82,9 +79,9 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         write_map_verdicts,
     )
 
-    blurred, settings = work.blurred(), work.settings
-    with work.sampled_frames(_TASK) as sampled:
-        motion = _camera_motion(work, blurred, sampled.size)
+    settings = work.settings
+    with work.sampled_frames(work.frames_per_second(_TASK)) as sampled:
+        motion, _ = work.camera_motion(sampled.size)
         camera = camera_for(work.clip.camera_intrinsics, work.clip.source_camera, *sampled.size)
 
         def attempt(rung: Rung[DepthEstimator]) -> tuple[DepthEstimator, DepthArchive, list[GateResult]]:
@@ -143,16 +140,6 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         },
         pictures={"frames with depth": "contact_sheet.jpg"},
     )
-
-
-def _camera_motion(work: ClipWork, blurred: BlurredClip, size: tuple[int, int]) -> CameraMotion | None:
-    """How the picture moved, in pixels of pictures of this size, where the privacy pass has measured it."""
-    from ego_assets.media.motion_table import MOTION_FILE, read_motion
-
-    if not any(entry.name == MOTION_FILE for entry in blurred.artifact.files):
-        return None
-    motion, _ = read_motion(work.store.read_bytes(blurred.artifact, MOTION_FILE), resolution=size)
-    return motion
 
 
 def _reviews(accepted: bool, verdicts: list[GateResult], is_dense: bool) -> list[ReviewRequest]:

@@ -61,7 +61,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     from ego_assets.ladder import blocking_refusal, climb
     from ego_assets.media.contact_sheet import contact_sheet
 
-    with work.sampled_frames(TASK) as sampled:
+    with work.sampled_frames(None) as sampled:
         wanted = uniform_frames(sampled.timeline)
         frames = list(sampled.stream(indices=wanted.tolist()))
         clip_frames, size = sampled.timeline.frame_count, sampled.size

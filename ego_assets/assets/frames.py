@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def _estimate_bytes(clip: Clip, settings: EnrichmentSettings) -> int:
     """About 1.2 bits a pixel for JPEG (140 KB at 1280x720), and 30 for lossless 16-bit colour."""
-    pixels = 1280 * 720
-    if settings.frames_input == "full" and clip.width and clip.height:
-        pixels = clip.width * clip.height
+    pixels = settings.pixels(clip, settings.frames_input)
     rate = min(settings.frames_per_second, clip.fps or settings.frames_per_second)
     bits_per_s = pixels * (1.2 * rate + 30 * settings.lossless_frames_per_second)
     return int(clip.estimated_duration_s * bits_per_s / 8)

@@ -83,7 +83,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     from ego_assets.labels.hand_pictures import draw_sheet_tiles, frames_to_show
     from ego_assets.media.contact_sheet import contact_sheet
 
-    with work.sampled_frames(TASK) as frames:
+    with work.sampled_frames(work.frames_per_second(TASK)) as frames:
         cuts = _cuts(work, frames)
 
         def attempt(
@@ -135,12 +135,7 @@ def _cuts(work: ClipWork, frames: SampledFrames) -> npt.NDArray[np.bool_] | None
     """On which of the sampled frames a new scene begins; ``None`` where the privacy pass did not say."""
     import numpy as np
 
-    from ego_assets.media.motion_table import MOTION_FILE, read_motion
-
-    document = work.input(PRIVACY_LAYER)
-    if all(entry.name != MOTION_FILE for entry in document.files):
-        return None
-    motion, _ = read_motion(work.store.read_bytes(document, MOTION_FILE))
+    motion, _ = work.camera_motion(frames.size)
     if motion.frame_count <= int(frames.frame_index.max(initial=-1)):
         return None
     scenes = motion.scenes[frames.frame_index]

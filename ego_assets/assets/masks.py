@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from ego_assets.labels.mask_records import RecordedMasks
     from ego_assets.schema.gates import GateResult
-    from ego_assets.schema.hands import HandObjectTracks
     from ego_assets.schema.ladder import Rung
     from ego_assets.schema.masks import MaskTracker
     from ego_assets.settings import EnrichmentSettings
@@ -31,9 +30,7 @@ _BITS_PER_PIXEL = 0.4
 
 
 def _estimate_bytes(clip: Clip, settings: EnrichmentSettings) -> int:
-    pixels = 1280 * 720
-    if settings.enrichment_input == "full" and clip.width and clip.height:
-        pixels = clip.width * clip.height
+    pixels = settings.pixels(clip, settings.enrichment_input)
     rate = settings.layer_frames_per_second.get(_TASK, _USUAL_RATE)
     return int(clip.estimated_duration_s * rate * pixels * _BITS_PER_PIXEL / 8)
 
@@ -82,8 +79,8 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     )
 
     vocabulary = work.settings.mask_vocabulary
-    hands = _hands(work)
-    with work.sampled_frames(_TASK) as sampled:
+    hands = work.hand_tracks()
+    with work.sampled_frames(work.frames_per_second(_TASK)) as sampled:
 
         def attempt(rung: Rung[MaskTracker]) -> tuple[MaskTracker, RecordedMasks, list[GateResult]]:
             tracker = rung.open()
@@ -133,15 +130,5 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             "reseeded_frames": len(recorded.reseeded_frames),
             "attempts": len(climbed.attempts) + climbed.accepted,
         },
-        pictures={"instances": "contact_sheet.jpg"},
+        pictures={"frames with masks": "contact_sheet.jpg"},
     )
-
-
-def _hands(work: ClipWork) -> HandObjectTracks | None:
-    """The wearer's hands, where the hand layer was made."""
-    from ego_assets.labels.hand_object import read_tracks
-
-    document = work.optional_input(_HANDS)
-    if document is None:
-        return None
-    return read_tracks(lambda name: work.store.read_bytes(document, name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from ego_assets.curation.records import GateRecord
 from ego_assets.curation.score import QualityScore
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import Clip
+from ego_assets.schema.documents import json_document
 
 #: Raised whenever the meaning of a field changes.
 METADATA_FORMAT = 1
@@ -136,8 +136,7 @@ def metadata_json(metadata: Mapping[str, Any]) -> bytes:
     Raises:
         ValueError: A number is not finite.
     """
-    text = json.dumps(metadata, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+    return json_document(metadata)
 
 
 def _provenance(document: ArtifactDocument) -> dict[str, Any]:

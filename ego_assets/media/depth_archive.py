@@ -124,9 +124,7 @@ def write_depth_archive(
         if table.count != frame_index.size:
             raise ValueError(f"expected {frame_index.size} depth maps, got {table.count}")
     shift = picture_shift(motion, frame_index, width=tap.width)
-    return DepthArchive(
-        measurements=table.measurements(shift), contact_sheet=tap.sheet(), camera=camera
-    )
+    return DepthArchive(measurements=table.measurements(shift), contact_sheet=tap.sheet(), camera=camera)
 
 
 def depth_values(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

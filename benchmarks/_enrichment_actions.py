@@ -13,6 +13,7 @@ import numpy.typing as npt
 from _harness import Reporter, cpu_seconds
 from _privacy_material import TESTDATA, no_material
 
+from ego_assets.gates.actions import least_score
 from ego_assets.labels.action_chart import action_chart
 from ego_assets.labels.actions import ActionSteps, action_segments
 from ego_assets.labels.hand_object import find_hand_objects
@@ -96,7 +97,7 @@ def _synthetic(reporter: Reporter, recognizer: ActionRecognizer, *, quick: bool)
                 video = Path(folder) / "clip.mp4"
                 truth = render_clip(spec, video)
                 measured = _measure(video)
-            labels, steps = _labels(recognizer, measured, true_hands(truth))
+            labels, _, steps = _labels(recognizer, measured, true_hands(truth))
             expected = _true_labels(truth, steps, free=free, holding=holding)
             found += [label == true for label, true in zip(labels, expected, strict=True)]
         name = f"{camera}, {'hands' if hands else 'no hands'}, {duration_s:g} s"
@@ -119,13 +120,14 @@ def _real(reporter: Reporter, recognizer: ActionRecognizer, clip: Path | None) -
         detector, reason = None, str(error)
     clips = {clip: ()} if clip is not None else {TESTDATA / name: fits for name, fits in _REAL.items()}
     fitting: dict[str, list[bool]] = {}
+    least = least_score(len(recognizer.labels))
     for path, fits in clips.items():
         if not path.is_file():
             reporter.report(f"actions: {path.stem}", None, "share of seconds", reason=no_material())
             continue
         measured = _measure(path)
         hands = None if detector is None else _found_hands(path, detector)
-        labels, _ = _labels(recognizer, measured, hands)
+        labels, scores, _ = _labels(recognizer, measured, hands)
         shares = ", ".join(f"{label} {labels.count(label)}" for label in dict.fromkeys(labels))
         unit = f"share of {len(labels)} seconds with a label that fits ({shares}); eye check"
         good = [label in fits for label in labels]
@@ -139,6 +141,8 @@ def _real(reporter: Reporter, recognizer: ActionRecognizer, clip: Path | None) -
         )
         kind = "work with the hands" if "manipulating" in fits else "walking"
         fitting.setdefault(kind, []).extend(good if fits else [])
+        sure = [fit for fit, score in zip(good, scores, strict=True) if score >= least]
+        fitting.setdefault(f"{kind}, where the score is {least:g} or more", []).extend(sure if fits else [])
     for kind, good in fitting.items():
         if good:
             unit = f"share of {len(good)} seconds; eye check, clips differ in length"
@@ -197,18 +201,18 @@ def _score(
 
 def _labels(
     recognizer: ActionRecognizer, measured: _Measured, hands: HandObjectTracks | None
-) -> tuple[list[str], ActionSteps]:
-    """The label of each second, after smoothing."""
+) -> tuple[list[str], list[float], ActionSteps]:
+    """The label of each second, after smoothing, and the score of its segment."""
     steps = ActionSteps.of(measured.timestamps_ns)
     scores = _score(recognizer, measured, hands, steps)
     segments = action_segments(scores, steps=steps, labels=recognizer.labels)
-    labels = [
-        segment.label
+    told = [
+        (segment.label, segment.score)
         for time in steps.times_ns.tolist()
         for segment in segments
         if segment.start_ns <= time < segment.end_ns
     ]
-    return labels, steps
+    return [label for label, _ in told], [score for _, score in told], steps
 
 
 def _found_hands(video: Path, detector: HandDetector) -> HandObjectTracks:

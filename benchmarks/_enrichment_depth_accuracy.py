@@ -55,19 +55,22 @@ def run(reporter: Reporter, *, quick: bool, clip: Path | None) -> None:
         ):
             material = _synthetic(motion, seed=seed, location=location, count=8 if quick else 15)
             name = f"depth {motion} {location}"
-            known = _estimate(reporter, f"{name} known intrinsics", MotionDepth(), material)
+            known = _estimate(reporter, f"{name} known intrinsics", MotionDepth(flow=DisFlow()), material)
             if motion == "still":
                 said = float(np.mean([result.depth.any() for result in known]))
                 reporter.report(f"{name}: frames with invented depth", said, "share", target=0.0)
                 continue
             assumed = camera_for(None, SourceCamera.OTHER, *material.frames[0].size)
             _estimate(
-                reporter, f"{name} assumed intrinsics", MotionDepth(), replace(material, camera=assumed)
+                reporter,
+                f"{name} assumed intrinsics",
+                MotionDepth(flow=DisFlow()),
+                replace(material, camera=assumed),
             )
             _estimate(
                 reporter,
                 f"{name} assumed intrinsics, not corrected",
-                MotionDepth(calibration=False),
+                MotionDepth(flow=DisFlow(), calibration=False),
                 replace(material, camera=assumed),
             )
             _estimate(reporter, f"{name} sparse_motion", SparseMotionDepth(), material)
@@ -170,12 +173,12 @@ def _rgbd(reporter: Reporter) -> None:
         for path in paths
     ]
     material = Material(frames, depths, PRIMESENSE)
-    _estimate(reporter, "depth RGB-D living room known intrinsics", MotionDepth(), material)
+    _estimate(reporter, "depth RGB-D living room known intrinsics", MotionDepth(flow=DisFlow()), material)
     assumed = camera_for(None, SourceCamera.OTHER, 640, 480)
     _estimate(
         reporter,
         "depth RGB-D living room assumed intrinsics",
-        MotionDepth(),
+        MotionDepth(flow=DisFlow()),
         replace(material, camera=assumed),
     )
     _estimate(reporter, "depth RGB-D living room sparse_motion", SparseMotionDepth(), material)

@@ -259,7 +259,7 @@ def try_(
         def on_progress(name: str, done: float) -> None:
             progress.update(task, description=name, completed=done)
 
-        files = try_layer(
+        trial = try_layer(
             layer,
             file,
             out,
@@ -268,9 +268,12 @@ def try_(
             on_progress=on_progress,
         )
     if as_json:
-        print_json({"files": [str(path) for path in files]})
+        print_json(trial.as_dict())
         return
-    for path in files:
+    for verdict in trial.gates:
+        outcome = verdict.outcome.value.replace("_", " ")
+        console.print(f"{verdict.spec.name}: {outcome}. {escape(verdict.message)}", soft_wrap=True)
+    for path in trial.files:
         console.print(str(path), soft_wrap=True)
 
 

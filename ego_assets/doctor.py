@@ -44,12 +44,13 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at Python, packages, OpenCV, backends, folders, database and disk."""
+    """Look at Python, packages, OpenCV, backends, the caption endpoint, folders, database and disk."""
     return [
         _python(),
         *_packages(),
         _opencv(),
         *_backends(settings),
+        _caption_endpoint(settings),
         _database(settings),
         _vault(settings),
         _disk(settings),
@@ -111,6 +112,21 @@ def _backends(settings: Settings) -> list[Finding]:
             needed: Literal["note", "missing"] = "missing" if (row.task, row.backend) in used else "note"
             findings.append(Finding(subject=subject, state=needed, found="-", advice=row.detail))
     return findings
+
+
+def _caption_endpoint(settings: Settings) -> Finding:
+    """The settings of the endpoint; nothing is sent to it."""
+    from ego_assets.assets.captions import endpoint_attempts
+
+    subject, captions = "caption endpoint", settings.for_enrichment().captions
+    if not captions.base_url:
+        return Finding(subject=subject, state="ok", found="none; the profile's backend writes captions")
+    try:
+        _, rungs, _ = endpoint_attempts(captions)
+    except EgoAssetsError as error:
+        return Finding(subject=subject, state="missing", found="-", advice=str(error))
+    found = f"{captions.base_url} (not contacted): {'; '.join(rung.name for rung in rungs)}"
+    return Finding(subject=subject, state="ok", found=found)
 
 
 def _database(settings: Settings) -> Finding:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
+from ego_assets.ladder import AllAttemptsFailed
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, BlurredClip, Clip
 from ego_assets.schema.corrections import CORRECTIONS_INPUT, Correction, corrections_version
@@ -111,6 +112,8 @@ class LayerDraft:
         clip_updates: Columns of the clip's row to set once the gates let the clip pass.
         reviews: Reasons for a person to look.
         corrections: What the next attempt has to cover, where this one was refused.
+        facts: What a reader has to know before using the files, such as the unit of depth; JSON-serialisable. Delivered
+            in ``metadata.json``.
         metadata: Plain values to show in the UI.
         pictures: Files of the artifact to show in the UI, by title; each below 50 KB.
         embedding: The clip's vector, for the database; ``None`` in all layers but the one of embeddings.
@@ -125,6 +128,7 @@ class LayerDraft:
     clip_updates: Mapping[str, Any] = field(default_factory=dict)
     reviews: Sequence[ReviewRequest] = ()
     corrections: Sequence[Correction] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
     embedding: Embedding | None = None
@@ -470,13 +474,11 @@ def run_layer(
                 )  # fmt: skip
                 sleep(delay)
                 continue
-            reason = str(error) if expected else f"{type(error).__name__}: {error}"
-            log.error("%s of clip %s failed: %s", spec.name, clip_id, reason, exc_info=not expected)
+            log.error("%s of clip %s failed: %s", spec.name, clip_id, error, exc_info=not expected)
             return _record_failure(
                 spec,
                 clip_id,
-                reason,
-                postponed=isinstance(error, EgoAssetsError) and error.transient,
+                error,
                 services=services,
                 run_id=run_id,
                 attempts=retry + 1,
@@ -522,6 +524,7 @@ def _attempt(
                     attempts=draft.attempts,
                     counts=draft.counts,
                     resolution=draft.resolution,
+                    facts=draft.facts,
                     pictures=draft.pictures,
                 )
     except Exception:
@@ -565,18 +568,22 @@ def _attempt(
 def _record_failure(
     spec: LayerSpec,
     clip_id: str,
-    reason: str,
+    error: Exception,
     *,
-    postponed: bool,
     services: Services,
     run_id: str,
     attempts: int,
     started: float,
 ) -> LayerOutcome:
     """Record a layer that could not be made: given up, or postponed, where the clip can go on without it."""
+    expected = isinstance(error, EgoAssetsError)
+    reason = str(error) if expected else f"{type(error).__name__}: {error}"
+    postponed = isinstance(error, EgoAssetsError) and not error.about_clip
     state = LayerState.POSTPONED if postponed else LayerState.GIVEN_UP
+    # Without an artifact this is where the attempts are kept.
+    tried = [dict(item) for item in error.attempts] if isinstance(error, AllAttemptsFailed) else []
     gates = (
-        spec.completed_gate.failed(f"{spec.name} failed after {attempts} attempt(s): {reason}"),
+        spec.completed_gate.failed(f"{spec.name} failed after {attempts} attempt(s): {reason}", tried=tried),
         *(gate.not_evaluated(f"{spec.name} was not made.") for gate in spec.gates),
     )
     outcome = LayerOutcome(
@@ -591,7 +598,7 @@ def _record_failure(
         kind=ReviewKind.LAYER_FAILED,
         risk=ReviewRisk.HIGH if spec.essential else ReviewRisk.NORMAL,
         reason=reason,
-        details={"attempts": attempts},
+        details={"attempts": attempts, "tried": tried},
     )
     _record(spec, outcome, [review], database=services.database, store=services.store, run_id=run_id)
     return outcome
@@ -625,12 +632,13 @@ def _record(
         )
         if document is not None:
             database.record_artifact(document, uri=store.uri(document))
-            if spec.name == EMBEDDINGS_LAYER:
-                index = EmbeddingIndex(database)
-                # The version before is not the current one any more, whether or not this one can be used.
+        if spec.name == EMBEDDINGS_LAYER:
+            index, committed = EmbeddingIndex(database), outcome.state is LayerState.COMMITTED
+            if committed and document and outcome.draft and outcome.draft.embedding:
+                index.put(clip_id, outcome.draft.embedding, data_version=document.data_version)
+            else:
+                # The clip goes on without the layer, an older version of it included.
                 index.remove(clip_id)
-                if outcome.state is LayerState.COMMITTED and outcome.draft and outcome.draft.embedding:
-                    index.put(clip_id, outcome.draft.embedding, data_version=document.data_version)
         database.record_layer_state(
             clip_id,
             spec.name,

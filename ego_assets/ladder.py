@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ego_assets.schema.errors import EgoAssetsError
+from ego_assets.schema.errors import ClipRefused, EgoAssetsError, InsufficientDisk, TransientError
 from ego_assets.schema.gates import GateResult
 from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
 
@@ -16,7 +16,7 @@ ResultT = TypeVar("ResultT")
 
 
 class AllAttemptsFailed(EgoAssetsError):
-    """No attempt at a layer left a result: the last one ended with an exception."""
+    """No attempt at a layer left a result that could be used, and the last one ended with an exception."""
 
     def __init__(self, attempts: Sequence[Mapping[str, Any]]) -> None:
         tried = "; ".join(f"{attempt['attempt']}: {attempt['refused']}" for attempt in attempts)
@@ -32,7 +32,8 @@ class Climbed(Generic[BackendT, ResultT]):
     """Where the attempts ended.
 
     Attributes:
-        rung: The attempt whose result counts: the first that was accepted, otherwise the last that gave one.
+        rung: The attempt whose result counts: the first that was accepted, otherwise the most usable one, otherwise the
+            last.
         result: What it made.
         attempts: What was refused before it, or all attempts where none was accepted, oldest first: name, configuration
             and reason. For ``artifact.json``.
@@ -50,41 +51,59 @@ def climb(
     make: Callable[[Rung[BackendT]], ResultT],
     *,
     refusal: Callable[[ResultT], str],
+    usable: Callable[[ResultT], float] = lambda _: 0.0,
     log: logging.Logger,
 ) -> Climbed[BackendT, ResultT]:
-    """Try the rungs in order until a result is accepted; after two further attempts the last one stands.
+    """Try the rungs in order until a result is accepted; after two further attempts the most usable one stands.
 
-    An exception of a model refuses an attempt as a bad result does. The platform's own errors, and those of the
-    operating system, are raised at once: they say nothing about the attempt.
+    An exception of a model refuses an attempt as a bad result does. Errors that say nothing about the attempt are
+    raised at once: those of the platform and of the operating system on the first rung, and what is worth retrying, or
+    forbids the work, on all. A later rung that cannot be opened, or fails so, is refused like any other; where no
+    result can be used, its error is raised in the end.
 
     Args:
         rungs: The attempts, at least one.
-        make: Makes the layer in one way; the files of the last call stand.
+        make: Makes the layer in one way; the files of its last call stand. It is called once more for a result that an
+            attempt after it overwrote.
         refusal: Why a result is not good enough; empty where it is.
+        usable: How well a refused result can be used all the same, higher being better; 0 where it cannot.
         log: Where refusals are told.
 
     Raises:
-        AllAttemptsFailed: None was accepted, and the last one ended with an exception.
+        AllAttemptsFailed: No result can be used, and the last attempt ended with an exception.
     """
     attempts: list[Mapping[str, Any]] = []
+    best: Rung[BackendT] | None = None
+    best_worth = 0.0
     last: tuple[Rung[BackendT], ResultT] | None = None
+    unavailable: Exception | None = None
     for rung in rungs[: MAX_FURTHER_ATTEMPTS + 1]:
+        last = None
         try:
             result = make(rung)
-        except (EgoAssetsError, OSError):
+        except (ClipRefused, InsufficientDisk, TransientError):
             raise
         except Exception as error:
+            if isinstance(error, EgoAssetsError | OSError):
+                if not attempts:
+                    raise
+                unavailable = unavailable or error
             reason = f"{type(error).__name__}: {error}"
-            last = None
         else:
             reason = refusal(result)
             if not reason:
                 return Climbed(rung=rung, result=result, attempts=tuple(attempts), accepted=True)
             last = rung, result
+            worth = float(usable(result))
+            if worth > best_worth:
+                best, best_worth = rung, worth
         log.warning("%s refused: %s", rung.name, reason)
         attempts.append({"attempt": rung.name, "config": dict(rung.config), "refused": reason})
-    if last is None:
-        raise AllAttemptsFailed(attempts)
+    if best is not None and (last is None or last[0] is not best):
+        log.warning("making the layer with %s again: of what was refused its result is the best", best.name)
+        last = best, make(best)
+    if last is None or (best is None and unavailable is not None):
+        raise unavailable or AllAttemptsFailed(attempts)
     return Climbed(rung=last[0], result=last[1], attempts=tuple(attempts), accepted=False)
 
 

@@ -240,9 +240,11 @@ class Project:
         # A damaged document has no place in the index; its layer is made again with the next run.
         readable = self.store.documents(on_error=lambda error: None)
         documents = [(document, self.store.uri(document)) for document in readable]
+        # Read before the transaction: while it lasts, nobody else can write.
+        embeddings = list(self._stored_embeddings(documents))
         with self.database.transaction():
             self.database.replace_artifact_index(documents)
-            EmbeddingIndex(self.database).rebuild(self._stored_embeddings(documents))
+            EmbeddingIndex(self.database).rebuild(embeddings)
         return len(documents)
 
     def _stored_embeddings(
@@ -251,8 +253,13 @@ class Project:
         """Clip, vector and data version of every committed embedding that can be used."""
         from ego_assets.labels.embeddings import read_embedding
 
+        left_out = {
+            state.clip_id
+            for state in self.database.layer_states()
+            if state.layer == EMBEDDINGS_LAYER and layers_done_without([state])
+        }
         for document, _ in documents:
-            if document.layer == EMBEDDINGS_LAYER:
+            if document.layer == EMBEDDINGS_LAYER and document.clip_id not in left_out:
                 # What is damaged, or was refused by its gate, has no place in the index either.
                 with suppress(ArtifactCorrupted, ArtifactMissing, KeyError, ValueError):
                     content = self.store.read_bytes(document, "embedding.parquet")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ego_assets.schema.clip import Clip
@@ -36,8 +36,8 @@ class CaptionSettings:
     requests_per_minute: float
     timeout_s: float
     max_retries: int
-    usd_per_million_prompt_tokens: float
-    usd_per_million_completion_tokens: float
+    usd_per_million_prompt_tokens: float | None
+    usd_per_million_completion_tokens: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +180,7 @@ class Settings(BaseSettings):
     )
     caption_models: str = Field(
         default="",
+        validate_default=True,
         description="Models of that endpoint, separated by commas: the first one captions, the others are fallbacks.",
     )
     caption_prompts_file: Path | None = Field(
@@ -201,13 +202,17 @@ class Settings(BaseSettings):
     caption_max_retries: int = Field(
         default=4,
         ge=0,
-        description="Further tries of one request after 429, 5xx, a timeout or a lost connection.",
+        description="Further tries of one request after 408, 409, 425, 429, 5xx, a timeout or a lost connection.",
     )
-    caption_usd_per_million_prompt_tokens: float = Field(
-        default=0.0, ge=0, description="Price of a million tokens sent, for the cost per clip."
+    caption_usd_per_million_prompt_tokens: float | None = Field(
+        default=None,
+        ge=0,
+        description="Price of a million tokens sent, for the cost per clip; one price for all models.",
     )
-    caption_usd_per_million_completion_tokens: float = Field(
-        default=0.0, ge=0, description="Price of a million tokens received, for the cost per clip."
+    caption_usd_per_million_completion_tokens: float | None = Field(
+        default=None,
+        ge=0,
+        description="Price of a million tokens received, for the cost per clip; one price for all models.",
     )
     upload_quiet_s: float = Field(
         default=5.0, ge=0, description="An upload counts as complete when it has not changed for this long."
@@ -229,8 +234,36 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("caption_base_url")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("expected an address that begins with http:// or https://")
+        return value
+
+    @field_validator("caption_models")
+    @classmethod
+    def _endpoint_has_a_model(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("caption_base_url") and not _names(value):
+            raise ValueError("expected at least one model, because EGO_CAPTION_BASE_URL names an endpoint")
+        return value
+
+    @field_validator("caption_prompts_file")
+    @classmethod
+    def _file_is_there(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"expected a file, found none at {value}")
+        return value
+
     @field_validator(
-        "vault_dir", "uploads_dir", "deliveries_dir", "models_dir", "caption_prompts_file", mode="before"
+        "vault_dir",
+        "uploads_dir",
+        "deliveries_dir",
+        "models_dir",
+        "caption_prompts_file",
+        "caption_usd_per_million_prompt_tokens",
+        "caption_usd_per_million_completion_tokens",
+        mode="before",
     )
     @classmethod
     def _empty_is_none(cls, value: object) -> object:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ego_assets.batching import ancestors_of, essential_ancestors
 from ego_assets.execution import (
@@ -24,7 +24,41 @@ from ego_assets.settings import load_settings
 
 if TYPE_CHECKING:
     from ego_assets.schema.artifact import ArtifactDocument
+    from ego_assets.schema.gates import GateResult
     from resources.storage import ArtifactStore, StagedLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a layer made of one file.
+
+    Attributes:
+        files: The artifact's files and its ``artifact.json``.
+        gates: Its verdicts.
+        attempts: What was tried and refused before, oldest first.
+    """
+
+    files: tuple[Path, ...]
+    gates: tuple[GateResult, ...]
+    attempts: tuple[Mapping[str, Any], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer for ``--json``."""
+        return {
+            "files": [str(path) for path in self.files],
+            "gates": [
+                {
+                    "gate": verdict.spec.name,
+                    "outcome": verdict.outcome.value,
+                    "blocking": verdict.spec.blocking,
+                    "value": verdict.value,
+                    "threshold": verdict.spec.threshold,
+                    "message": verdict.message,
+                }
+                for verdict in self.gates
+            ],
+            "attempts": [dict(attempt) for attempt in self.attempts],
+        }
 
 
 def try_layer(
@@ -35,7 +69,7 @@ def try_layer(
     profile: str = "",
     already_deidentified: bool = False,
     on_progress: Callable[[str, float], None] = lambda layer, done: None,
-) -> list[Path]:
+) -> Trial:
     """Run one layer, and what it needs, on one file.
 
     The work happens in a temporary project that is removed afterwards, the copy of the original included.
@@ -49,7 +83,7 @@ def try_layer(
         on_progress: Hears the name of the running layer and the share of all work that is done.
 
     Returns:
-        The files written to ``out``.
+        The files written to ``out``, and what the gates say of them.
 
     Raises:
         ConfigurationError: There is no such layer.
@@ -74,6 +108,7 @@ def try_layer(
         folder_of_file = file.parent.resolve()
         clip = project.register_and_take(folder_of_file, folder_of_file / file.name, {})
         document: ArtifactDocument | None = None
+        gates: tuple[GateResult, ...] = ()
         for position, (spec, make) in enumerate(chain):
 
             def heard(name: str, clip_id: str, units: int, total: int, position: int = position) -> None:
@@ -91,13 +126,14 @@ def try_layer(
                     log=logging.getLogger("ego_assets.try"),
                     ancestors=essential_ancestors(spec.name, specs),
                 )
-            document = outcome.document
+            document, gates = outcome.document, outcome.gates
             if not outcome.lets_clip_pass and not (document and spec.name == layer):
                 raise EgoAssetsError(f"{spec.name} of {file.name}: {outcome.reason}")
         on_progress(layer, 1.0)
         if document is None:
             raise EgoAssetsError(f"{layer} of {file.name} was not made.")
-        return _export(project.store, document, out)
+        files = _export(project.store, document, out)
+        return Trial(files=tuple(files), gates=gates, attempts=document.attempts)
 
 
 def _without_detection(make: LayerFunction, layer: str) -> LayerFunction:

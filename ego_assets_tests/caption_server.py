@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-SENTENCE = "The wearer stands at a kitchen counter and cuts a red pepper with a knife while the left hand holds it."
+SENTENCE = (
+    "The wearer stands at a kitchen counter and cuts a red pepper with a knife while the left hand holds it."
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,8 @@ class CaptionServer:
 
 
 @contextmanager
-def caption_server() -> Iterator[CaptionServer]:
-    """Run a server on a free port of this machine."""
+def caption_server(*, certificate: Path | None = None) -> Iterator[CaptionServer]:
+    """Run a server on a free port of this machine; encrypted where a certificate is given, with its key."""
     state = CaptionServer()
     lock = threading.Lock()
     over = threading.Event()
@@ -131,9 +135,13 @@ def caption_server() -> Iterator[CaptionServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    state.base_url = f"http://127.0.0.1:{server.server_port}/v1"
+    state.base_url = f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_port}/v1"
     try:
         yield state
     finally:

@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
+import http.client
 import json
 import random
+import socket
+import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
-import requests
-import urllib3
 import yaml
 
 from ego_assets import __version__
-from ego_assets.labels.captions import clean_text, looks_like_refusal
+from ego_assets.labels.captions import clean_text, looks_like_refusal, one_line
 from ego_assets.labels.prompts import DEFAULT_PROMPTS, Prompt, parse_prompts
 from ego_assets.labels.scene_facts import describe
 from ego_assets.media.contact_sheet import encode_jpeg
@@ -36,6 +37,7 @@ from ego_assets.schema.captions import CaptionAnswer, Captioner, CaptionRequest,
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.errors import ConfigurationError, TransientError
 from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
+from resources.endpoint import AnswerSpool, SharedState, post, shared_state
 
 #: Name of the backend in records.
 BACKEND = "openai_compatible"
@@ -46,14 +48,21 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 LONGEST_RETRY_AFTER_S = 120.0
 #: Answers that may be another one next time, besides all from 500 on.
 _RETRIED_STATUS = frozenset({408, 409, 425, 429})
+#: Of these, no picture is the cause.
+_OVERLOADED_STATUS = frozenset({429, 503})
+#: How the reason begins where the endpoint fails on one picture and answers others.
+_NO_ANSWER = "no answer"
 #: Error codes by which endpoints say that they will not look at a picture.
 _REFUSAL_CODES = frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"})
 #: What is asked for besides: no chance in the answer, and an end to it. The bound is more than a sentence needs:
 #: models that think before they answer count their thoughts.
 _EXTRAS: Mapping[str, int] = {"temperature": 0, "max_tokens": 2048}
 _MAX_ANSWER_BYTES = 4_000_000
-_READ_BYTES = 65_536
+#: Longer side of the pictures sent, in pixels: what hosted models look at without cutting a picture into tiles.
+LONGEST_SIDE_PX = 768
 _JPEG_QUALITY = 85
+#: A shorter key is a placeholder such as ``none``, which words may contain.
+_SHORTEST_SECRET = 8
 
 
 class CaptionEndpointUnavailable(TransientError):
@@ -69,9 +78,8 @@ class EndpointOptions:
         api_key: Its key; empty where it needs none. Never logged or recorded.
         concurrency: Most requests at the same time.
         requests_per_minute: Most requests a minute, over all clips of this process; 0 for no limit.
-        timeout_s: How long one request may take, in seconds, from the first byte sent to the last one received.
+        timeout_s: How long one request may take, in seconds, from the connection to the last byte received.
         max_retries: Further tries of one request after 408, 409, 425, 429, 5xx, a timeout or a lost connection.
-        max_side: Longer side of the pictures sent, in pixels.
 
     Raises:
         ConfigurationError: The address is not one that requests can be sent to.
@@ -83,14 +91,16 @@ class EndpointOptions:
     requests_per_minute: float = 0.0
     timeout_s: float = 60.0
     max_retries: int = 4
-    max_side: int = 768
 
     def __post_init__(self) -> None:
         usable = extra = False
         with contextlib.suppress(ValueError):
             parts = urlsplit(self.base_url)
             extra = any((parts.username, parts.password, parts.query, parts.fragment))
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            # Fails on what no name server can be asked for.
+            named = bool(parts.hostname) and bool(str(parts.hostname).encode("idna"))
+            written = self.base_url.isascii() and self.base_url.isprintable() and " " not in self.base_url
+            usable = parts.scheme in ("http", "https") and named and written and parts.port != 0
         if not usable:
             raise ConfigurationError(
                 "EGO_CAPTION_BASE_URL: expected an address that begins with http:// or https://, such as "
@@ -109,39 +119,10 @@ class EndpointOptions:
         """Where requests go."""
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
-
-class RateLimiter:
-    """Spreads requests of any number of threads evenly: a bucket that holds one token.
-
-    Args:
-        requests_per_minute: Rate at which tokens come; 0 for no limit.
-        clock: Seconds that only go forward.
-    """
-
-    def __init__(self, requests_per_minute: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._interval_s = 60.0 / requests_per_minute if requests_per_minute else 0.0
-        self._clock = clock
-        self._next = float("-inf")
-        self._lock = threading.Lock()
-
-    def reserve(self) -> float:
-        """Take the next token; returns the seconds until it is there."""
-        with self._lock:
-            now = self._clock()
-            at = max(now, self._next)
-            self._next = at + self._interval_s
-            return at - now
-
-    def hold(self, seconds: float) -> None:
-        """Give out no token for so long, because the endpoint asked for patience."""
-        with self._lock:
-            self._next = max(self._next, self._clock() + seconds)
-
-
-@lru_cache(maxsize=64)
-def shared_limiter(url: str, requests_per_minute: float) -> RateLimiter:
-    """The limiter of an endpoint, one for all clips and attempts of this process."""
-    return RateLimiter(requests_per_minute)
+    @property
+    def shared(self) -> SharedState:
+        """What all requests of this process to the endpoint share."""
+        return shared_state(self.url, self.requests_per_minute)
 
 
 class EndpointCaptioner:
@@ -151,9 +132,10 @@ class EndpointCaptioner:
         options: How the endpoint is talked to.
         model: Model, as the endpoint names it.
         prompt: What it is asked.
-        limiter: Limits the rate; by default the one that all clips share.
+        shared: What all requests to the endpoint share; by default that of this process.
+        answers: Answers that are there already, and where new ones are kept.
         sleep: Waits; by default in a way that ends when another request has failed for good.
-        seed: Of the chance in waits.
+        seed: Of the chance in waits; by default the system's.
     """
 
     def __init__(
@@ -162,17 +144,18 @@ class EndpointCaptioner:
         *,
         model: str,
         prompt: Prompt,
-        limiter: RateLimiter | None = None,
+        shared: SharedState | None = None,
+        answers: AnswerSpool | None = None,
         sleep: Callable[[float], None] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         self._options = options
         self._model = model
         self._prompt = prompt
-        self._limiter = limiter or shared_limiter(options.url, options.requests_per_minute)
+        self._shared = shared or options.shared
+        self._answers = answers or AnswerSpool()
         self._sleep = sleep
         self._random = random.Random(seed)
-        self._extras: Mapping[str, int] = _EXTRAS
 
     @property
     def info(self) -> BackendInfo:
@@ -187,72 +170,109 @@ class EndpointCaptioner:
     def caption(self, requests: Sequence[CaptionRequest]) -> list[CaptionAnswer]:
         """One answer per request, in order.
 
+        A picture on which alone the endpoint fails is refused, and so is one that it will not look at.
+
         Raises:
-            CaptionEndpointUnavailable: The endpoint could not be reached after all retries.
+            CaptionEndpointUnavailable: The endpoint gave no answer after all retries, or is left alone because it gave
+                none a while ago.
             ConfigurationError: It refuses to talk to us: key, model or address are wrong.
         """
         if not requests:
             return []
+        require_reachable(self._options, self._shared)
         stopped = threading.Event()
-        sessions = _Sessions(self._options.api_key)
         executor = ThreadPoolExecutor(
             min(self._options.concurrency, len(requests)), thread_name_prefix="captions"
         )
         try:
-            futures = [executor.submit(self._one, request, sessions, stopped) for request in requests]
+            futures = [executor.submit(self._one, request, stopped) for request in requests]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             failed = [error for future in futures if future in done and (error := future.exception())]
             if failed:
                 raise failed[0]
-            return [future.result() for future in futures]
+            answers = [future.result() for future in futures]
         finally:
             stopped.set()
             executor.shutdown(cancel_futures=True)
-            sessions.close()
+        unanswered = [answer.refused for answer in answers if answer.refused.startswith(_NO_ANSWER)]
+        if unanswered and self._shared.breaker.is_in_doubt:
+            # Nothing was answered before or after it: that is not about one picture.
+            problem = unanswered[-1].removeprefix(f"{_NO_ANSWER}: ")
+            self._shared.breaker.give_up(problem)
+            raise _unavailable(self._options, problem)
+        return answers
 
-    def _one(self, request: CaptionRequest, sessions: _Sessions, stopped: threading.Event) -> CaptionAnswer:
+    def _one(self, request: CaptionRequest, stopped: threading.Event) -> CaptionAnswer:
+        """The answer about one picture, from an earlier attempt where there is one."""
+        picture = _jpeg(request.frame.image)
+        body = self._body(request, picture)
+        # Pictures that are alike are asked about one by one, and counted as such.
+        moment = hashlib.sha256(b"%d " % request.frame.frame_index + picture).digest()
+        question = hashlib.sha256(moment + json.dumps([self._options.url, body]).encode()).digest()
+        answer = self._answers.answer(question)
+        if answer is None:
+            answer = self._ask(body, question, moment, stopped)
+            answer = replace(answer, requests=self._answers.requests(question))
+            if not answer.refused.startswith(_NO_ANSWER):
+                self._answers.keep(question, answer)
+        return answer
+
+    def _ask(
+        self, body: dict[str, Any], question: bytes, moment: bytes, stopped: threading.Event
+    ) -> CaptionAnswer:
         """Ask about one picture until there is an answer."""
-        body, extras = self._body(request), self._extras
+        breaker, extras = self._shared.breaker, self._shared.extras.get(self._model, _EXTRAS)
+        since = breaker.now()
+        tries = 1 if breaker.is_in_doubt else self._options.max_retries + 1
         problem = ""
+        may_be_the_picture = True
         attempt = 0
-        while attempt <= self._options.max_retries:
-            self._wait(self._limiter.reserve(), stopped)
-            if stopped.is_set():
-                raise CaptionEndpointUnavailable("The request was not sent: another one failed.")
+        while True:
+            self._wait_for_turn(stopped)
+            self._answers.sent(question)
             try:
-                status, headers, content = self._post(
-                    sessions.mine(), json.dumps({**body, **extras}).encode()
-                )
-            except (OSError, urllib3.exceptions.HTTPError) as error:
+                status, headers, content = self._post(json.dumps({**body, **extras}).encode())
+            except ssl.SSLCertVerificationError as error:
+                raise ConfigurationError(
+                    f"The caption endpoint {self._options.base_url} has a certificate that this machine does not trust "
+                    f"({error.verify_message}). Name the file of its authority in SSL_CERT_FILE."
+                ) from error
+            except (OSError, http.client.HTTPException) as error:
                 problem, delay = _short(error), self._backoff_s(attempt)
+                may_be_the_picture = not isinstance(error, (ConnectionRefusedError, socket.gaierror))
             else:
+                content = self._masked(content)
                 if 200 <= status < 300:
-                    return _answer(content, str(headers.get("Content-Type", "")), model=self._model)
-                problem = f"status {status}: {self._told(content)}"
+                    breaker.answered()
+                    return _answer(content, headers.get("content-type", ""), model=self._model)
+                problem = f"status {status}: {_told(content)}"
                 if status == 400 and (fewer := _without_unsupported(extras, problem)) is not None:
                     # Other requests need not find out by themselves.
-                    self._extras = extras = fewer
+                    self._shared.extras[self._model] = extras = fewer
                     continue
                 if status < 500 and status not in _RETRIED_STATUS:
+                    breaker.answered()
                     return self._refusal_or_raise(status, content, problem)
-                delay = max(self._backoff_s(attempt), _retry_after_s(headers.get("Retry-After", "")))
+                may_be_the_picture = status not in _OVERLOADED_STATUS
+                delay = max(self._backoff_s(attempt), _retry_after_s(headers.get("retry-after", "")))
                 if delay > LONGEST_RETRY_AFTER_S:
                     problem += f", and asks to wait {delay:.0f} s"
+                    may_be_the_picture = False
                     break
                 if status == 429:
                     # Too many requests: all of them wait, this one included.
-                    self._limiter.hold(delay)
+                    self._shared.limiter.hold(delay)
                     delay = 0.0
             attempt += 1
-            if attempt <= self._options.max_retries:
-                self._wait(delay, stopped)
-        raise CaptionEndpointUnavailable(
-            f"The caption endpoint {self._options.base_url} gives no answer ({problem}). Nothing is lost: the next "
-            "`ego-assets run` asks again."
-        )
+            if attempt >= tries:
+                break
+            self._wait(delay, stopped)
+        outage = breaker.failed(problem, moment=moment, since=since, may_be_the_picture=may_be_the_picture)
+        if outage or not may_be_the_picture:
+            raise _unavailable(self._options, problem)
+        return CaptionAnswer(text="", refused=f"{_NO_ANSWER}: {problem}", model=self._model)
 
-    def _body(self, request: CaptionRequest) -> dict[str, Any]:
-        picture = base64.b64encode(self._jpeg(request.frame.image)).decode()
+    def _body(self, request: CaptionRequest, picture: bytes) -> dict[str, Any]:
         facts = describe(request.facts) if self._prompt.wants_facts else ""
         return {
             "model": self._model,
@@ -261,41 +281,23 @@ class EndpointCaptioner:
                     "role": "user",
                     "content": [
                         {"type": "text", "text": self._prompt.fill(facts)},
-                        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{picture}"}},
+                        {"type": "image_url", "image_url": {"url": _data_uri(picture)}},
                     ],
                 }
             ],
         }
 
-    def _jpeg(self, image: BgrImage) -> bytes:
-        height, width = image.shape[:2]
-        scale = self._options.max_side / max(height, width)
-        if scale < 1:
-            size = max(1, round(width * scale)), max(1, round(height * scale))
-            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-        return encode_jpeg(image, quality=_JPEG_QUALITY)
-
-    def _post(self, session: requests.Session, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        """Send and receive within the time limit, however slowly the answer drips in."""
-        deadline = time.monotonic() + self._options.timeout_s
-        response = session.post(
+    def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        headers = {"Content-Type": "application/json", "User-Agent": f"ego-assets/{__version__}"}
+        if self._options.api_key:
+            headers["Authorization"] = f"Bearer {self._options.api_key}"
+        return post(
             self._options.url,
-            data=body,
-            headers={"Content-Type": "application/json", "User-Agent": f"ego-assets/{__version__}"},
-            timeout=self._options.timeout_s,
-            # Pictures and the key go to the address in the settings and to no other.
-            allow_redirects=False,
-            stream=True,
+            body,
+            headers=headers,
+            timeout_s=self._options.timeout_s,
+            max_bytes=_MAX_ANSWER_BYTES,
         )
-        with contextlib.closing(response):
-            content = bytearray()
-            while piece := response.raw.read1(_READ_BYTES, decode_content=True):
-                content += piece
-                if time.monotonic() > deadline:
-                    raise requests.Timeout(f"no complete answer within {self._options.timeout_s:g} s")
-                if len(content) > _MAX_ANSWER_BYTES:
-                    raise requests.ConnectionError(f"the answer is larger than {_MAX_ANSWER_BYTES} bytes")
-            return response.status_code, response.headers, bytes(content)
 
     def _refusal_or_raise(self, status: int, content: bytes, problem: str) -> CaptionAnswer:
         """A picture that the endpoint will not look at is refused; everything else is wrong for all pictures."""
@@ -305,24 +307,27 @@ class EndpointCaptioner:
             problem += ", which is a redirection: give the address that it leads to"
         raise ConfigurationError(
             f"The caption endpoint {self._options.base_url} refuses model {self._model!r} ({problem}). Check "
-            "EGO_CAPTION_BASE_URL, EGO_CAPTION_API_KEY and EGO_CAPTION_MODELS, then use `ego-assets run "
-            "--retry-failed`."
+            "EGO_CAPTION_BASE_URL, EGO_CAPTION_API_KEY and EGO_CAPTION_MODELS, then use `ego-assets run`."
         )
 
-    def _told(self, content: bytes) -> str:
-        """The message of an error answer, short and without the key, should the endpoint repeat it."""
-        text = content[:2000].decode(errors="replace")
-        with contextlib.suppress(ValueError):
-            found = json.loads(content)
-            found = found[0] if isinstance(found, list) and found else found
-            error = found.get("error", found) if isinstance(found, dict) else found
-            text = str(error.get("message", error) if isinstance(error, dict) else error)
-        if self._options.api_key:
-            text = text.replace(self._options.api_key, "(key)")
-        return " ".join(text.split())[:300] or "no reason given"
+    def _masked(self, content: bytes) -> bytes:
+        """A response without the key, should the endpoint repeat it."""
+        key = self._options.api_key
+        if len(key) >= _SHORTEST_SECRET:
+            escaped = json.dumps(key)[1:-1]
+            for form in (key, escaped, escaped.replace("/", "\\/")):
+                content = content.replace(form.encode(), b"(key)")
+        return content
 
     def _backoff_s(self, attempt: int) -> float:
         return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0**attempt) * self._random.uniform(0.5, 1.0)
+
+    def _wait_for_turn(self, stopped: threading.Event) -> None:
+        while not stopped.is_set() and (delay := self._shared.limiter.take()) > 0:
+            self._wait(delay, stopped)
+        if stopped.is_set():
+            raise CaptionEndpointUnavailable("The request was not sent: another one failed.")
+        require_reachable(self._options, self._shared)
 
     def _wait(self, seconds: float, stopped: threading.Event) -> None:
         if seconds <= 0:
@@ -333,44 +338,30 @@ class EndpointCaptioner:
             self._sleep(seconds)
 
 
-class _KeyInHeader(requests.auth.AuthBase):
-    """Sends the key; also keeps requests from taking another one from ``.netrc``."""
+def require_reachable(options: EndpointOptions, shared: SharedState | None = None) -> None:
+    """Stop before any work is done while the endpoint is left alone.
 
-    def __init__(self, api_key: str) -> None:
-        self._api_key = api_key
+    Raises:
+        CaptionEndpointUnavailable: It gave no answer a while ago.
+    """
+    breaker = (shared or options.shared).breaker
+    if (left_s := breaker.pause_left_s) > 0:
+        raise _unavailable(options, f"{breaker.problem}; it is left alone for another {left_s:.0f} s")
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._api_key:
-            request.headers["Authorization"] = f"Bearer {self._api_key}"
-        return request
 
-
-class _Sessions:
-    """A session per thread: sessions are not made to be shared."""
-
-    def __init__(self, api_key: str) -> None:
-        self._auth = _KeyInHeader(api_key)
-        self._local = threading.local()
-        self._all: list[requests.Session] = []
-
-    def mine(self) -> requests.Session:
-        """The session of the calling thread."""
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = requests.Session()
-            session.auth = self._auth
-            self._local.session = session
-            self._all.append(session)
-        return session
-
-    def close(self) -> None:
-        """Close all connections."""
-        for session in self._all:
-            session.close()
+def _unavailable(options: EndpointOptions, problem: str) -> CaptionEndpointUnavailable:
+    return CaptionEndpointUnavailable(
+        f"The caption endpoint {options.base_url} gives no answer ({problem}). Nothing is lost: the next "
+        "`ego-assets run` asks again."
+    )
 
 
 def endpoint_ladder(
-    options: EndpointOptions, *, models: Sequence[str], prompts: Sequence[Prompt] = DEFAULT_PROMPTS
+    options: EndpointOptions,
+    *,
+    models: Sequence[str],
+    prompts: Sequence[Prompt] = DEFAULT_PROMPTS,
+    answers: AnswerSpool | None = None,
 ) -> tuple[Rung[Captioner], ...]:
     """The attempts with an endpoint: another prompt first, then another model where there is one, with the next prompt.
 
@@ -378,6 +369,7 @@ def endpoint_ladder(
         options: How the endpoint is talked to.
         models: Its models in order of preference.
         prompts: Prompts in order of preference.
+        answers: Answers that are there already, and where new ones are kept.
 
     Raises:
         ConfigurationError: No model is named.
@@ -394,13 +386,13 @@ def endpoint_ladder(
     return tuple(
         Rung(
             name=f"{model}, prompt {prompt.name}",
-            open=lambda model=model, prompt=prompt: EndpointCaptioner(options, model=model, prompt=prompt),  # type: ignore[misc]
+            open=partial(EndpointCaptioner, options, model=model, prompt=prompt, answers=answers),
             config={
                 "backend": BACKEND,
                 "endpoint": host,
                 "model": model,
                 "prompt": prompt.name,
-                "max_side": options.max_side,
+                "longest_side_px": LONGEST_SIDE_PX,
             },
         )
         for model, prompt in list(dict.fromkeys(pairs))[: MAX_FURTHER_ATTEMPTS + 1]
@@ -442,8 +434,8 @@ def _answer(content: bytes, content_type: str, *, model: str) -> CaptionAnswer:
     """What a successful response says; whatever is wrong with it is a reason to ask again in another way."""
     try:
         found = json.loads(content)
-    except ValueError:
-        kind = content_type.partition(";")[0].strip() or "no content type"
+    except (ValueError, RecursionError):
+        kind = one_line(content_type.partition(";")[0])[:60] or "no content type"
         return CaptionAnswer(text="", refused=f"malformed answer: no JSON ({kind})", model=model)
     if not isinstance(found, dict):
         return CaptionAnswer(text="", refused="malformed answer: not an object", model=model)
@@ -456,7 +448,7 @@ def _answer(content: bytes, content_type: str, *, model: str) -> CaptionAnswer:
         refused=refused,
         prompt_tokens=_tokens(usage.get("prompt_tokens")),
         completion_tokens=_tokens(usage.get("completion_tokens")),
-        model=named if isinstance(named, str) and named else model,
+        model=(one_line(named) if isinstance(named, str) else "") or model,
     )
 
 
@@ -469,7 +461,7 @@ def _choice(choices: object) -> tuple[str, str]:
     if not isinstance(message, dict):
         return "", "malformed answer: no message"
     if message.get("refusal"):
-        return "", f"refusal: {' '.join(str(message['refusal']).split())[:200]}"
+        return "", f"refusal: {one_line(str(message['refusal']))[:200]}"
     if choice.get("finish_reason") == "content_filter":
         return "", "content filter: the endpoint withheld the answer"
     if choice.get("finish_reason") == "length":
@@ -496,7 +488,7 @@ def _tokens(value: object) -> int:
 def _error_code(content: bytes) -> str:
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     error = found.get("error") if isinstance(found, dict) else None
     return str(error.get("code", "")) if isinstance(error, dict) else ""
@@ -516,26 +508,36 @@ def _retry_after_s(header: str) -> float:
     return max(0.0, (at - datetime.now(UTC)).total_seconds())
 
 
-def _short(error: BaseException) -> str:
+def _short(error: OSError | http.client.HTTPException) -> str:
     """What went wrong with a connection, in a few words."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+    if isinstance(error, ConnectionRefusedError):
         return "the connection was refused"
-    timeouts = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
-    if any(isinstance(cause, timeouts) for cause in causes):
+    if isinstance(error, socket.gaierror):
+        return "nobody knows the name of the host"
+    if isinstance(error, TimeoutError):
         return "it took too long"
     return f"the connection was lost: {type(error).__name__}"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it wraps and what led to it."""
-    seen: set[int] = set()
-    waiting: list[BaseException] = [error]
-    while waiting:
-        found = waiting.pop(0)
-        if id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        inner = (found.__cause__, found.__context__, getattr(found, "reason", None), *found.args)
-        waiting += [item for item in inner if isinstance(item, BaseException)]
+def _told(content: bytes) -> str:
+    """The message of an error answer, short."""
+    text = content[:2000].decode(errors="replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(content)
+        found = found[0] if isinstance(found, list) and found else found
+        error = found.get("error", found) if isinstance(found, dict) else found
+        text = str(error.get("message", error) if isinstance(error, dict) else error)
+    return one_line(text)[:300] or "no reason given"
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def _jpeg(image: BgrImage) -> bytes:
+    height, width = image.shape[:2]
+    scale = LONGEST_SIDE_PX / max(height, width)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return encode_jpeg(image, quality=_JPEG_QUALITY)

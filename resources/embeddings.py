@@ -9,7 +9,7 @@ up to about 100,000 clips, whose vectors are 300 MB.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS, Embedding
 from resources.database import ClipRow, Database, EmbeddingRow
 
 _EXTENSION = "vector"
-#: Vectors that are compared at once.
+#: Vectors that are compared, or stored, at once.
 _BLOCK_ROWS = 4096
 
 
@@ -90,7 +90,7 @@ class EmbeddingIndex:
         with self._database.write_session() as session:
             self._database.lock_clip(clip_id)
             session.execute(delete(EmbeddingRow).where(EmbeddingRow.clip_id == clip_id))
-            _insert(session, clip_id, embedding, data_version, pgvector=_has_pgvector(session))
+            _insert(session, [(clip_id, embedding, data_version)], pgvector=_has_pgvector(session))
 
     def get(self, clip_id: str) -> IndexedEmbedding | None:
         """What is stored of a clip, or ``None``."""
@@ -110,7 +110,7 @@ class EmbeddingIndex:
             found: Any = session.execute(delete(EmbeddingRow).where(EmbeddingRow.clip_id == clip_id))
             return bool(found.rowcount)
 
-    def rebuild(self, entries: Iterable[tuple[str, Embedding, str]]) -> int:
+    def rebuild(self, entries: Sequence[tuple[str, Embedding, str]]) -> int:
         """Replace everything, and adopt pgvector where it can be had by now.
 
         Args:
@@ -119,17 +119,15 @@ class EmbeddingIndex:
         Returns:
             The number of vectors stored.
         """
-        count = 0
         with self._database.write_session() as session:
             session.execute(delete(EmbeddingRow))
             adopt_pgvector(session.connection())
-            pgvector = _has_pgvector(session)
             known = set(session.scalars(select(ClipRow.clip_id)))
-            for clip_id, embedding, data_version in entries:
-                if clip_id in known:
-                    _insert(session, clip_id, embedding, data_version, pgvector=pgvector)
-                    count += 1
-        return count
+            kept = [entry for entry in entries if entry[0] in known]
+            pgvector = _has_pgvector(session)
+            for start in range(0, len(kept), _BLOCK_ROWS):
+                _insert(session, kept[start : start + _BLOCK_ROWS], pgvector=pgvector)
+        return len(kept)
 
     def nearest(
         self,
@@ -209,17 +207,34 @@ def _vector_column(session: Session) -> Any:
 
 
 def _pgvector_value(vector: npt.NDArray[np.float32]) -> Any:
-    numbers = ",".join(map(repr, vector.tolist()))
-    return cast(bindparam(None, f"[{numbers}]", type_=String), PgVector())
+    return cast(bindparam(None, _as_text(vector), type_=String), PgVector())
 
 
-def _insert(
-    session: Session, clip_id: str, embedding: Embedding, data_version: str, *, pgvector: bool
-) -> None:
-    """Store the vector of a clip that has none."""
-    values = {"clip_id": clip_id, "space": embedding.space, "data_version": data_version}
-    stored = _pgvector_value(embedding.vector) if pgvector else _as_bytes(embedding.vector)
-    session.execute(insert(EmbeddingRow).values(**values, vector=stored))
+def _insert(session: Session, entries: Sequence[tuple[str, Embedding, str]], *, pgvector: bool) -> None:
+    """Store vectors of clips that have none."""
+    statement = insert(EmbeddingRow)
+    if pgvector:
+        statement = statement.values(vector=cast(bindparam("text", type_=String), PgVector()))
+    session.execute(
+        statement,
+        [
+            {
+                "clip_id": clip_id,
+                "space": embedding.space,
+                "data_version": data_version,
+                **(
+                    {"text": _as_text(embedding.vector)}
+                    if pgvector
+                    else {"vector": _as_bytes(embedding.vector)}
+                ),
+            }
+            for clip_id, embedding, data_version in entries
+        ],
+    )
+
+
+def _as_text(vector: npt.NDArray[np.float32]) -> str:
+    return f"[{','.join(map(repr, vector.tolist()))}]"
 
 
 def _as_bytes(vector: npt.NDArray[np.float32]) -> bytes:

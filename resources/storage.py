@@ -318,6 +318,7 @@ class StagedLayer:
         attempts: Sequence[Mapping[str, Any]] = (),
         counts: Mapping[str, float] | None = None,
         resolution: tuple[int, int] | None = None,
+        facts: Mapping[str, Any] | None = None,
         pictures: Mapping[str, str] | None = None,
     ) -> ArtifactDocument:
         """Publish what was written as the current version of the layer.
@@ -331,6 +332,7 @@ class StagedLayer:
             attempts: What a fallback ladder tried, oldest first.
             counts: Plain numbers, such as ``frames``.
             resolution: Width and height in pixels that rasters and boxes refer to.
+            facts: What a reader has to know before using the files; JSON-serialisable.
             pictures: Files that show people what was made, by title.
 
         Returns:
@@ -361,6 +363,7 @@ class StagedLayer:
             attempts=tuple(attempts),
             counts=dict(counts or {}),
             resolution=resolution,
+            facts=dict(facts or {}),
             pictures=dict(pictures or {}),
             software=f"ego_assets {__version__}",
             committed_at=dt.datetime.now(dt.UTC).isoformat(),

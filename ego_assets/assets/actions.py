@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ego_assets.execution import ClipWork, LayerDraft
-from ego_assets.gates.actions import GATES, judge_actions
+from ego_assets.gates.actions import GATES, judge_actions, least_score
 from ego_assets.ladder import blocking_refusal, climb
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
+from ego_assets.schema.documents import json_document
 from ego_assets.schema.layers import DeliveryMember, LayerSpec, RetryPolicySpec
 
 if TYPE_CHECKING:
@@ -93,12 +93,24 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         log=work.log,
     )
     result, steps = climbed.result, evidence.steps
-    has_hands = evidence.hands is not None
+    has_hands = bool(_hand_share(evidence.hands))
+    known_labels = len(result.recognizer.labels)
     document = actions_document(
-        result.probabilities, result.segments, steps=steps, labels=result.labels, has_hands=has_hands
+        result.probabilities,
+        result.segments,
+        steps=steps,
+        labels=result.labels,
+        known_labels=known_labels,
+        has_hands=has_hands,
     )
-    staged.path("actions.json").write_text(json.dumps(document, indent=1) + "\n")
-    chart = action_chart(result.segments, result.probabilities, steps=steps, labels=result.labels)
+    staged.path("actions.json").write_bytes(json_document(document))
+    chart = action_chart(
+        result.segments,
+        result.probabilities,
+        steps=steps,
+        labels=result.labels,
+        least_score=least_score(known_labels),
+    )
     staged.path("timeline.png").write_bytes(chart)
     seconds = dict.fromkeys(result.labels, 0.0)
     for segment in result.segments:
@@ -109,6 +121,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         backends=(result.recognizer.info,),
         attempts=climbed.attempts,
         counts={"segments": len(result.segments), "steps": len(document["steps"])},
+        facts={"rate_hz": document["rate_hz"], "hands": has_hands},
         metadata={
             "segments": len(result.segments),
             "hands": has_hands,
@@ -133,6 +146,14 @@ def _evidence(work: ClipWork) -> _Evidence:
         resolution=resolution,
         steps=ActionSteps.of(timestamps_ns),
     )
+
+
+def _hand_share(hands: HandObjectTracks | None) -> float | None:
+    """Share of the frames of the hand layer that show a hand; ``None`` without that layer."""
+    if hands is None:
+        return None
+    seen = hands.left.visible | hands.right.visible
+    return float(seen.mean()) if seen.size else 0.0
 
 
 def _attempt(work: ClipWork, recognizer: ActionRecognizer, evidence: _Evidence) -> _Result:
@@ -160,7 +181,7 @@ def _attempt(work: ClipWork, recognizer: ActionRecognizer, evidence: _Evidence) 
         known_labels=len(known),
         start_ns=evidence.steps.start_ns,
         end_ns=evidence.steps.end_ns,
-        has_hands=evidence.hands is not None,
+        hand_share=_hand_share(evidence.hands),
         # A backend that looks at frames sees hands by itself.
         needs_hands=recognizer.frames_per_second is None and any(label in HAND_LABELS for label in labels),
     )

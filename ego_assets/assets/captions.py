@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ego_assets.execution import ClipWork, LayerDraft
-from ego_assets.gates.captions import GATES, MIN_SIMILARITY, judge_caption, judge_captions
+from ego_assets.gates.actions import least_score
+from ego_assets.gates.captions import (
+    GATES,
+    LONGEST_WORDS,
+    MIN_SIMILARITY,
+    SHORTEST_WORDS,
+    is_answer,
+    judge_caption,
+    judge_captions,
+)
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER
+from ego_assets.schema.documents import json_document
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
 from ego_assets.schema.layers import DeliveryMember, LayerSpec, RetryPolicySpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ego_assets.labels.captions import CaptionMoment, CaptionRun, Similarity
+    from ego_assets.labels.captions import Caption, CaptionMoment, CaptionRun, Similarity
     from ego_assets.labels.prompts import Prompt
     from ego_assets.labels.scene_facts import SceneSources
     from ego_assets.media.sampling import SampledFrames
     from ego_assets.schema.captions import Captioner, CaptionRequest
     from ego_assets.schema.detections import BgrImage
+    from ego_assets.schema.gates import GateOutcome
     from ego_assets.schema.ladder import Rung
+    from ego_assets.settings import CaptionSettings
+    from resources.captioner import EndpointOptions
+    from resources.endpoint import AnswerSpool
     from resources.storage import StagedLayer
 
 TASK = "captions"
-_DOCUMENT, _VERDICTS, _PICTURE = "captions.json", "verdicts.parquet", "captions.jpg"
+_DOCUMENT, _PICTURE = "captions.json", "captions.jpg"
 
 
 def deliver(document: ArtifactDocument, read: Callable[[str], bytes]) -> list[DeliveryMember]:
@@ -45,8 +58,9 @@ SPEC = LayerSpec(
     inputs=(PRIVACY_LAYER,),
     optional_inputs=("hand_object", "masks", "actions"),
     gates=GATES,
-    # Single requests are tried again by the client; this covers the layer (collection guide, step 1: twice).
-    retry=RetryPolicySpec(max_retries=2, delay_s=5.0),
+    # Collection guide, step 1: twice. Requests are tried again by the client, which knows how long to wait; here a long
+    # wait would hold up every clip while an endpoint is down.
+    retry=RetryPolicySpec(max_retries=2, delay_s=0.5),
     pool="enrich",
     estimate_bytes=lambda clip, settings: 100_000 + int(400 * clip.estimated_duration_s),
     deliver=deliver,
@@ -61,12 +75,14 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         BATCH_SIZE,
         caption_moments,
         captions_document,
-        verdict_table,
         write_captions,
     )
+    from resources.endpoint import forget_answers, unfinished_answers
 
     settings = work.settings.captions
-    rungs, prompts = _ladder(work)
+    # Of this version of the video alone: another one may show something else.
+    spool = f"{work.clip.clip_id} {work.input(PRIVACY_LAYER).data_version}"
+    rungs, prompts = _ladder(work, unfinished_answers(spool))
     similarity, no_similarity = _similarity(work)
     pictures: dict[int, BgrImage] = {}
     with work.sampled_frames(None) as sampled:
@@ -85,6 +101,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             rungs,
             similarity=similarity,
             min_similarity=MIN_SIMILARITY,
+            words=(SHORTEST_WORDS, LONGEST_WORDS),
             log=work.log,
             batch_size=max(BATCH_SIZE, settings.concurrency),
         )
@@ -96,10 +113,8 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     document = captions_document(
         captions, interval_s=settings.interval_s, prompts=prompts, usage=usage, verdicts=verdicts
     )
-    staged.path(_DOCUMENT).write_text(
-        json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    _write_table(verdict_table(captions, verdicts), staged)
+    staged.path(_DOCUMENT).write_bytes(json_document(document))
+    _write_verdicts(captions, verdicts, staged)
     drawn = [caption for caption in captions if caption.moment.frame_index in pictures]
     if drawn:
         sheet = caption_sheet(
@@ -112,7 +127,9 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         staged.path(_PICTURE).write_bytes(sheet)
     similarities = [caption.similarity for caption in captions if caption.similarity is not None]
     relevance = caption_relevance_part(similarities or None)
-    answered = sum(bool(caption.text) for caption in captions)
+    answered = sum(is_answer(caption.words) for caption in captions)
+    known = {name: value for name, value in usage.items() if value is not None}
+    forget_answers(spool)
     return LayerDraft(
         gates=judge_captions(
             words=[caption.words for caption in captions],
@@ -129,25 +146,45 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         attempts=run.attempts,
         counts={
             "captions": answered,
-            **{name: value for name, value in usage.items() if name != "requests"},
+            **known,
             **({"caption_relevance": relevance} if relevance is not None else {}),
         },
         resolution=size,
+        facts={"source": document["source"], "interval_s": settings.interval_s},
         metadata={
             "captions": answered,
             "source": document["source"],
             "example": next((caption.text for caption in captions if caption.text), ""),
-            **usage,
+            **known,
         },
         pictures={"captions": _PICTURE} if drawn else {},
     )
 
 
-def _ladder(work: ClipWork) -> tuple[Sequence[Rung[Captioner]], tuple[Prompt, ...]]:
+def _ladder(work: ClipWork, answers: AnswerSpool) -> tuple[Sequence[Rung[Captioner]], tuple[Prompt, ...]]:
     """The attempts, and the prompts that they use: the endpoint's where there is one, otherwise the profile's."""
     settings = work.settings.captions
     if not settings.base_url:
         return work.models.ladder(TASK), ()
+    from resources.captioner import require_reachable
+
+    options, rungs, prompts = endpoint_attempts(settings, answers)
+    require_reachable(options)
+    return rungs, prompts
+
+
+def endpoint_attempts(
+    settings: CaptionSettings, answers: AnswerSpool | None = None
+) -> tuple[EndpointOptions, Sequence[Rung[Captioner]], tuple[Prompt, ...]]:
+    """How the endpoint of the settings is talked to, the attempts with it, and the prompts that they use.
+
+    Args:
+        settings: The settings, with an address.
+        answers: Answers that are there already, and where new ones are kept.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
     from resources.captioner import EndpointOptions, endpoint_ladder, read_prompts
 
     options = EndpointOptions(
@@ -159,9 +196,9 @@ def _ladder(work: ClipWork) -> tuple[Sequence[Rung[Captioner]], tuple[Prompt, ..
         max_retries=settings.max_retries,
     )
     prompts = read_prompts(settings.prompts_file)
-    rungs = endpoint_ladder(options, models=settings.models, prompts=prompts)
+    rungs = endpoint_ladder(options, models=settings.models, prompts=prompts, answers=answers)
     used = {str(rung.config["prompt"]) for rung in rungs}
-    return rungs, tuple(prompt for prompt in prompts if prompt.name in used)
+    return options, rungs, tuple(prompt for prompt in prompts if prompt.name in used)
 
 
 def _similarity(work: ClipWork) -> tuple[Similarity | None, str]:
@@ -181,9 +218,10 @@ def _similarity(work: ClipWork) -> tuple[Similarity | None, str]:
 
 def _sources(work: ClipWork, sampled: SampledFrames) -> SceneSources:
     """What the other layers found, as far as they are there."""
-    from ego_assets.labels.scene_facts import MaskRows, SceneSources, parse_segments
+    from ego_assets.labels.scene_facts import MaskRows, SceneSources, reliable_segments
 
     masks, actions = work.optional_input("masks"), work.optional_input("actions")
+    activities = work.read_json(actions, "actions.json") if actions is not None else None
     motion, timestamps_ns = work.camera_motion(sampled.size)
     return SceneSources(
         hands=work.hand_tracks(),
@@ -194,10 +232,14 @@ def _sources(work: ClipWork, sampled: SampledFrames) -> SceneSources:
             if masks is not None
             else None
         ),
-        segments=parse_segments(work.read_json(actions, "actions.json")) if actions is not None else (),
+        segments=(
+            reliable_segments(activities, least_score=least_score(activities["known_labels"]))
+            if activities is not None
+            else ()
+        ),
         motion=motion,
         motion_timestamps_ns=timestamps_ns,
-        motion_width=sampled.size[0],
+        motion_longer_side=max(sampled.size),
         location=work.clip.location_type.value,
     )
 
@@ -217,14 +259,34 @@ def _requests(
         yield CaptionRequest(frame=frame, facts=facts)
 
 
-def _cost_usd(work: ClipWork, run: CaptionRun) -> float:
-    prices = work.settings.captions
-    sent = run.usage["prompt_tokens"] * prices.usd_per_million_prompt_tokens
-    received = run.usage["completion_tokens"] * prices.usd_per_million_completion_tokens
-    return round((sent + received) / 1e6, 6)
+def _cost_usd(work: ClipWork, run: CaptionRun) -> float | None:
+    """What the tokens cost; ``None`` where no price is set."""
+    settings = work.settings.captions
+    prices = settings.usd_per_million_prompt_tokens, settings.usd_per_million_completion_tokens
+    if prices == (None, None):
+        return None
+    sent, received = (price or 0.0 for price in prices)
+    spent = run.usage["prompt_tokens"] * sent + run.usage["completion_tokens"] * received
+    return round(spent / 1e6, 6)
 
 
-def _write_table(table: Any, staged: StagedLayer) -> None:
-    import pyarrow.parquet as pq
+def _write_verdicts(
+    captions: Sequence[Caption], verdicts: Sequence[Mapping[str, GateOutcome]], staged: StagedLayer
+) -> None:
+    import numpy as np
 
-    pq.write_table(table, staged.path(_VERDICTS))
+    from ego_assets.media.verdict_table import VERDICTS_FILE, write_verdict_table
+
+    write_verdict_table(
+        staged.path(VERDICTS_FILE),
+        frame_index=np.array([caption.moment.frame_index for caption in captions], np.int64),
+        timestamps_ns=np.array([caption.moment.timestamp_ns for caption in captions], np.int64),
+        measurements={
+            "words": np.array([caption.words for caption in captions], np.int32),
+            "similarity": np.array([caption.similarity for caption in captions], np.float32),
+        },
+        verdicts={
+            criterion: [verdict[criterion] for verdict in verdicts]
+            for criterion in dict.fromkeys(name for verdict in verdicts for name in verdict)
+        },
+    )

@@ -25,7 +25,7 @@ def package_name(clip_id: str) -> str:
 
 
 def layer(enrichment: Sequence[LayerSpec]) -> tuple[LayerSpec, LayerFunction]:
-    """The layer, which packs what every complete enrichment layer delivers."""
+    """The layer, which packs what every enrichment layer delivers that was not given up."""
 
     def estimate_bytes(clip: Clip, settings: EnrichmentSettings) -> int:
         return sum(item.estimate_bytes(clip, settings) for item in enrichment if item.deliver)

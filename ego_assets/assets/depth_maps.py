@@ -73,15 +73,18 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Estimate depth with the backends of the profile, until one result is accepted."""
     from ego_assets.geometry.camera import camera_for
     from ego_assets.media.depth_archive import (
+        cuts_at,
         depth_document,
         write_depth_archive,
-        write_depth_document,
         write_map_verdicts,
     )
+    from ego_assets.media.verdict_table import VERDICTS_FILE
+    from ego_assets.schema.documents import json_document
 
     settings = work.settings
     with work.sampled_frames(work.frames_per_second(_TASK)) as sampled:
         motion, _ = work.camera_motion(sampled.size)
+        cuts = cuts_at(motion, sampled.frame_index)
         camera = camera_for(work.clip.camera_intrinsics, work.clip.source_camera, *sampled.size)
 
         def attempt(rung: Rung[DepthEstimator]) -> tuple[DepthEstimator, DepthArchive, list[GateResult]]:
@@ -89,7 +92,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             archive = write_depth_archive(
                 sampled.stream(),
                 lambda frames: estimator.estimate(
-                    frames, camera=camera, baseline_m=settings.depth_baseline_m
+                    frames, camera=camera, baseline_m=settings.depth_baseline_m, cuts=cuts
                 ),
                 frame_index=sampled.frame_index,
                 path=staged.path,
@@ -115,8 +118,8 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         frames_per_second=rate,
         baseline_m=settings.depth_baseline_m,
     )
-    write_depth_document(document, staged.path("depth.json"))
-    write_map_verdicts(found, map_verdicts(found, is_dense=is_dense), staged.path("verdicts.parquet"))
+    staged.path("depth.json").write_bytes(json_document(document))
+    write_map_verdicts(found, map_verdicts(found, is_dense=is_dense), staged.path(VERDICTS_FILE))
     staged.path("contact_sheet.jpg").write_bytes(archive.contact_sheet)
     return LayerDraft(
         gates=verdicts,

@@ -91,6 +91,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         attempts=climbed.attempts,
         counts={"frames": len(frames)},
         resolution=size,
+        facts={"space": embedding.space},
         embedding=embedding.embedding if climbed.accepted else None,
         metadata={"space": embedding.space, "frames": times},
         pictures={"embedded frames": _PICTURE} if frames else {},

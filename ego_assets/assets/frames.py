@@ -89,6 +89,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         },
         counts={"frames": extracted.frame_count, "lossless_frames": extracted.lossless_count},
         resolution=extracted.size,
+        facts={"frames_per_second": settings.frames_per_second},
         metadata={"frames": extracted.frame_count, "resolution": "{}x{}".format(*extracted.size)},
         pictures={"frames": "contact_sheet.jpg"},
     )

@@ -69,17 +69,12 @@ SPEC = LayerSpec(
 
 def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Segment and follow instances with the backends of the profile, until one result is accepted."""
-    from ego_assets.labels.mask_records import (
-        CATEGORIES,
-        VERDICTS,
-        categories_document,
-        record_masks,
-        write_categories,
-        write_verdicts,
-    )
+    from ego_assets.labels.mask_records import CATEGORIES, categories_document, record_masks, write_verdicts
+    from ego_assets.media.verdict_table import VERDICTS_FILE
+    from ego_assets.schema.documents import json_document
 
     vocabulary = work.settings.mask_vocabulary
-    hands = work.hand_tracks()
+    hands, activity = work.hand_tracks(), work.clip.activity_category
     with work.sampled_frames(work.frames_per_second(_TASK)) as sampled:
 
         def attempt(rung: Rung[MaskTracker]) -> tuple[MaskTracker, RecordedMasks, list[GateResult]]:
@@ -91,7 +86,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
                 vocabulary=vocabulary,
                 path=staged.path,
             )
-            return tracker, recorded, judge_masks(recorded.measurements, hands)
+            return tracker, recorded, judge_masks(recorded.measurements, hands, activity=activity)
 
         climbed = climb(
             work.models.ladder(_TASK),
@@ -108,8 +103,9 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         resolution=sampled.size,
         frames_per_second=rate,
     )
-    write_categories(document, staged.path(CATEGORIES))
-    write_verdicts(recorded.measurements, frame_verdicts(recorded.measurements), staged.path(VERDICTS))
+    staged.path(CATEGORIES).write_bytes(json_document(document))
+    by_frame = frame_verdicts(recorded.measurements, hands, activity=activity)
+    write_verdicts(recorded.measurements, by_frame, staged.path(VERDICTS_FILE))
     staged.path("contact_sheet.jpg").write_bytes(recorded.contact_sheet)
     return LayerDraft(
         gates=verdicts,

@@ -21,6 +21,7 @@ def similar(
     as_json: JsonOption = False,
 ) -> None:
     """Show the clips that look most like one, the most similar first; withdrawn clips are left out."""
+    from ego_assets.labels.appearance import NEAR_DUPLICATE_SIMILARITY, SPACE
     from ego_assets.partitions import require_clip_id
     from resources.embeddings import EmbeddingIndex
 
@@ -45,12 +46,15 @@ def similar(
     )
     names = database.source_names(neighbour.clip_id for neighbour in neighbours)
     space = found.embedding.space
+    # Measured in this space alone: in others nobody can tell yet.
+    threshold = NEAR_DUPLICATE_SIMILARITY if space == SPACE else None
     if as_json:
         rows = [
             {
                 "clip_id": neighbour.clip_id,
                 "source_name": names[neighbour.clip_id],
                 "similarity": round(neighbour.similarity, 4),
+                "near_duplicate": None if threshold is None else neighbour.similarity >= threshold,
             }
             for neighbour in neighbours
         ]
@@ -61,10 +65,15 @@ def similar(
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("similarity", justify="right")
+    table.add_column("may be a copy")
     table.add_column("clip", overflow="fold")
     for neighbour in neighbours:
         table.add_row(
-            f"{neighbour.similarity:.3f}", f"{escape(names[neighbour.clip_id])}\n{neighbour.clip_id}"
+            f"{neighbour.similarity:.3f}",
+            "?" if threshold is None else "yes" if neighbour.similarity >= threshold else "",
+            f"{escape(names[neighbour.clip_id])}\n{neighbour.clip_id}",
         )
     console.print(table)
     console.print(f"Cosine similarity in the space {escape(space)}; 1 is the same picture.")
+    if threshold is not None:
+        console.print(f"From {threshold:g} on a clip may be a copy of the same recording: look at both.")

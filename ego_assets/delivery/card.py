@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ego_assets.curation.completeness import layers_in
+from ego_assets.schema.layers import COMPLETENESS_BITS
 from ego_assets.schema.recall import RecallEstimate
 
 _LAYOUT = """\
@@ -18,9 +19,19 @@ _LAYOUT = """\
 manifest.parquet             one row per clip
 egodata.py                   reads this folder; needs numpy, pyarrow and Pillow
 {clip_id}/rgb/*.jpg          de-identified frames, named by frame index
+{clip_id}/depth/*.png        16-bit, 0 where nothing is known; depth.json states unit and scale
+{clip_id}/depth/confidence/  8-bit: 0 unknown, 1-127 completed, 128-255 measured
+{clip_id}/segmentation/*.png indexed, pixel = instance id; categories.json says what each is
+{clip_id}/hand_object/*.json state, contacted object and landmarks of both hands
+{clip_id}/actions.json       activity segments
+{clip_id}/captions.json      timed sentences; `source` says whether a model looked at the picture
+{clip_id}/embedding.parquet  768 numbers for the clip and for five of its frames
 {clip_id}/metadata.json      quality, camera, context, time grid, provenance
 {clip_id}.tar.gz             the same folder as one file
 ```
+
+Frames of all layers are named by the frame's index in the video, so equal names belong together; each layer has its own
+rate. `verdicts.parquet` in a layer's folder judges it frame by frame. A clip lacks the folders of layers that failed.
 """
 
 _USAGE = """\
@@ -99,7 +110,6 @@ def dataset_card(
     """
     clips = list(rows)
     hours = math.fsum(row["duration_s"] or 0.0 for row in clips) / 3600
-    layers = Counter(layer for row in clips for layer in layers_in(row["enrichment_completeness"]))
     sections = [
         "# First-person clips",
         f"{len(clips)} clips, {hours:.2f} hours, {sum(row['step_count'] for row in clips)} time steps.",
@@ -116,7 +126,10 @@ def dataset_card(
         "## Use",
         _USAGE,
         "## Layers",
-        _counts("layer", layers, "Frames only." if clips else "No clips."),
+        "A layer is *complete* where everything that decides whether it can be used was judged and passed; that is "
+        "what `enrichment_completeness` and `complete=` mean. Others are delivered with what could not be judged, such "
+        "as depth without a known scale or captions whose relevance nobody measured: `metadata.json` has the verdicts.",
+        _layers(clips),
         "## Licence and consent",
         _counts("licence", Counter(row["licence"] or "not given" for row in clips), "No clips."),
         _counts("consent", Counter(row["consent_scope"] for row in clips), "No clips."),
@@ -156,6 +169,17 @@ def _recall_table(measured: Mapping[str, RecallEstimate], benchmark: Mapping[str
 def sdk_source() -> bytes:
     """The source of ``egodata.py``, to be written beside the manifest."""
     return resources.files("ego_assets.delivery").joinpath("egodata.py").read_bytes()
+
+
+def _layers(clips: Sequence[Mapping[str, Any]]) -> str:
+    """How many clips have each layer, and how many have it complete."""
+    complete = Counter(layer for row in clips for layer in layers_in(row["enrichment_completeness"]))
+    delivered = Counter(layer for row in clips for layer in COMPLETENESS_BITS if row.get(f"{layer}_uri"))
+    if not delivered:
+        return "No clips." if not clips else "No layers."
+    lines = ["| layer | clips | complete |", "| --- | --- | --- |"]
+    lines += [f"| {layer} | {count} | {complete[layer]} |" for layer, count in delivered.most_common()]
+    return "\n".join(lines)
 
 
 def _counts(name: str, counts: Counter[str], otherwise: str) -> str:

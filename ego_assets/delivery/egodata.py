@@ -95,7 +95,7 @@ class Dataset:
             environment: One or several values of ``environment_type``.
             min_quality: Lowest ``quality_score``; clips without a score are left out.
             min_confidence: Lowest ``quality_confidence``.
-            complete: Layers that must be present, see :attr:`layers`.
+            complete: Layers that must be there and judged to be good, see :attr:`layers`.
             split: Value of ``split``.
 
         Raises:

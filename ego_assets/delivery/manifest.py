@@ -35,7 +35,12 @@ _COLUMNS: tuple[tuple[str, pa.DataType, bool, str], ...] = (
     ("fps", pa.float64(), True, "frames a second of the recording"),
     ("width", pa.int32(), True, "width of the upright recording in pixels"),
     ("height", pa.int32(), True, "height of the upright recording in pixels"),
-    ("enrichment_completeness", pa.int32(), False, "bitfield of the layers that are present"),
+    (
+        "enrichment_completeness",
+        pa.int32(),
+        False,
+        "bitfield of the layers that were judged and found usable",
+    ),
     ("privacy_status", pa.string(), False, "blurred, or reviewed by a person"),
     ("licence", pa.string(), False, "licence of the clip; empty when not given"),
     ("consent_scope", pa.string(), False, "what the people concerned agreed to"),

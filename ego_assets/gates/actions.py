@@ -15,19 +15,34 @@ SEGMENTS = GateSpec(
     unit="segments that are wrong",
     source="follows from the format",
 )
+#: A label says something from this many times the probability of a draw among all labels on: with five labels, when it
+#: is more probable than all others together.
+MIN_TIMES_DRAW = 2.5
+#: Share of a clip whose segments may have labels that say nothing.
+ALLOWED_UNSURE = 0.2
+
 CONFIDENCE = GateSpec(
     name="confidence",
-    description="The labels are clearly more probable than a draw among all labels, and hands were there to judge by.",
-    threshold=2.0,
-    unit="mean score, times that of a draw",
-    source=(
-        "own: below twice the probability of a draw, another label has the better half of what remains "
-        "(0.4 for five labels)"
+    description=(
+        f"Most of the clip has labels that are {MIN_TIMES_DRAW:g} times as probable as a draw, or more than all others "
+        "together, and hands were there to judge by."
     ),
+    threshold=ALLOWED_UNSURE,
+    unit="share of the clip with labels that say nothing",
+    source="own: 0.5 for five labels is where one is more probable than the rest",
 )
 
 #: All gates of the layer, in the order in which they are judged.
 GATES = (SEGMENTS, CONFIDENCE)
+
+
+def least_score(known_labels: int) -> float:
+    """Score from which on a segment's label says something; below it, hardly more than a draw would.
+
+    Args:
+        known_labels: How many activities the backend tells apart.
+    """
+    return min(0.5, MIN_TIMES_DRAW / known_labels)
 
 
 def judge_actions(
@@ -37,7 +52,7 @@ def judge_actions(
     known_labels: int,
     start_ns: int,
     end_ns: int,
-    has_hands: bool,
+    hand_share: float | None,
     needs_hands: bool,
 ) -> list[GateResult]:
     """Judge the segments of a clip; one verdict per gate, in the order of :data:`GATES`.
@@ -48,12 +63,12 @@ def judge_actions(
         known_labels: How many activities the backend tells apart, those that were not asked for included.
         start_ns: Where the clip begins.
         end_ns: Where it ends.
-        has_hands: Whether hands were there to judge by.
-        needs_hands: Whether some of the labels cannot be told without.
+        hand_share: Share of the frames of the hand layer that show a hand, 0-1; ``None`` without that layer.
+        needs_hands: Whether some of the labels cannot be told without hands.
     """
     return [
         _judge_segments(segments, labels, start_ns, end_ns),
-        _judge_confidence(segments, known_labels, has_hands=has_hands, needs_hands=needs_hands),
+        _judge_confidence(segments, known_labels, hand_share=hand_share, needs_hands=needs_hands),
     ]
 
 
@@ -88,24 +103,40 @@ def _judge_segments(
 
 
 def _judge_confidence(
-    segments: Sequence[ActionSegment], known_labels: int, *, has_hands: bool, needs_hands: bool
+    segments: Sequence[ActionSegment], known_labels: int, *, hand_share: float | None, needs_hands: bool
 ) -> GateResult:
     length_ns = sum(segment.end_ns - segment.start_ns for segment in segments)
     if not length_ns:
         return CONFIDENCE.not_evaluated("There is no segment.")
     if known_labels < 2:
         return CONFIDENCE.not_evaluated("A backend with a single label has nothing to choose from.")
+    least = least_score(known_labels)
+    unsure_ns = sum(segment.end_ns - segment.start_ns for segment in segments if segment.score < least)
+    unsure = unsure_ns / length_ns
     mean = sum(segment.score * (segment.end_ns - segment.start_ns) for segment in segments) / length_ns
-    value = mean * known_labels
-    details: dict[str, object] = {"mean_score": mean, "known_labels": known_labels, "hands": has_hands}
-    seen = f"The mean score is {mean:.2f}, that of a draw among {known_labels} labels {1 / known_labels:.2f}."
-    if value < CONFIDENCE.limit:
-        return CONFIDENCE.warned(f"{seen} Do not rely on these labels.", value=value, **details)
-    if needs_hands and not has_hands:
+    details: dict[str, object] = {
+        "mean_score": mean,
+        "least_score": least,
+        "known_labels": known_labels,
+        "hand_share": hand_share,
+    }
+    seen = f"Labels score below {least:.2g} in {unsure:.0%} of the clip; the mean score is {mean:.2f}."
+    if needs_hands and hand_share is None:
         return CONFIDENCE.warned(
             f"{seen} There is no hand_object layer, so activities of the hands could not be told from others: an "
             "idle segment may show work. Make hand_object, then actions again.",
-            value=value,
+            value=unsure,
             **details,
         )
-    return CONFIDENCE.passed(seen, value=value, **details)
+    if unsure > CONFIDENCE.limit:
+        why = (
+            " No hand was found in any frame, so work cannot be told from idleness."
+            if hand_share == 0
+            else ""
+        )
+        return CONFIDENCE.warned(
+            f"{seen}{why if needs_hands else ''} Do not rely on labels with such scores.",
+            value=unsure,
+            **details,
+        )
+    return CONFIDENCE.passed(seen, value=unsure, **details)

@@ -11,10 +11,13 @@ from ego_assets.schema.gates import GateOutcome, GateResult, GateSpec
 FEWEST_WORDS, MOST_WORDS = 15, 40
 #: A caption less like its frame is probably made up (collection guide, frequent questions: CLIP similarity of 0.25).
 MIN_SIMILARITY = 0.25
+#: A single caption outside of these is none, and is asked for again. Ours: half and one and a half of the bounds of the
+#: mean.
+SHORTEST_WORDS, LONGEST_WORDS = 8, 60
 
 ANSWERED = GateSpec(
     name="answered",
-    description="The moments of the clip have a caption.",
+    description=f"The moments of the clip have a caption of {SHORTEST_WORDS} to {LONGEST_WORDS} words.",
     blocking=True,
     threshold=0.9,
     unit="share of moments with a caption",
@@ -24,7 +27,7 @@ LENGTH = GateSpec(
     name="length",
     description=f"Captions have {FEWEST_WORDS} to {MOST_WORDS} words on average.",
     threshold=FEWEST_WORDS,
-    unit="words in the mean, at least; at most 40",
+    unit=f"words in the mean, at least; at most {MOST_WORDS}",
     source="collection guide, frequent questions",
 )
 RELEVANCE = GateSpec(
@@ -40,21 +43,27 @@ RELEVANCE = GateSpec(
 GATES = (ANSWERED, LENGTH, RELEVANCE)
 
 
-def judge_caption(*, words: int, similarity: float | None) -> dict[str, str]:
-    """The verdict on one caption by criterion, in the words of :class:`GateOutcome`.
+def is_answer(words: int) -> bool:
+    """Whether so many words count as a caption."""
+    return SHORTEST_WORDS <= words <= LONGEST_WORDS
+
+
+def judge_caption(*, words: int, similarity: float | None) -> dict[str, GateOutcome]:
+    """The verdict on one caption by criterion.
 
     Args:
         words: Number of words; 0 where there is no caption.
         similarity: Cosine between text and picture; ``None`` where nobody can tell.
     """
     if words == 0:
-        missing = GateOutcome.NOT_EVALUATED.value
-        return {"answered": GateOutcome.FAILED.value, "length": missing, "relevance": missing}
+        missing = GateOutcome.NOT_EVALUATED
+        return {"answered": GateOutcome.FAILED, "length": missing, "relevance": missing}
+    answered = GateOutcome.PASSED if is_answer(words) else GateOutcome.FAILED
     length = GateOutcome.PASSED if FEWEST_WORDS <= words <= MOST_WORDS else GateOutcome.WARNED
     relevance = GateOutcome.NOT_EVALUATED
     if similarity is not None:
         relevance = GateOutcome.PASSED if similarity >= MIN_SIMILARITY else GateOutcome.FAILED
-    return {"answered": GateOutcome.PASSED.value, "length": length.value, "relevance": relevance.value}
+    return {"answered": answered, "length": length, "relevance": relevance}
 
 
 def judge_captions(
@@ -74,18 +83,18 @@ def judge_captions(
     """
     said = [count for count in words if count]
     return [
-        _judge_answered(len(words), len(said), refusals),
+        _judge_answered(len(words), sum(map(is_answer, words)), refusals),
         _judge_length(said),
         _judge_relevance([value for value in similarities if value is not None], len(said), no_similarity),
     ]
 
 
-def _judge_answered(moments: int, said: int, refusals: Sequence[str]) -> GateResult:
+def _judge_answered(moments: int, answered: int, refusals: Sequence[str]) -> GateResult:
     if moments == 0:
         return ANSWERED.failed("The clip has no frame to describe. Look at the clip.", value=0.0)
-    share = said / moments
-    seen = f"{said} of {moments} moments have a caption."
-    details: dict[str, object] = {"moments": moments, "captions": said, "refusals": list(refusals[:20])}
+    share = answered / moments
+    seen = f"{answered} of {moments} moments have a caption."
+    details: dict[str, object] = {"moments": moments, "captions": answered, "refusals": list(refusals[:20])}
     if share < ANSWERED.limit:
         last = f" The last one was refused: {refusals[-1]}." if refusals else ""
         return ANSWERED.failed(

@@ -1,8 +1,9 @@
 """Gates of ``depth_maps``: is there depth, of enough pixels, in a plausible range, and does it hold still?
 
 Every gate judges map by map. On the clip, its value is the share of the judged maps that fall through, and its
-threshold the share that is allowed. Maps of a camera without parallax are not judged: nobody could tell their depth
-from motion. Range and stability are lengths, and judged in metres only.
+threshold the share that is allowed. Maps of a camera that was seen not to move are not judged: nobody could tell
+their depth from motion. Frames that could not be compared with any other are: their maps are empty. Range and
+stability are lengths, and judged in metres only.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ STILL_CAMERA_M = 0.03
 #: ... and when the picture moved by less than this share of its width: edges of things then sweep over few pixels.
 STILL_PICTURE = 0.005
 
-#: Single maps fail at a cut or where the picture is smeared, and readers see the zeros; more says that the
+#: Maps fail at cuts, quick turns and where the picture is smeared, and readers see the zeros; more says that the
 #: backend cannot work with the clip.
-EMPTY_ALLOWED = 0.05
+EMPTY_ALLOWED = 0.25
 #: Turns of the head and things passing close by spoil single maps; a wrong scale or a failing model spoils most.
 ALLOWED = 0.10
 #: Where fewer maps than this have parallax, they say nothing about the clip.
@@ -50,7 +51,7 @@ NOT_EMPTY = GateSpec(
     blocking=True,
     threshold=EMPTY_ALLOWED,
     unit="share of maps that are all zero",
-    source=f"{_GUIDE}; the share allows for cuts and smeared frames",
+    source=f"{_GUIDE}; own share, for cuts, quick turns and smeared frames",
 )
 VALIDITY = GateSpec(
     name="validity",
@@ -126,10 +127,14 @@ def judge_depth(measurements: DepthMeasurements, *, is_dense: bool) -> list[Gate
     """
     total = len(measurements.status)
     without_parallax = total - int(measurements.can_be_judged.sum())
-    if total - without_parallax <= MIN_SHARE_TO_JUDGE * total:
+    # Failures alone say little of a clip that is still for the most part.
+    enough = MIN_SHARE_TO_JUDGE if (measurements.valid_share > 0).any() else EMPTY_ALLOWED
+    if total - without_parallax <= enough * total:
+        failed = measurements.status.count("failed")
         reason = (
             f"The camera did not move enough to tell depth from motion: {without_parallax} of {total} frames have no "
-            "parallax. Nothing needs to be done; a dense depth backend in the profile would give maps of this clip too."
+            f"parallax{f', and {failed} could not be compared with others' if failed else ''}. Nothing needs to be "
+            "done; a dense depth backend in the profile would give maps of this clip too."
         )
         return [gate.not_evaluated(reason, frames_without_parallax=without_parallax) for gate in GATES]
     tests = _tests(measurements, is_dense)
@@ -203,14 +208,15 @@ def _min_valid(is_dense: bool) -> float:
 def _judge_not_empty(test: _Test, measurements: DepthMeasurements) -> GateResult:
     details = test.details(measurements.frame_index)
     details["failed_frames"] = sum(status == "failed" for status in measurements.status)
+    seen = f"{test.failing_count} of {test.judged_count} depth maps are all zero."
     if test.failing_share > NOT_EMPTY.limit:
         return NOT_EMPTY.failed(
-            f"{test.failing_count} of {test.judged_count} depth maps are all zero. Look at the clip: if it is sharp "
+            f"{seen} {details['failed_frames']} of these frames could not be compared with others: they are dark, "
+            "smeared or plain, the camera turns too quickly, or nothing in view stands still. If the clip looks sharp "
             "and well exposed, name another depth backend in the profile.",
             value=test.failing_share,
             **details,
         )
-    seen = f"{test.failing_count} of {test.judged_count} depth maps are all zero."
     return NOT_EMPTY.passed(seen, value=test.failing_share, **details)
 
 

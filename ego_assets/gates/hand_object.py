@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ego_assets.schema.gates import GateResult, GateSpec
+import numpy as np
+import numpy.typing as npt
+
+from ego_assets.gates.handling import HAND_FRAMES_SOURCE, MIN_HAND_FRAMES_SHARE, is_about_handling
+from ego_assets.gates.per_frame import FrameTest
+from ego_assets.schema.gates import GateOutcome, GateResult, GateSpec
 
 SCHEMA = GateSpec(
     name="schema",
@@ -32,45 +37,13 @@ HANDS_VISIBLE = GateSpec(
         "In a clip about handling things, a hand of the wearer is found in enough frames; fewer mean a camera that "
         "points elsewhere, or hands that the detector misses."
     ),
-    threshold=0.4,
-    unit="share of frames with a hand",
-    source="collection guide: hands in at least 40 % of frames of manipulation-focused data",
+    threshold=MIN_HAND_FRAMES_SHARE,
+    unit="share of frames with a hand, at least",
+    source=HAND_FRAMES_SOURCE,
 )
 
 #: All gates of the layer, in the order in which they are judged.
 GATES = (SCHEMA, BOXES_INSIDE, STATES, HANDS_VISIBLE)
-
-#: Words of an activity that is not about handling things; any other activity that is given is taken to be.
-_HANDS_FREE_WORDS = (
-    "walk",
-    "hik",
-    "run",
-    "jog",
-    "commut",
-    "travel",
-    "driv",
-    "rid",
-    "cycl",
-    "sightsee",
-    "tour",
-    "conversation",
-    "talk",
-    "meeting",
-    "watch",
-    "navigat",
-)
-
-
-def is_about_handling(activity: str) -> bool | None:
-    """Whether an activity is one of handling things; ``None`` where none is given.
-
-    Args:
-        activity: Free text of the clip, such as ``cooking``.
-    """
-    words = activity.lower().replace("_", " ").replace("-", " ").split()
-    if not words:
-        return None
-    return not any(word.startswith(_HANDS_FREE_WORDS) for word in words)
 
 
 def judge_hand_object(
@@ -83,7 +56,8 @@ def judge_hand_object(
     steps: int,
     illegal_steps: int,
     state_counts: Mapping[str, int],
-    frames_with_hand: int,
+    hand_share: float,
+    contact_share: float | None,
     activity: str,
 ) -> list[GateResult]:
     """Judge the stored records; one verdict per gate, in the order of :data:`GATES`.
@@ -97,14 +71,15 @@ def judge_hand_object(
         steps: Pairs of neighbouring records that show the same hand.
         illegal_steps: Those with states that cannot follow one another.
         state_counts: How often each state occurs.
-        frames_with_hand: Records with a hand of the wearer.
+        hand_share: Share of the valid records with a hand of the wearer, 0-1.
+        contact_share: Share of them in which a hand reaches, holds or lets go, 0-1; ``None`` without any.
         activity: What the clip says it is about; empty where it does not say.
     """
     return [
         _judge_schema(records, valid_records, first_problem),
         _judge_boxes(boxes, boxes_outside, judged=valid_records),
         _judge_states(steps, illegal_steps, state_counts),
-        _judge_visible(valid_records, frames_with_hand, activity),
+        _judge_visible(valid_records, hand_share, contact_share, activity),
     ]
 
 
@@ -149,22 +124,52 @@ def _judge_states(steps: int, illegal: int, counts: Mapping[str, int]) -> GateRe
     )
 
 
-def _judge_visible(records: int, with_hand: int, activity: str) -> GateResult:
+def _judge_visible(records: int, share: float, contact_share: float | None, activity: str) -> GateResult:
     if not records:
         return HANDS_VISIBLE.not_evaluated("There is no valid record.")
-    share = with_hand / records
     seen = f"A hand of the wearer is found in {share:.0%} of {records} frames."
-    about_handling = is_about_handling(activity)
-    if about_handling is None:
+    details: dict[str, object] = {"activity": activity, "contact_share": contact_share}
+    if not is_about_handling(activity, contact_share=contact_share):
         return HANDS_VISIBLE.not_evaluated(
-            f"{seen} The clip does not say what it is about, so nothing is expected.", share=share
+            f"{seen} Neither the clip's activity nor the hands say that it is about handling things, so nothing is "
+            "expected.",
+            share=share,
+            **details,
         )
-    if not about_handling:
-        return HANDS_VISIBLE.not_evaluated(f"{seen} {activity!r} needs none.", share=share)
     if share < HANDS_VISIBLE.limit:
         return HANDS_VISIBLE.warned(
-            f"{seen} For {activity!r} at least {HANDS_VISIBLE.limit:.0%} are expected: look whether the camera points "
-            "at the hands, or whether it is dark or blurred.",
+            f"{seen} In a clip about handling things at least {HANDS_VISIBLE.limit:.0%} are expected: look whether the "
+            "camera points at the hands, or whether it is dark or blurred.",
             value=share,
+            **details,
         )
-    return HANDS_VISIBLE.passed(seen, value=share)
+    return HANDS_VISIBLE.passed(seen, value=share, **details)
+
+
+def frame_verdicts(
+    *,
+    is_valid: npt.NDArray[np.bool_],
+    boxes_inside: npt.NDArray[np.bool_],
+    has_step: npt.NDArray[np.bool_],
+    step_is_legal: npt.NDArray[np.bool_],
+    has_hand: npt.NDArray[np.bool_],
+    about_handling: bool | None,
+) -> Mapping[str, tuple[GateOutcome, ...]]:
+    """The verdict of every gate on every record, by name of the gate.
+
+    Args:
+        is_valid: ``bool [N]``, whether a record is as documented; what is not can be judged by nothing else.
+        boxes_inside: ``bool [N]``.
+        has_step: ``bool [N]``, whether a hand is visible here and in the record before.
+        step_is_legal: ``bool [N]``, whether it can get from the state there to that here.
+        has_hand: ``bool [N]``, whether a hand of the wearer is visible.
+        about_handling: Whether hands are expected; otherwise their absence is no verdict.
+    """
+    expected = is_valid & bool(about_handling)
+    tests = (
+        FrameTest(gate=SCHEMA, judged=np.ones_like(is_valid), failing=~is_valid),
+        FrameTest(gate=BOXES_INSIDE, judged=is_valid, failing=~boxes_inside),
+        FrameTest(gate=STATES, judged=is_valid & has_step, failing=~step_is_legal),
+        FrameTest(gate=HANDS_VISIBLE, judged=expected, failing=~has_hand, outcome=GateOutcome.WARNED),
+    )
+    return {test.gate.name: test.outcomes() for test in tests}

@@ -7,11 +7,16 @@ threshold the share that is allowed; ``hand_presence`` asks for a share of all f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from ego_assets.gates.handling import (
+    HAND_FRAMES_SOURCE,
+    MIN_HAND_FRAMES_SHARE,
+    contact_share,
+    is_about_handling,
+)
+from ego_assets.gates.per_frame import FrameTest
 from ego_assets.schema.gates import GateOutcome, GateResult, GateSpec
 from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.masks import MaskMeasurements
@@ -24,19 +29,14 @@ MIN_SEGMENTED = 0.20
 MAX_INSTANCE = 0.80
 #: Where the area of the hands lies when they are visible, as share of the frame (collection guide).
 HAND_AREA_RANGE = (0.005, 0.15)
-#: Share of the frames of a manipulation clip that show a hand (collection guide).
-MIN_HAND_FRAMES = 0.40
 #: Instances of one frame and those of the frame before, moved with the picture, overlap at least so much. At 5 frames/s
-#: the exact masks of rendered clips reach 0.93 to 0.98 on average, ids dealt out anew 0; real clips lie between.
+#: the exact masks of rendered clips reach 0.92 to 0.98 on average, ids dealt out anew 0; real clips lie between.
 MIN_CONSISTENCY = 0.5
 
 #: Single frames fail at a cut, close to a wall or where the picture is smeared.
 ALLOWED = 0.10
 #: Things that come and go change the masks rightly; a failing tracker changes them most of the time.
 ALLOWED_INCONSISTENT = 0.20
-
-#: A clip is about handling things when a hand reaches, holds or lets go in this share of its frames.
-_BUSY_SHARE = 0.10
 
 SEGMENTED_AREA = GateSpec(
     name="segmented_area",
@@ -56,13 +56,10 @@ LARGEST_INSTANCE = GateSpec(
 )
 HAND_PRESENCE = GateSpec(
     name="hand_presence",
-    description=(
-        "Hands of the wearer are segmented in enough frames of a clip about handling things: one whose hands reach, "
-        f"hold or let go in {_BUSY_SHARE:.0%} of the frames."
-    ),
-    threshold=MIN_HAND_FRAMES,
+    description="Hands of the wearer are segmented in enough frames of a clip about handling things.",
+    threshold=MIN_HAND_FRAMES_SHARE,
     unit="share of frames with a hand, at least",
-    source=_GUIDE,
+    source=HAND_FRAMES_SOURCE,
 )
 HAND_AREA = GateSpec(
     name="hand_area",
@@ -88,158 +85,119 @@ CONSISTENCY = GateSpec(
 GATES = (SEGMENTED_AREA, LARGEST_INSTANCE, HAND_PRESENCE, HAND_AREA, CONSISTENCY)
 
 
-@dataclass(frozen=True, eq=False)
-class _Test:
-    """One criterion on every frame: which frames it can judge, and which of them fall through."""
-
-    judged: npt.NDArray[np.bool_]
-    failing: npt.NDArray[np.bool_]
-
-    @property
-    def failing_count(self) -> int:
-        return int((self.judged & self.failing).sum())
-
-    @property
-    def judged_count(self) -> int:
-        return int(self.judged.sum())
-
-
-def judge_masks(measurements: MaskMeasurements, hands: HandObjectTracks | None) -> list[GateResult]:
+def judge_masks(
+    measurements: MaskMeasurements, hands: HandObjectTracks | None, *, activity: str
+) -> list[GateResult]:
     """Judge the masks of a clip; one verdict per gate, in the order of :data:`GATES`.
 
     Args:
         measurements: What was measured on every frame.
         hands: The hand layer; ``None`` where there is none, so that nobody looked for hands.
+        activity: What the clip says it is about; empty where it does not say.
     """
     if not len(measurements):
         return [gate.not_evaluated("The clip has no frame to segment.") for gate in GATES]
-    tests = _tests(measurements)
+    tests = _tests(measurements, hands, activity)
+    frame_index = measurements.frame_index
+    area, largest = tests[SEGMENTED_AREA.name], tests[LARGEST_INSTANCE.name]
     return [
-        _judge_share(
-            SEGMENTED_AREA,
-            tests,
-            measurements,
-            f"with {MIN_SEGMENTED:.0%} or less segmented",
-            "Look at the clip: it may be dark or without structure. A finer `merge_threshold`, or another backend for "
+        area.verdict(
+            frame_index,
+            seen=f"{_of(area)} with {MIN_SEGMENTED:.0%} or less segmented",
+            advice="Look at the clip: it may be dark or without structure. A finer `merge_threshold`, or another "
+            "backend for masks in the profile, may help.",
+        ),
+        largest.verdict(
+            frame_index,
+            seen=f"{_of(largest)} where one instance covers more than {MAX_INSTANCE:.0%}",
+            advice="Look at the clip: it may show one plain surface. A finer `merge_threshold`, or another backend for "
             "masks in the profile, may help.",
         ),
-        _judge_share(
-            LARGEST_INSTANCE,
-            tests,
-            measurements,
-            f"where one instance covers more than {MAX_INSTANCE:.0%}",
-            "Look at the clip: it may show one plain surface. A finer `merge_threshold`, or another backend for masks "
-            "in the profile, may help.",
-        ),
-        _judge_presence(measurements, hands),
-        _judge_hand_area(tests, measurements),
-        _judge_consistency(tests, measurements),
+        _judge_presence(tests[HAND_PRESENCE.name], measurements, hands),
+        _judge_hand_area(tests[HAND_AREA.name], measurements),
+        _judge_consistency(tests[CONSISTENCY.name], measurements),
     ]
 
 
-def frame_verdicts(measurements: MaskMeasurements) -> Mapping[str, tuple[GateOutcome, ...]]:
-    """The verdict of every gate on every frame, by name of the gate."""
-    failed = {gate.name: GateOutcome.FAILED if gate.blocking else GateOutcome.WARNED for gate in GATES}
-    return {
-        name: tuple(
-            GateOutcome.NOT_EVALUATED if not judged else failed[name] if failing else GateOutcome.PASSED
-            for judged, failing in zip(test.judged, test.failing, strict=True)
-        )
-        for name, test in _tests(measurements).items()
-    }
+def frame_verdicts(
+    measurements: MaskMeasurements, hands: HandObjectTracks | None, *, activity: str
+) -> Mapping[str, tuple[GateOutcome, ...]]:
+    """The verdict of every gate on every frame, by name of the gate; arguments as of :func:`judge_masks`."""
+    tests = _tests(measurements, hands, activity)
+    return {name: test.outcomes() for name, test in tests.items()}
 
 
-def is_about_handling(hands: HandObjectTracks) -> bool:
-    """Whether hands reach, hold or let go in enough of a clip's frames to call it a manipulation clip."""
-    if not hands.frame_index.size:
-        return False
-    busy = [
-        any(track.states[place] not in (None, "free") for track in hands.tracks)
-        for place in range(hands.frame_index.size)
-    ]
-    return float(np.mean(busy)) >= _BUSY_SHARE
-
-
-def _tests(found: MaskMeasurements) -> Mapping[str, _Test]:
+def _tests(found: MaskMeasurements, hands: HandObjectTracks | None, activity: str) -> Mapping[str, FrameTest]:
     everywhere = np.ones(len(found), np.bool_)
     low, high = HAND_AREA_RANGE
-    comparable = np.isfinite(found.consistency)
-    return {
-        SEGMENTED_AREA.name: _Test(everywhere, found.segmented_share <= MIN_SEGMENTED),
-        LARGEST_INSTANCE.name: _Test(everywhere, found.largest_share > MAX_INSTANCE),
-        HAND_PRESENCE.name: _Test(everywhere, ~found.has_hand),
-        HAND_AREA.name: _Test(found.has_hand, (found.hand_share < low) | (found.hand_share > high)),
-        CONSISTENCY.name: _Test(comparable, comparable & (found.consistency < MIN_CONSISTENCY)),
-    }
+    tests = (
+        FrameTest(gate=SEGMENTED_AREA, judged=everywhere, failing=found.segmented_share <= MIN_SEGMENTED),
+        FrameTest(gate=LARGEST_INSTANCE, judged=everywhere, failing=found.largest_share > MAX_INSTANCE),
+        FrameTest(
+            gate=HAND_PRESENCE,
+            judged=np.full(len(found), _expects_hands(hands, activity)),
+            failing=~found.has_hand,
+        ),
+        FrameTest(
+            gate=HAND_AREA,
+            judged=found.has_hand,
+            failing=(found.hand_share < low) | (found.hand_share > high),
+            outcome=GateOutcome.WARNED,
+        ),
+        FrameTest(
+            gate=CONSISTENCY,
+            judged=np.isfinite(found.consistency),
+            failing=found.consistency < MIN_CONSISTENCY,
+            outcome=GateOutcome.WARNED,
+        ),
+    )
+    return {test.gate.name: test for test in tests}
 
 
-def _judge_share(
-    gate: GateSpec, tests: Mapping[str, _Test], found: MaskMeasurements, what: str, advice: str
-) -> GateResult:
-    test = tests[gate.name]
-    share, details = _share(test, found)
-    seen = f"{test.failing_count} of {test.judged_count} frames {what}"
-    if share > gate.limit:
-        return gate.failed(f"{seen}; {gate.limit:.0%} are allowed. {advice}", value=share, **details)
-    return gate.passed(f"{seen}.", value=share, **details)
+def _expects_hands(hands: HandObjectTracks | None, activity: str) -> bool:
+    """Whether hands were looked for in a clip that is about handling things."""
+    return hands is not None and is_about_handling(activity, contact_share=contact_share(hands)) is True
 
 
-def _judge_presence(found: MaskMeasurements, hands: HandObjectTracks | None) -> GateResult:
+def _of(test: FrameTest) -> str:
+    return f"{test.failing_count} of {test.judged_count} frames"
+
+
+def _judge_presence(test: FrameTest, found: MaskMeasurements, hands: HandObjectTracks | None) -> GateResult:
     share = float(found.has_hand.mean())
     if hands is None:
         return HAND_PRESENCE.not_evaluated("There is no hand layer, so nobody looked for hands.")
-    if not is_about_handling(hands):
+    seen = f"Hands are segmented in {share:.0%} of {len(found)} frames"
+    if not test.judged_count:
         return HAND_PRESENCE.not_evaluated(
-            "Hands reach, hold or let go in too few frames to call this a clip about handling things.",
+            f"{seen}. Neither its activity nor what its hands do makes this a clip about handling things.",
             hand_frame_share=share,
         )
-    seen = f"Hands are segmented in {share:.0%} of {len(found)} frames"
     if share < HAND_PRESENCE.limit:
-        return HAND_PRESENCE.failed(
+        return test.fell_through(
             f"{seen}, below {HAND_PRESENCE.limit:.0%}: the camera may point away from the hands. Look at the clip.",
             value=share,
         )
     return HAND_PRESENCE.passed(f"{seen}.", value=share)
 
 
-def _judge_hand_area(tests: Mapping[str, _Test], found: MaskMeasurements) -> GateResult:
-    test = tests[HAND_AREA.name]
+def _judge_hand_area(test: FrameTest, found: MaskMeasurements) -> GateResult:
     if not test.judged_count:
         return HAND_AREA.not_evaluated("No frame shows a segmented hand.")
-    share, details = _share(test, found)
-    details["median_hand_share"] = round(float(np.median(found.hand_share[test.judged])), 5)
-    seen = f"Hands cover less or more than expected in {test.failing_count} of {test.judged_count} frames with hands"
-    if share > HAND_AREA.limit:
-        return HAND_AREA.warned(
-            f"{seen}; {HAND_AREA.limit:.0%} are allowed. Look at the overlay: the camera may be mounted close to or "
-            "far from the hands, or the masks are wrong.",
-            value=share,
-            **details,
-        )
-    return HAND_AREA.passed(f"{seen}.", value=share, **details)
+    return test.verdict(
+        found.frame_index,
+        seen=f"Hands cover less or more than expected in {_of(test)} with hands",
+        advice="Look at the overlay: the camera may be mounted close to or far from the hands, or the masks are wrong.",
+        median_hand_share=round(float(np.median(found.hand_share[test.judged])), 5),
+    )
 
 
-def _judge_consistency(tests: Mapping[str, _Test], found: MaskMeasurements) -> GateResult:
-    test = tests[CONSISTENCY.name]
+def _judge_consistency(test: FrameTest, found: MaskMeasurements) -> GateResult:
     if not test.judged_count:
         return CONSISTENCY.not_evaluated("No two consecutive frames could be compared.")
-    share, details = _share(test, found)
-    details["mean_consistency"] = round(float(found.consistency[test.judged].mean()), 4)
-    seen = f"{test.failing_count} of {test.judged_count} frames overlap the one before by less than {MIN_CONSISTENCY}"
-    if share > CONSISTENCY.limit:
-        return CONSISTENCY.warned(
-            f"{seen}; {CONSISTENCY.limit:.0%} are allowed. Fast motion tears masks apart; where the clip is calm, "
-            "the backend cannot follow it.",
-            value=share,
-            **details,
-        )
-    return CONSISTENCY.passed(f"{seen}.", value=share, **details)
-
-
-def _share(test: _Test, found: MaskMeasurements) -> tuple[float, dict[str, object]]:
-    share = test.failing_count / test.judged_count if test.judged_count else 0.0
-    return share, {
-        "judged_frames": test.judged_count,
-        "failing_frames": test.failing_count,
-        "first_failing_frames": found.frame_index[test.judged & test.failing][:20].tolist(),
-    }
+    return test.verdict(
+        found.frame_index,
+        seen=f"{_of(test)} overlap the one before by less than {MIN_CONSISTENCY}",
+        advice="Fast motion tears masks apart; where the clip is calm, the backend cannot follow it.",
+        mean_consistency=round(float(found.consistency[test.judged].mean()), 4),
+    )

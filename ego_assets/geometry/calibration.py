@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,74 +22,118 @@ from ego_assets.geometry.two_view import (
 from ego_assets.schema.camera import PinholeCamera
 
 FloatArray = npt.NDArray[np.float64]
+#: Corresponding points of two pictures, ``float64 [N, 2]`` each, in the camera's pixels.
+PointPair = tuple[FloatArray, FloatArray]
 
-#: Focal lengths that are tried, as factors on the assumed one: fields of view of about 45 to 115 degrees around 75.
-_FACTORS = np.exp(np.linspace(-0.6, 0.6, 13))
+#: The corrected focal length lies within this factor of the assumed one, either way.
+MAX_FACTOR = float(np.exp(0.6))
+#: Logarithms of the factors that are tried: fields of view of about 45 to 115 degrees around 75.
+_LOGARITHMS = np.linspace(-np.log(MAX_FACTOR), np.log(MAX_FACTOR), 13)
 #: Standard deviation of the assumed focal length, as a natural logarithm: cameras worn on head and chest lie within.
 _PRIOR_DEVIATION = 0.25
 #: Errors of flow hang together: a pair of pictures weighs as much as this many independent points.
 _POINTS_PER_PAIR = 60
+#: Fewer pairs than this cannot be split into halves that check each other.
+_MIN_PAIRS = 4
+#: Two halves of the pairs, each for itself, must agree within this difference of logarithms.
+_MAX_DISAGREEMENT = 0.15
+#: Share of the pairs that must have their best focal length within the range: where parallax or things that move
+#: outweigh the turn, costs fall towards an end.
+_MIN_TELLING = 0.5
 #: Parallax makes the focal length look longer than it is, by a few per cent: the second search looks around the first.
-_COARSE_DEVIATION = 0.05
-_FINE_FACTORS = np.exp(np.linspace(-0.1, 0.04, 6))
+_FINE_LOGARITHMS = np.log(np.linspace(0.9, 1.04, 6))
+_FINE_DEVIATION = 0.05
+#: A very wrong focal length spoils the comparison of pictures itself: after a larger correction they are compared anew.
+_SMALL_CORRECTION = 0.04
 _POINTS_USED = 300
 #: Parallax of far points counts as noise here.
 _PARALLAX_NOISE_PX = 1.0
 
 
-def calibrated(camera: PinholeCamera, pairs: Sequence[tuple[FloatArray, FloatArray]]) -> PinholeCamera:
-    """The camera with the focal length that explains some pairs of pictures best.
+def calibrated(
+    assumed: PinholeCamera, compare: Callable[[PinholeCamera], Sequence[PointPair]]
+) -> PinholeCamera:
+    """The camera with the focal length that explains some pairs of pictures best, or the assumed one as it is.
 
     First by how a turn bends the flow, with parallax as noise; then, near that, by what a turn and a step leave
-    as distance from the epipolar lines. Where the camera does not turn, the assumed value stays.
+    as distance from the epipolar lines. The assumed value stays where the pairs do not tell: the camera does not turn,
+    the best value lies at the end of the range, or two halves of the pairs disagree.
 
     Args:
-        camera: The assumed camera; its principal point is kept.
-        pairs: Corresponding points of two pictures each, ``float64 [N, 2]`` in the camera's pixels.
+        assumed: The assumed camera; its principal point is kept.
+        compare: Gives the pairs' corresponding points, with a camera as a first guess of how they are found.
+
+    Returns:
+        A camera within :data:`MAX_FACTOR` of the assumed one, whose ``source`` is ``estimated``; or ``assumed``.
     """
-    pairs = [_thinned(*pair) for pair in pairs if len(pair[0]) >= MIN_POINTS]
-    coarse = [_turn_costs(camera, *pair) for pair in pairs]
-    camera = _best(camera, _FACTORS, coarse, _PRIOR_DEVIATION)
-    fine = [
+    camera, logarithm = assumed, 0.0
+    for _ in range(2):
+        pairs = [_thinned(*pair) for pair in compare(camera) if len(pair[0]) >= MIN_POINTS]
+        found = _from_turns(assumed, pairs)
+        if found is None:
+            return assumed
+        before, camera, logarithm = camera, _zoomed(assumed, found), found
+        if abs(np.log(camera.fx / before.fx)) < _SMALL_CORRECTION:
+            break
+    costs = [
         _motion_costs(camera, *pair, two)
         for pair in pairs
         if (two := relative_pose(*pair, camera)).kind == "moved"
     ]
-    return _best(camera, _FINE_FACTORS, fine, _COARSE_DEVIATION)
+    if costs:
+        prior = (_FINE_LOGARITHMS / _FINE_DEVIATION) ** 2 / 2
+        logarithm += _lowest(_FINE_LOGARITHMS, np.sum(costs, axis=0) * _POINTS_PER_PAIR + prior)
+    return _zoomed(assumed, float(np.clip(logarithm, _LOGARITHMS[0], _LOGARITHMS[-1])))
 
 
-def _thinned(points_a: FloatArray, points_b: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _from_turns(assumed: PinholeCamera, pairs: Sequence[PointPair]) -> float | None:
+    """Logarithm of the factor on the assumed focal length; ``None`` where the pairs do not tell."""
+    if len(pairs) < _MIN_PAIRS:
+        return None
+    costs = np.array([_turn_costs(assumed, *pair) for pair in pairs]) * _POINTS_PER_PAIR
+    if np.mean([_is_within(cost) for cost in costs]) < _MIN_TELLING:
+        return None
+    halves = [costs[::2].sum(axis=0), costs[1::2].sum(axis=0)]
+    total = costs.sum(axis=0) + (_LOGARITHMS / _PRIOR_DEVIATION) ** 2 / 2
+    if not all(_is_within(cost) for cost in (*halves, total)):
+        return None
+    one, other = (_lowest(_LOGARITHMS, half) for half in halves)
+    return _lowest(_LOGARITHMS, total) if abs(one - other) < _MAX_DISAGREEMENT else None
+
+
+def _is_within(costs: FloatArray) -> bool:
+    """Whether the least cost lies inside the range, clearly below both its ends."""
+    least = costs.min() + 1
+    return bool(costs[0] > least and costs[-1] > least)
+
+
+def _lowest(logarithms: FloatArray, costs: FloatArray) -> float:
+    """Where costs are lowest; between the values tried, by a parabola."""
+    best = int(np.argmin(costs))
+    found = float(logarithms[best])
+    if 0 < best < costs.size - 1:
+        before, here, after = costs[best - 1 : best + 2]
+        step = float(logarithms[1] - logarithms[0])
+        found += step * float((before - after) / max(2 * (before - 2 * here + after), 1e-9))
+    return found
+
+
+def _thinned(points_a: FloatArray, points_b: FloatArray) -> PointPair:
     chosen = np.linspace(0, len(points_a) - 1, min(_POINTS_USED, len(points_a))).astype(np.intp)
     return points_a[chosen], points_b[chosen]
 
 
-def _zoomed(camera: PinholeCamera, factor: float) -> PinholeCamera:
+def _zoomed(camera: PinholeCamera, logarithm: float) -> PinholeCamera:
+    factor = float(np.exp(logarithm))
     return replace(camera, fx=camera.fx * factor, fy=camera.fy * factor, source="estimated")
-
-
-def _best(
-    camera: PinholeCamera, factors: FloatArray, costs: Sequence[FloatArray], deviation: float
-) -> PinholeCamera:
-    """The camera whose focal length costs least; between the factors, by a parabola."""
-    if not costs:
-        return camera
-    logarithms = np.log(factors)
-    total = np.sum(costs, axis=0) * _POINTS_PER_PAIR + (logarithms / deviation) ** 2 / 2
-    best = int(np.argmin(total))
-    factor = float(logarithms[best])
-    if 0 < best < total.size - 1:
-        before, here, after = total[best - 1 : best + 2]
-        step = float(logarithms[1] - logarithms[0])
-        factor += step * float((before - after) / max(2 * (before - 2 * here + after), 1e-9))
-    return _zoomed(camera, float(np.exp(factor)))
 
 
 def _turn_costs(camera: PinholeCamera, points_a: FloatArray, points_b: FloatArray) -> FloatArray:
     """What a mere turn leaves unexplained, for every focal length."""
     costs = []
     turn = np.zeros(3)
-    for factor in _FACTORS:
-        tried = _zoomed(camera, float(factor))
+    for logarithm in _LOGARITHMS:
+        tried = _zoomed(camera, float(logarithm))
         directions = rays(points_a, tried)
 
         def residuals(parameters: FloatArray) -> FloatArray:
@@ -106,8 +150,8 @@ def _motion_costs(
     """What a turn and a step leave unexplained, for focal lengths near the camera's."""
     across = np.linalg.svd(two.direction[None])[2][1:]
     costs = []
-    for factor in _FINE_FACTORS:
-        tried = _zoomed(camera, float(factor))
+    for logarithm in _FINE_LOGARITHMS:
+        tried = _zoomed(camera, float(logarithm))
         rays_a, rays_b = rays(points_a, tried), rays(points_b, tried)
 
         def residuals(parameters: FloatArray) -> FloatArray:

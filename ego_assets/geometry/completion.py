@@ -106,6 +106,11 @@ def _along_rows(
     return value, certainty
 
 
+def enlarge_mask(mask: Mask, width: int, height: int) -> Mask:
+    """Bring a mask to another size: every pixel takes the nearest one, so that shares stay."""
+    return mask[_nearest(height, mask.shape[0])][:, _nearest(width, mask.shape[1])]
+
+
 def enlarge(values: Map, certainty: Map, small: BgrImage, large: BgrImage) -> tuple[Map, Map]:
     """Bring a map to the size of a larger picture, along the picture's edges.
 
@@ -136,10 +141,9 @@ def enlarge(values: Map, certainty: Map, small: BgrImage, large: BgrImage) -> tu
     differs = known_nearby & (
         (lowest < (1 - _ONE_SURFACE) * highest) | (cv2.erode(known.astype(np.uint8), around) == 0)
     )
-    row_of, column_of = _nearest(height, small.shape[0]), _nearest(width, small.shape[1])
-    result[~known_nearby[row_of][:, column_of]] = 0
+    result[~enlarge_mask(known_nearby, width, height)] = 0
     sure[result == 0] = 0
-    rows, columns = np.nonzero(differs[row_of][:, column_of])
+    rows, columns = np.nonzero(enlarge_mask(differs, width, height))
     if rows.size:
         result[rows, columns], sure[rows, columns] = _mixed(values, certainty, small, large, rows, columns)
     return result, sure

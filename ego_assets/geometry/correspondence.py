@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ego_assets.geometry.flow import Grey, Mask, PixelMap, dense_flow, inside, pixel_grid, there_and_back
 from ego_assets.geometry.two_view import rotation_between
 from ego_assets.schema.camera import PinholeCamera
 from ego_assets.schema.detections import BgrImage
 from ego_assets.schema.flow import FlowEstimator
 
 FloatArray = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Grey = npt.NDArray[np.uint8]
-#: ``float32 [height, width, 2]``: for every pixel its place (x, y) in the other picture.
-PixelMap = npt.NDArray[np.float32]
 
 #: Going to the other picture and back must end within this many pixels of the start.
 MAX_ROUND_TRIP_PX = 1.0
@@ -32,8 +30,35 @@ _MIN_LEFT = 0.25
 #: Corners are as good as this share of the best, and this far apart.
 _CORNER_QUALITY = 0.003
 _CORNER_DISTANCE_PX = 3
-#: The places of pixels come in one array, not in two.
-_NO_MAP = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that is compared with several others: what each comparison needs is made once.
+
+    Attributes:
+        image: ``uint8 [height, width, 3]``, BGR.
+    """
+
+    image: BgrImage
+
+    @cached_property
+    def grey(self) -> Grey:
+        """``uint8 [height, width]``."""
+        return np.asarray(cv2.cvtColor(self.image, cv2.COLOR_BGR2GRAY), np.uint8)
+
+    @cached_property
+    def texture(self) -> Mask:
+        """``bool [height, width]``, where there is enough structure to be found again."""
+        return has_texture(self.grey)
+
+    @cached_property
+    def thumbnail(self) -> Grey:
+        """A small grey copy, by which turns are guessed."""
+        height, width = self.grey.shape
+        shrink = min(1.0, _GUESS_SIDE / max(width, height))
+        size = (max(16, round(width * shrink)), max(16, round(height * shrink)))
+        return np.asarray(cv2.resize(self.grey, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,7 +88,7 @@ class Matches:
 class Matcher(Protocol):
     """Finds corresponding pixels."""
 
-    def match(self, a: BgrImage, b: BgrImage, rotation: FloatArray, camera: PinholeCamera) -> Matches:
+    def match(self, a: Picture, b: Picture, rotation: FloatArray, camera: PinholeCamera) -> Matches:
         """Corresponding pixels of two pictures of one size; ``rotation`` (first to second camera) is a first guess."""
         ...
 
@@ -78,31 +103,22 @@ class DenseMatcher:
     def __init__(self, flow: FlowEstimator) -> None:
         self._flow = flow
 
-    def match(self, a: BgrImage, b: BgrImage, rotation: FloatArray, camera: PinholeCamera) -> Matches:
+    def match(self, a: Picture, b: Picture, rotation: FloatArray, camera: PinholeCamera) -> Matches:
         """See :class:`Matcher`."""
-        height, width = a.shape[:2]
+        height, width = a.grey.shape
         turn = _homography(rotation, camera)
-        turned = _as_seen_from_a(b, turn)
-        there, back = self._flow.flow([(a, turned), (turned, a)])
-        pixels = pixel_grid(width, height)
+        turned = _as_seen_from_a(b.image, turn)
+        there, back = self._flow.flow([(a.image, turned), (turned, a.image)])
 
-        in_turned = pixels + there
-        returned = there + _sampled(back, in_turned)
+        in_turned, believable = there_and_back(there, back, max_error_px=MAX_ROUND_TRIP_PX)
         to_b = _moved(in_turned, turn)
-        texture = has_texture(a)
-        known_a = _short(returned) & _inside(to_b, width, height) & texture
+        known_a = believable & inside(to_b, width, height) & a.texture
 
-        in_a_axes = _moved(pixels, _homography(rotation.T, camera))
-        back_there = _sampled(back, in_a_axes)
-        to_a = in_a_axes + back_there
-        returned = back_there + _sampled(there, to_a)
-        known_b = _short(returned) & _inside(to_a, width, height) & _inside(in_a_axes, width, height)
+        in_a_axes = _moved(pixel_grid(width, height), _homography(rotation.T, camera))
+        to_a, believable = there_and_back(back, there, start=in_a_axes, max_error_px=MAX_ROUND_TRIP_PX)
+        known_b = believable & inside(in_a_axes, width, height) & b.texture
         return Matches(
-            to_b=to_b,
-            known_a=known_a,
-            to_a=to_a,
-            known_b=known_b & has_texture(b),
-            searched=int(texture.sum()),
+            to_b=to_b, known_a=known_a, to_a=to_a, known_b=known_b, searched=int(np.count_nonzero(a.texture))
         )
 
 
@@ -119,7 +135,7 @@ class CornerMatcher:
     def __init__(self, *, count: int = 3000, window: int = 15) -> None:
         self._count, self._window = count, window
 
-    def match(self, a: BgrImage, b: BgrImage, rotation: FloatArray, camera: PinholeCamera) -> Matches:
+    def match(self, a: Picture, b: Picture, rotation: FloatArray, camera: PinholeCamera) -> Matches:
         """See :class:`Matcher`."""
         turn = _homography(rotation, camera)
         turn_back = _homography(rotation.T, camera)
@@ -128,12 +144,12 @@ class CornerMatcher:
         return Matches(to_b=to_b, known_a=known_a, to_a=to_a, known_b=known_b, searched=searched)
 
     def _one_way(
-        self, first: BgrImage, second: BgrImage, turn: FloatArray, turn_back: FloatArray
+        self, first: Picture, second: Picture, turn: FloatArray, turn_back: FloatArray
     ) -> tuple[PixelMap, Mask, int]:
-        height, width = first.shape[:2]
+        start, other = first.grey, second.grey
+        height, width = start.shape
         places = np.zeros((height, width, 2), np.float32)
         known = np.zeros((height, width), np.bool_)
-        start, other = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (first, second))
         seen = cv2.goodFeaturesToTrack(start, self._count, _CORNER_QUALITY, _CORNER_DISTANCE_PX)
         if seen is None:
             return places, known, 0
@@ -147,40 +163,33 @@ class CornerMatcher:
         good = (
             (ok > 0)
             & (ok_back > 0)
-            & _short(np.asarray(back - corners, np.float32))
-            & _inside(found, width, height)
+            & (np.linalg.norm(back - corners, axis=-1) < MAX_ROUND_TRIP_PX)
+            & inside(found, width, height)
         ).ravel()
         columns, rows = corners[good, 0].astype(np.intp).T
         places[rows, columns] = found[good, 0]
         known[rows, columns] = True
-        return places, known & has_texture(first), len(corners)
+        return places, known & first.texture, len(corners)
 
 
-def guessed_rotation(a: BgrImage, b: BgrImage, camera: PinholeCamera) -> FloatArray:
+def guessed_rotation(a: Picture, b: Picture, camera: PinholeCamera) -> FloatArray:
     """How far the camera turned, from flow between small copies of two pictures.
 
     Returns:
         ``float64 [3, 3]``, first to second camera; the identity where that explains the picture better.
     """
-    height, width = a.shape[:2]
-    shrink = min(1.0, _GUESS_SIDE / max(width, height))
-    size = (max(16, round(width * shrink)), max(16, round(height * shrink)))
-    first, second = (
-        np.asarray(
-            cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY), np.uint8
-        )
-        for image in (a, b)
-    )
-    little = camera.scaled(*size)
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    first, second = a.thumbnail, b.thumbnail
+    height, width = first.shape
+    little = camera.scaled(width, height)
+    grid = pixel_grid(width, height)[3::6, 3::6]
+    points = grid.reshape(-1, 2).astype(np.float64)
     best = np.eye(3)
     least = _difference(first, second, best, little)
     for _ in range(2):
         turned = _as_seen_from_a(second, _homography(best, little))
-        flow = method.calc(first, turned, np.zeros((*first.shape, 2), np.float32))
-        points = pixel_grid(*size)[3::6, 3::6].reshape(-1, 2).astype(np.float64)
+        flow = dense_flow(first, turned, preset="fast")
         moved = points + flow[3::6, 3::6].reshape(-1, 2)
-        rotation = best @ rotation_between(points, moved, little)[0]
+        rotation = best @ rotation_between(points, moved, little)
         difference = _difference(first, second, rotation, little)
         if difference >= least:
             break
@@ -197,20 +206,12 @@ def _difference(a: Grey, b: Grey, rotation: FloatArray, camera: PinholeCamera) -
     return float(cv2.absdiff(a, _as_seen_from_a(b, turn))[inside].mean())
 
 
-def has_texture(image: BgrImage) -> Mask:
-    """Where a picture has enough structure to be found again, ``bool [height, width]``."""
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+def has_texture(grey: Grey) -> Mask:
+    """Where a grey picture has enough structure to be found again, ``bool [height, width]``."""
     slopes = [cv2.Sobel(grey, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1))]
     energy = slopes[0] * slopes[0] + slopes[1] * slopes[1]
     window = (_TEXTURE_WINDOW_PX, _TEXTURE_WINDOW_PX)
     return np.asarray(cv2.blur(energy, window) > _MIN_SLOPE**2)
-
-
-def pixel_grid(width: int, height: int) -> PixelMap:
-    """Every pixel's own place (x, y), ``float32 [height, width, 2]``."""
-    return np.stack(
-        np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), axis=-1
-    )
 
 
 def _homography(rotation: FloatArray, camera: PinholeCamera) -> FloatArray:
@@ -234,18 +235,3 @@ def _as_seen_from_a(image: Grey, turn: FloatArray) -> Grey:
 
 def _moved(places: npt.NDArray[np.float32], turn: FloatArray) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.perspectiveTransform(places, turn), np.float32)
-
-
-def _sampled(field: PixelMap, places: PixelMap) -> PixelMap:
-    return np.asarray(
-        cv2.remap(field, places, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
-    )
-
-
-def _short(offsets: PixelMap) -> Mask:
-    return np.asarray((offsets * offsets).sum(axis=-1) < MAX_ROUND_TRIP_PX**2)
-
-
-def _inside(places: PixelMap, width: int, height: int) -> Mask:
-    x, y = places[..., 0], places[..., 1]
-    return np.asarray((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.geometry.correspondence import Mask, PixelMap
+from ego_assets.geometry.flow import Mask, PixelMap
 from ego_assets.geometry.two_view import FLOW_NOISE_PX
 from ego_assets.schema.camera import PinholeCamera
 
@@ -114,7 +114,7 @@ def carried_over(
     error_x, error_y = there[0] / depth * fx + cx - place[:, 0], there[1] / depth * fy + cy - place[:, 1]
     error_2 = error_x * error_x + error_y * error_y
     new_columns, new_rows = np.rint(place[:, 0]).astype(np.intp), np.rint(place[:, 1]).astype(np.intp)
-    # A wrong depth shows as well: a shift along the epipolar line is allowed as far as the depth is uncertain.
+    # Twice what triangulation allows: here the error of the depth adds to that of the place.
     agree = error_2 < (2 * _MAX_EPIPOLAR_PX) ** 2
     moving = ~agree
     carried.moving[new_rows[moving], new_columns[moving]] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import cv2
@@ -13,30 +13,28 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.geometry.calibration import calibrated
-from ego_assets.geometry.completion import complete_between, enlarge
-from ego_assets.geometry.correspondence import (
-    Matcher,
-    Matches,
-    guessed_rotation,
-    has_texture,
-)
+from ego_assets.geometry.completion import complete_between, enlarge, enlarge_mask
+from ego_assets.geometry.correspondence import Matcher, Matches, Picture, guessed_rotation
 from ego_assets.geometry.inverse_depth import Gathered, carried_over, triangulate
 from ego_assets.geometry.two_view import (
     KnownPoints,
+    TwoView,
     pose_from_depth,
     relative_pose,
     rigid_inverse,
     rotation_between,
 )
 from ego_assets.schema.camera import CameraTrajectory, PinholeCamera, Scale
-from ego_assets.schema.depth import DepthFrame, DepthStatus
-from ego_assets.schema.detections import BgrImage
+from ego_assets.schema.depth import MEASURED_FROM, DepthFrame, DepthStatus
 from ego_assets.schema.frames import ClipFrame
 
 FloatArray = npt.NDArray[np.float64]
 
 #: Two frames that have less of their texture in common belong to different scenes.
 _MIN_COMMON = 0.12
+#: Until a segment has a depth to go by, neighbours must have more in common: pictures of different scenes agree here
+#: and there.
+_MIN_COMMON_TO_BEGIN = 0.5
 #: Pictures with less texture than this share show nothing that could be found again.
 _MIN_TEXTURE = 0.02
 #: Points by which a camera is placed, at most.
@@ -55,13 +53,20 @@ _FIRST_PARALLAX_PX = 3.0
 _FORGETTING = 0.15
 #: Pixels that must have been measured for a frame to count as estimated.
 _MIN_MEASURED = 200
+#: Steps that are wanted before a known distance between frames fixes a segment's unit, and how many more frames the
+#: result may lag for that.
+_STEPS_FOR_UNIT = 5
+_FURTHER_LAG = 8
+#: A step that moves the picture by less parallax than this is a camera standing still.
+_STEP_PARALLAX_PX = 1.0
+#: Every so many pixels tell how near a picture's points lie.
+_NEARNESS_STRIDE = 4
 #: Measured depth is given out where its relative standard deviation is lower.
 _MAX_RELATIVE_DEVIATION = 0.25
 #: Frames at the clip's beginning by which an assumed focal length is corrected, and pairs of them that are used.
 _CALIBRATION_FRAMES = 25
 _CALIBRATION_PAIRS = 8
 _TELLING_TURN_RAD = 0.1
-_SMALL_CORRECTION = 0.04
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,21 +95,45 @@ class MotionDepthConfig:
 
 
 class _View:
-    """A frame in the window."""
+    """A frame in the window.
+
+    Attributes:
+        turn_from_previous: Rotation from the frame before, as far as it could be guessed; ``None`` where it was not.
+        scene: Number of cuts before it.
+        step: How far the camera moved since the frame before, in the segment's unit; NaN where unknown.
+        parallax_px: Most parallax against a frame it could be compared with; NaN where there was none.
+    """
 
     def __init__(self, frame: ClipFrame, size: tuple[int, int]) -> None:
         self.frame = frame
         small: npt.NDArray[Any] = frame.image
         if frame.size != size:
             small = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
-        self.small: BgrImage = np.ascontiguousarray(small, np.uint8)
-        self.texture = float(has_texture(self.small).mean())
+        self.picture = Picture(np.ascontiguousarray(small, np.uint8))
+        self.has_texture = bool(self.picture.texture.mean() >= _MIN_TEXTURE)
         self.gathered = Gathered(*size)
-        self.turn_from_previous: FloatArray = np.eye(3)
+        self.turn_from_previous: FloatArray | None = None
         self.T_world_camera: FloatArray | None = None
         self.segment = 0
+        self.scene = 0
         self.step = float("nan")
-        self.baseline = 0.0
+        self.parallax_px = float("nan")
+
+    @property
+    def turned_by(self) -> FloatArray:
+        """Rotation from the frame before; none where it could not be guessed."""
+        return np.eye(3) if self.turn_from_previous is None else self.turn_from_previous
+
+    @property
+    def nearness(self) -> float:
+        """Median of the known inverse depth; 0 where nothing is known."""
+        values = self.gathered.inverse_depth[::_NEARNESS_STRIDE, ::_NEARNESS_STRIDE]
+        known = values[values > 0]
+        return float(np.median(known)) if known.size else 0.0
+
+    def saw_parallax(self, parallax_px: float) -> None:
+        """Take in how much parallax a comparison showed."""
+        self.parallax_px = float(np.fmax(self.parallax_px, parallax_px))
 
 
 class DepthFromMotion:
@@ -115,6 +144,8 @@ class DepthFromMotion:
     before and with one further back. A frame leaves when it is the oldest of the window, so that its depth rests on
     frames before and after it.
 
+    Frames that show no parallax against any other are told apart from those whose comparison failed.
+
     Args:
         matcher: Finds corresponding pixels.
         camera: Camera of the frames.
@@ -122,6 +153,7 @@ class DepthFromMotion:
         poses: Where the camera was, where that is known; otherwise it is estimated.
         baseline_m: Median distance in metres between neighbouring frames, where it is known and ``poses`` are not
             metric.
+        cuts: Frames on which a new scene begins; nothing is compared across them.
     """
 
     def __init__(
@@ -132,6 +164,7 @@ class DepthFromMotion:
         config: MotionDepthConfig | None = None,
         poses: CameraTrajectory | None = None,
         baseline_m: float | None = None,
+        cuts: frozenset[int] = frozenset(),
     ) -> None:
         if baseline_m is not None and not (np.isfinite(baseline_m) and baseline_m > 0):
             raise ValueError(f"baseline_m: expected a finite distance above 0, got {baseline_m}")
@@ -144,10 +177,12 @@ class DepthFromMotion:
         self._poses = poses
         self._place_of = {} if poses is None else {int(n): i for i, n in enumerate(poses.frame_index)}
         self._baseline_m = None if poses is not None and poses.scale == Scale.METRIC else baseline_m
+        self._cuts = cuts
+        self._scene = 0
         self._window: deque[_View] = deque()
         self._segment = -1
         self._units: dict[int, float] = {}
-        self._steps: dict[int, list[float]] = {}
+        self._first_steps: dict[int, float] = {}
         self._track: list[tuple[int, int, FloatArray, int]] = []
 
     @property
@@ -166,16 +201,27 @@ class DepthFromMotion:
     def run(self, frames: Iterable[ClipFrame]) -> Iterator[DepthFrame]:
         """One map per frame, in order, a window behind the frames."""
         views = self._views(frames)
+        begin: deque[_View] = deque()
         if self._config.calibration and self._poses is None and self._camera.source == "assumed":
-            begin = list(islice(views, _CALIBRATION_FRAMES))
+            begin.extend(islice(views, _CALIBRATION_FRAMES))
             self._calibrate(begin)
-            views = chain(begin, views)
-        for view in views:
+        while (view := begin.popleft() if begin else next(views, None)) is not None:
             self._take(view)
-            if len(self._window) > self._config.window_frames:
+            while self._is_ready():
                 yield self._finished(self._window.popleft())
         while self._window:
             yield self._finished(self._window.popleft())
+
+    def _is_ready(self) -> bool:
+        """Whether the oldest frame of the window has waited long enough."""
+        waiting = len(self._window) - self._config.window_frames
+        if waiting <= 0 or waiting > _FURTHER_LAG:
+            return waiting > 0
+        segment = self._window[0].segment
+        if self._baseline_m is None or segment in self._units or self._window[-1].segment != segment:
+            return True
+        steps = self._moving_steps(segment)
+        return not 0 < len(steps) < _STEPS_FOR_UNIT
 
     def trajectory(self) -> CameraTrajectory:
         """Where the camera was at the frames given out so far, in the unit of their depth."""
@@ -198,27 +244,31 @@ class DepthFromMotion:
                 raise ValueError(
                     f"frame {frame.frame_index}: expected {self._frame_size} pixels as the camera, got {frame.size}"
                 )
-            yield _View(frame, self._size)
+            view = _View(frame, self._size)
+            self._scene += frame.frame_index in self._cuts
+            view.scene = self._scene
+            yield view
 
     def _calibrate(self, views: Sequence[_View]) -> None:
         """Correct an assumed focal length by what the first frames show."""
-        turns = [
-            (guessed_rotation(first.small, second.small, self._camera), first, second)
-            for first, second in pairwise(views)
-            if min(first.texture, second.texture) >= _MIN_TEXTURE
-        ]
+        assumed = self._camera
+        turns = []
+        for first, second in pairwise(views):
+            if first.has_texture and second.has_texture and first.scene == second.scene:
+                second.turn_from_previous = guessed_rotation(first.picture, second.picture, assumed)
+                turns.append((second.turn_from_previous, first, second))
         # Small turns tell little, and wide ones leave little in common.
         turns.sort(key=lambda turn: abs(_angle(turn[0]) - _TELLING_TURN_RAD))
-        for _ in range(2):
+
+        def compare(camera: PinholeCamera) -> list[tuple[FloatArray, FloatArray]]:
             pairs = []
             for guess, first, second in turns[:_CALIBRATION_PAIRS]:
-                matches = self._matcher.match(first.small, second.small, guess, self._camera)
+                matches = self._matcher.match(first.picture, second.picture, guess, camera)
                 if self._in_common(matches, _MIN_COMMON):
                     pairs.append(self._points(matches))
-            before, self._camera = self._camera, calibrated(self._camera, pairs)
-            # A very wrong focal length spoils the comparison itself.
-            if abs(np.log(self._camera.fx / before.fx)) < _SMALL_CORRECTION:
-                break
+            return pairs
+
+        self._camera = calibrated(assumed, compare)
 
     def _take(self, view: _View) -> None:
         """Compare a new frame with those of the window."""
@@ -226,7 +276,9 @@ class DepthFromMotion:
         supplied = self._supplied(view)
         if supplied is not None:
             view.T_world_camera, view.segment = supplied
-        matches = self._matches_with_previous(previous, view) if previous is not None else None
+        matches = None
+        if previous is not None and previous.scene == view.scene:
+            matches = self._matches_with_previous(previous, view)
         if previous is None or matches is None:
             if self._poses is None:
                 self._begin_segment(view)
@@ -234,11 +286,13 @@ class DepthFromMotion:
             self._use_supplied(previous, view, matches)
         else:
             view.segment = previous.segment
-            if previous.T_world_camera is None:
+            if previous.T_world_camera is None and not self._in_common(matches, _MIN_COMMON_TO_BEGIN):
+                self._begin_segment(view)
+            elif previous.T_world_camera is None:
                 self._window.append(view)
                 self._try_to_begin(view, matches)
                 return
-            if not self._follow(previous, view, matches):
+            elif not self._follow(previous, view, matches):
                 self._begin_segment(view)
         self._window.append(view)
 
@@ -255,20 +309,22 @@ class DepthFromMotion:
 
     def _matches_with_previous(self, previous: _View, view: _View) -> Matches | None:
         """How the frame before shows in the new one; ``None`` where they have too little in common."""
-        if min(previous.texture, view.texture) < _MIN_TEXTURE:
+        if not (previous.has_texture and view.has_texture):
             return None
         if previous.T_world_camera is not None and view.T_world_camera is not None:
             guess = _relative(previous, view)[:3, :3]
+        elif view.turn_from_previous is not None:
+            guess = view.turn_from_previous
         else:
-            guess = guessed_rotation(previous.small, view.small, self._camera)
-        matches = self._matcher.match(previous.small, view.small, guess, self._camera)
-        poor = not self._in_common(matches, 0.5)
+            guess = guessed_rotation(previous.picture, view.picture, self._camera)
+        matches = self._matcher.match(previous.picture, view.picture, guess, self._camera)
+        poor = not self._in_common(matches, _MIN_COMMON_TO_BEGIN)
         if self._poses is None and (poor or previous.T_world_camera is None):
             points = self._points(matches)
             if len(points[0]) >= _MIN_POSE_POINTS:
-                guess = rotation_between(*points, self._camera)[0]
+                guess = rotation_between(*points, self._camera)
                 if poor:
-                    matches = self._matcher.match(previous.small, view.small, guess, self._camera)
+                    matches = self._matcher.match(previous.picture, view.picture, guess, self._camera)
         view.turn_from_previous = guess
         return matches if self._in_common(matches, _MIN_COMMON) else None
 
@@ -301,11 +357,11 @@ class DepthFromMotion:
         passing = False
         for view in self._window:
             if passing:
-                turn = view.turn_from_previous @ turn
+                turn = view.turned_by @ turn
             passing |= view is first
             if view is second:
                 return turn
-        return second.turn_from_previous @ turn
+        return second.turned_by @ turn
 
     def _turned_too_far(self, turn: FloatArray) -> bool:
         angle = np.arccos(np.clip(turn[2, 2], -1, 1))
@@ -319,16 +375,14 @@ class DepthFromMotion:
             if not self._turned_too_far(self._turn_between(other, view)):
                 first = other
                 break
-        two = relative_pose(*self._points(matches), self._camera)
-        if (two.kind != "moved" or two.parallax_px < _FIRST_PARALLAX_PX) and first is not waiting[-2]:
+        two = self._compared(waiting[-2], view, matches)
+        if not _begins(two) and first is not waiting[-2]:
             turn = self._turn_between(first, view)
-            matches = self._matcher.match(first.small, view.small, turn, self._camera)
-            if not self._in_common(matches, _MIN_COMMON):
-                return
-            two = relative_pose(*self._points(matches), self._camera)
+            matches = self._matcher.match(first.picture, view.picture, turn, self._camera)
+            two = self._compared(first, view, matches)
         else:
             first = waiting[-2]
-        if two.kind != "moved" or two.parallax_px < _FIRST_PARALLAX_PX:
+        if two is None or not _begins(two):
             return
         first.T_world_camera = np.eye(4)
         T_second_first = np.eye(4)
@@ -341,9 +395,20 @@ class DepthFromMotion:
             self._place_by(first, other)
         for other in reversed(waiting[:start]):
             self._place_by(first, other)
-        placed = [other for other in waiting if other.T_world_camera is not None]
-        for before, after in pairwise(placed):
-            after.step = float(np.linalg.norm(_relative(before, after)[:3, 3]))
+        self._first_steps[view.segment] = 1 / (len(waiting) - 1 - start)
+        for before, after in pairwise(waiting):
+            if before.T_world_camera is not None and after.T_world_camera is not None:
+                after.step = float(np.linalg.norm(_relative(before, after)[:3, 3]))
+
+    def _compared(self, first: _View, second: _View, matches: Matches) -> TwoView | None:
+        """The motion between two frames, and how much parallax they show; ``None`` with too little in common."""
+        if not self._in_common(matches, _MIN_COMMON):
+            return None
+        two = relative_pose(*self._points(matches), self._camera)
+        if two.kind != "failed":
+            for view in (first, second):
+                view.saw_parallax(two.parallax_px)
+        return two
 
     def _place_by(self, first: _View, other: _View) -> None:
         """Find the pose of a frame that was passed over, by the depth of another."""
@@ -352,7 +417,7 @@ class DepthFromMotion:
         )
         if self._turned_too_far(turn):
             return
-        matches = self._matcher.match(first.small, other.small, turn, self._camera)
+        matches = self._matcher.match(first.picture, other.picture, turn, self._camera)
         start = np.eye(4)
         start[:3, :3] = turn
         known = self._known(first, matches, np.eye(4))
@@ -383,7 +448,7 @@ class DepthFromMotion:
         if len(known.points) < _MIN_POSE_POINTS:
             return False
         start = np.eye(4)
-        start[:3, :3] = view.turn_from_previous
+        start[:3, :3] = view.turned_by
         pose, share = pose_from_depth([known], start, self._camera)
         if share < _MIN_POSE_INLIERS:
             return False
@@ -391,7 +456,7 @@ class DepthFromMotion:
         partner = self._partner(view)
         if partner is not None:
             further = self._matcher.match(
-                partner.small, view.small, self._turn_between(partner, view), self._camera
+                partner.picture, view.picture, self._turn_between(partner, view), self._camera
             )
             back = self._known(partner, further, _relative(partner, previous))
             if len(back.points) >= _MIN_POSE_POINTS:
@@ -414,7 +479,7 @@ class DepthFromMotion:
         partner = self._partner(view)
         if partner is not None:
             further = self._matcher.match(
-                partner.small, view.small, self._turn_between(partner, view), self._camera
+                partner.picture, view.picture, self._turn_between(partner, view), self._camera
             )
             self._measure(partner, view, further)
 
@@ -423,14 +488,12 @@ class DepthFromMotion:
         best: _View | None = None
         most = 0.0
         for other in list(self._window)[-2::-1]:
-            if other.segment != view.segment or other.T_world_camera is None:
+            if (other.segment, other.scene) != (view.segment, view.scene) or other.T_world_camera is None:
                 continue
             T_view_other = _relative(other, view)
             if self._turned_too_far(T_view_other[:3, :3]):
                 continue
-            known = other.gathered.inverse_depth[other.gathered.inverse_depth > 0]
-            nearness = float(np.median(known)) if known.size else 0.0
-            parallax = float(np.linalg.norm(T_view_other[:3, 3])) * nearness * self._camera.fx
+            parallax = float(np.linalg.norm(T_view_other[:3, 3])) * other.nearness * self._camera.fx
             if best is None or parallax > most:
                 best, most = other, parallax
             if most >= _WANTED_PARALLAX_PX:
@@ -460,7 +523,8 @@ class DepthFromMotion:
         other = triangulate(matches.to_a, matches.known_b, rigid_inverse(T_second_first), self._camera)
         for view, measurement in ((first, one), (second, other)):
             view.gathered.add(measurement)
-            view.baseline = max(view.baseline, baseline)
+            if nearness := view.nearness:
+                view.saw_parallax(baseline * nearness * self._camera.fx)
 
     def _finished(self, view: _View) -> DepthFrame:
         """The map of a frame that leaves the window."""
@@ -469,10 +533,8 @@ class DepthFromMotion:
         gathered = view.gathered
         measured = (gathered.support > 0) & (gathered.support > gathered.against)
         measured &= gathered.variance < (_MAX_RELATIVE_DEVIATION * gathered.inverse_depth) ** 2
-        if not np.isnan(view.step):
-            self._steps.setdefault(view.segment, []).append(view.step)
         if int(measured.sum()) < _MIN_MEASURED:
-            status: DepthStatus = "no_parallax" if view.texture >= _MIN_TEXTURE else "failed"
+            status: DepthStatus = "no_parallax" if view.parallax_px < _FIRST_PARALLAX_PX else "failed"
             return self._map(view, None, status)
         return self._map(view, measured, "estimated")
 
@@ -480,29 +542,34 @@ class DepthFromMotion:
         width, height = self._frame_size
         depth = np.zeros((height, width), np.float32)
         confidence = np.zeros((height, width), np.uint8)
-        motion = float("nan")
         if measured is not None:
             gathered = view.gathered
             unit = self._unit(view, gathered.inverse_depth[measured])
             inverse = np.where(measured, gathered.inverse_depth, np.float32(0))
             deviation = np.sqrt(np.where(measured, gathered.variance, 0)) / np.maximum(inverse, 1e-9)
-            # From 0.5 to 1 for measurements, so that the type survives the change of size.
+            # From 0.5 to 1 for measurements, below for what is completed.
             certainty = np.where(measured, 1 - 0.5 * deviation / _MAX_RELATIVE_DEVIATION, 0).astype(
                 np.float32
             )
+            small = view.picture.image
             if self._config.completion:
                 moving = cv2.dilate((gathered.against > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
                 filled, sure = complete_between(
-                    inverse, measured, moving & ~measured, view.small, footprint_px=self._config.footprint_px
+                    inverse, measured, moving & ~measured, small, footprint_px=self._config.footprint_px
                 )
                 gap = ~measured & (sure > 0)
                 inverse = np.where(gap, filled, inverse)
                 certainty = np.where(gap, 0.48 * sure + 0.005, certainty)
-            inverse, certainty = enlarge(inverse, certainty, view.small, view.frame.image)
+            inverse, certainty = enlarge(inverse, certainty, small, view.frame.image)
             known = (inverse > 0) & (certainty > 0)
             np.divide(np.float32(unit), inverse, out=depth, where=known)
-            confidence = np.where(known, np.clip(np.rint(certainty * 255), 1, 255), 0).astype(np.uint8)
-            motion = view.baseline * unit
+            # Between the two kinds, certainty is blended where a map is enlarged; what was measured is not.
+            large = enlarge_mask(measured, width, height)
+            confidence = np.rint(certainty * 255).astype(np.uint8)
+            np.maximum(confidence, MEASURED_FROM, out=confidence, where=large)
+            np.minimum(confidence, MEASURED_FROM - 1, out=confidence, where=~large)
+            np.maximum(confidence, 1, out=confidence)
+            confidence[~known] = 0
         return DepthFrame(
             frame_index=view.frame.frame_index,
             timestamp_ns=view.frame.timestamp_ns,
@@ -511,28 +578,33 @@ class DepthFromMotion:
             scale=self.scale,
             status=status,
             segment=view.segment,
-            camera_motion=motion,
+            camera_motion=view.step * self._units.get(view.segment, float("nan")),
             camera=self.camera if self._camera.source == "estimated" else None,
         )
 
     def _unit(self, view: _View, inverse_depth: npt.NDArray[np.float32]) -> float:
-        """What one unit of the estimate is in the unit of the result.
+        """What one unit of the estimate is in the unit of the result: fixed by the first map of a segment.
 
-        Without a scale it is fixed by the first map of a segment. With a known distance between frames it is the median
-        of all steps of the segment so far, so that early maps rest on fewer steps than late ones.
+        Without a scale, so that the median of its measured depth is 1. With a known distance between frames, so that
+        this is the median of the steps known by then; those of a camera that stands still do not count.
         """
         if self._poses is not None and self._poses.scale == Scale.METRIC:
-            return 1.0
-        if self._baseline_m is not None:
-            steps = self._steps.get(view.segment) or [
-                other.step
-                for other in self._window
-                if other.segment == view.segment and not np.isnan(other.step)
-            ]
-            self._units[view.segment] = self._baseline_m / max(float(np.median(steps)), 1e-9)
+            self._units[view.segment] = 1.0
         elif view.segment not in self._units:
-            self._units[view.segment] = float(np.median(inverse_depth))
+            unit = float(np.median(inverse_depth))
+            if self._baseline_m is not None:
+                steps = self._moving_steps(view.segment, view) or [self._first_steps.get(view.segment, 1.0)]
+                unit = self._baseline_m / float(np.median(steps))
+            self._units[view.segment] = unit
         return self._units[view.segment]
+
+    def _moving_steps(self, segment: int, *leaving: _View) -> list[float]:
+        """Steps of a segment's frames in the window, and of one that leaves it, with some parallax."""
+        return [
+            view.step
+            for view in (*leaving, *self._window)
+            if view.segment == segment and view.step * view.nearness * self._camera.fx >= _STEP_PARALLAX_PX
+        ]
 
 
 def _relative(a: _View, b: _View) -> FloatArray:
@@ -547,3 +619,8 @@ def _angle(rotation: FloatArray) -> float:
 
 def _before(a: _View, b: _View) -> bool:
     return a.frame.frame_index < b.frame.frame_index
+
+
+def _begins(two: TwoView | None) -> bool:
+    """Whether a segment may begin with this motion."""
+    return two is not None and two.kind == "moved" and two.parallax_px >= _FIRST_PARALLAX_PX

@@ -27,6 +27,8 @@ MIN_POINTS = 60
 _MIN_INLIER_SHARE = 0.5
 #: Share of the picture that must contradict a mere rotation. A hand in front of a still background moves less of it.
 _MIN_PARALLAX_SHARE = 0.35
+#: A wrong motion puts more of the points that moved behind the camera than this share.
+_MAX_BEHIND_SHARE = 0.1
 #: What contradicts a mere rotation, in pixels.
 _PARALLAX_PX = 1.5
 
@@ -41,17 +43,13 @@ class TwoView:
         direction: ``float64 [3]``, unit vector: where the first camera's centre lies in the second's axes (the
             translation of ``x_b = R x_a + t``, whose length pictures alone do not tell). Zero unless ``kind`` is
             ``moved``.
-        inlier_share: Share of the correspondences that agree with the motion.
         parallax_px: Median shift that remains when the rotation is undone.
-        parallax_share: Share of the correspondences that no rotation explains.
     """
 
     kind: TwoViewKind
     rotation: FloatArray
     direction: FloatArray
-    inlier_share: float = 0.0
     parallax_px: float = 0.0
-    parallax_share: float = 0.0
 
 
 def relative_pose(points_a: FloatArray, points_b: FloatArray, camera: PinholeCamera) -> TwoView:
@@ -69,16 +67,9 @@ def relative_pose(points_a: FloatArray, points_b: FloatArray, camera: PinholeCam
     nothing = TwoView(kind="failed", rotation=np.eye(3), direction=np.zeros(3))
     if len(points_a) < MIN_POINTS:
         return nothing
-    rotation, share = rotation_between(points_a, points_b, camera)
-    parallax_share = unexplained_by_rotation(points_a, points_b, rotation, camera)
-    only_rotation = TwoView(
-        kind="rotation_only",
-        rotation=rotation,
-        direction=np.zeros(3),
-        inlier_share=share,
-        parallax_share=parallax_share,
-    )
-    if parallax_share < _MIN_PARALLAX_SHARE:
+    rotation = rotation_between(points_a, points_b, camera)
+    only_rotation = TwoView(kind="rotation_only", rotation=rotation, direction=np.zeros(3))
+    if unexplained_by_rotation(points_a, points_b, rotation, camera) < _MIN_PARALLAX_SHARE:
         return only_rotation
     matrix = camera.matrix
     essential, mask = cv2.findEssentialMat(
@@ -104,46 +95,36 @@ def relative_pose(points_a: FloatArray, points_b: FloatArray, camera: PinholeCam
     inverse_depth = _inverse_depth(rays_a, rays_b, rotation, direction)
     if (inverse_depth[inliers] < 0).mean() > 0.5:
         direction, inverse_depth = -direction, -inverse_depth
-    # Far points scatter about zero; a wrong motion puts a good part of the picture behind the camera.
+    # Far points scatter about zero: only those that moved are asked on which side of the camera they lie.
     moved_px = np.linalg.norm(_rotated(rays_a, rotation, camera) - points_b, axis=1)
     parallax = float(np.median(moved_px[inliers]))
     near = inliers & (moved_px > _PARALLAX_PX)
-    if near.mean() < _MIN_PARALLAX_SHARE / 2 or (inverse_depth[near] <= 0).mean() > 0.1:
+    if near.mean() < _MIN_PARALLAX_SHARE / 2:
         return only_rotation
-    return TwoView(
-        kind="moved",
-        rotation=rotation,
-        direction=direction,
-        inlier_share=float(inliers.mean()),
-        parallax_px=parallax,
-        parallax_share=parallax_share,
-    )
+    if (inverse_depth[near] <= 0).mean() > _MAX_BEHIND_SHARE:
+        return nothing
+    return TwoView(kind="moved", rotation=rotation, direction=direction, parallax_px=parallax)
 
 
-def rotation_between(
-    points_a: FloatArray, points_b: FloatArray, camera: PinholeCamera, *, noise_px: float = 2 * FLOW_NOISE_PX
-) -> tuple[FloatArray, float]:
+def rotation_between(points_a: FloatArray, points_b: FloatArray, camera: PinholeCamera) -> FloatArray:
     """The rotation that explains most of two pictures.
 
     Args:
         points_a: ``float64 [N, 2]``, pixels of the first picture.
         points_b: ``float64 [N, 2]``, the same in the second.
         camera: The camera of both.
-        noise_px: Distance from which a correspondence loses weight.
 
     Returns:
-        The rotation ``float64 [3, 3]`` and the share of the correspondences it explains.
+        ``float64 [3, 3]``, first to second camera.
     """
     rays_a = rays(points_a, camera)
     turn = np.zeros(3)
     # From coarse to fine, so that the search does not end at what is near the start.
-    for noise in (8 * noise_px, noise_px):
+    for noise in (16 * FLOW_NOISE_PX, 2 * FLOW_NOISE_PX):
         turn = robust_least_squares(
             lambda vector: pixels(rays_a @ rotation_of(vector).T, camera) - points_b, turn, noise=noise
         )
-    rotation = rotation_of(turn)
-    distance = np.linalg.norm(pixels(rays_a @ rotation.T, camera) - points_b, axis=1)
-    return rotation, float((distance < INLIER_PX).mean())
+    return rotation_of(turn)
 
 
 def unexplained_by_rotation(

@@ -14,7 +14,7 @@ from ego_assets.schema.timeline import NANOSECONDS
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 150, 16, 60, 34
 _ROW, _BAR = 34, 22
-_INK, _GRID, _FAINT = (60, 60, 60), (228, 228, 228), (245, 245, 245)
+_INK, _GRID, _FAINT, _WHITE = (60, 60, 60), (228, 228, 228), (245, 245, 245), (255, 255, 255)
 #: BGR, distinguishable by people with colour blindness (Okabe and Ito, "Color universal design", 2008).
 _COLOURS = (
     (0, 158, 230),
@@ -36,6 +36,7 @@ def action_chart(
     *,
     steps: ActionSteps,
     labels: Sequence[str],
+    least_score: float = 0.0,
 ) -> bytes:
     """Bars of the segments, a row per activity, over its probability at each step, as a PNG below 50 KB.
 
@@ -44,6 +45,7 @@ def action_chart(
         probabilities: ``float32 [T, L]``.
         steps: The T steps.
         labels: The L activities.
+        least_score: Segments with a lower score are drawn as outlines.
     """
     used = {segment.label for segment in segments}
     shown = [number for number, label in enumerate(labels) if label in used or len(labels) <= _MAX_ROWS][
@@ -75,17 +77,21 @@ def action_chart(
                     column(segment.start_ns),
                     max(column(segment.end_ns), column(segment.start_ns) + 1),
                 )
-                cv2.rectangle(picture, (left, top), (right, top + _BAR), colour, -1)
+                sure = segment.score >= least_score
+                cv2.rectangle(picture, (left, top), (right, top + _BAR), colour, -1 if sure else 1)
                 text = f"{segment.score:.2f}"
                 if right - left > 44:
-                    _write(picture, text, (left + 6, top + 16), 0.45, colour=(255, 255, 255))
+                    _write(picture, text, (left + 6, top + 16), 0.45, colour=_WHITE if sure else _INK)
     seconds = length_ns / NANOSECONDS
     mean = sum(s.score * (s.end_ns - s.start_ns) for s in segments) / max(length_ns, 1)
     count = "1 segment" if len(segments) == 1 else f"{len(segments)} segments"
     _write(
         picture, f"{count} in {seconds:.{1 if seconds >= 1 else 2}f} s, mean score {mean:.2f}", (12, 24), 0.55
     )
-    _write(picture, "bars: segments with their scores; tint: probability at each second", (12, 44), 0.42)
+    legend = "bars: segments with their scores; tint: probability at each second"
+    if any(segment.score < least_score for segment in segments):
+        legend += "; outlines: too unsure to rely on"
+    _write(picture, legend, (12, 44), 0.42)
     encoded, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     if not encoded:
         raise ValueError("the chart could not be encoded as PNG")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ego_assets.labels.hands import MAX_GAP_S
 from ego_assets.schema.arrays import read_only
 from ego_assets.schema.hands import HandObjectTracks, HandState
 from ego_assets.schema.motion import CameraMotion
@@ -29,13 +31,17 @@ _FREQUENCIES_HZ = np.arange(9, 51) / 10
 #: What the window of the spectrum spreads one frequency over, to each side.
 _PEAK_WIDTH_HZ = 0.45
 
+#: Speeds in the picture are in shares of its longer side per second. A head at rest moves the picture by a few
+#: hundredths: below this the camera counts as still.
+STILL_SPEED = 0.06
+#: From where to where a drift of the view grows from how a head moves over a task to a turn to something else. With a
+#: field of view of 90 degrees 0.15 is 17 and 0.4 is 46 degrees a second.
+TURN_SPEED = (0.15, 0.40)
+#: A hand moves from here on. One that rests on a table or in the lap jitters by less in the boxes of detectors.
+MOVING_HAND_SPEED = 0.15
+
 #: States in which a hand deals with an object.
 _CONTACT_STATES: frozenset[HandState] = frozenset({"pre-grasp", "grasp", "post-release"})
-#: Speed of a hand in the picture, in shares of its longer side per second, from which it counts as moving. A hand that
-#: rests on a table or in the lap jitters by less in the boxes of detectors.
-_MOVING_HAND_PER_S = 0.15
-#: Two sightings further apart than this say nothing about speed.
-_MAX_SIGHTING_GAP_S = 0.35
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,6 +55,8 @@ class StepFeatures:
         bob_speed: Amplitude of that vertical motion, in shares of the longer side per second.
         residual_rate: What the drift does not explain (coming nearer, passing by, moving things): the sum over a
             second of the square roots of ``CameraMotion.change``.
+        seen_motion: Share of the frames whose picture shows enough to measure motion by, 0-1.
+        visible_hands: Share of the looked-at frames with a hand of the wearer, 0-1.
         active_hands: Share of the looked-at frames on which a hand is at an object or moves, 0-1.
         holding_hands: Share of the looked-at frames on which a hand grasps something, 0-1.
         hand_speed: Mean speed of the hands that are at an object, in shares of the longer side per second.
@@ -58,6 +66,8 @@ class StepFeatures:
     bob_share: npt.NDArray[np.float64]
     bob_speed: npt.NDArray[np.float64]
     residual_rate: npt.NDArray[np.float64]
+    seen_motion: npt.NDArray[np.float64]
+    visible_hands: npt.NDArray[np.float64]
     active_hands: npt.NDArray[np.float64]
     holding_hands: npt.NDArray[np.float64]
     hand_speed: npt.NDArray[np.float64]
@@ -100,15 +110,17 @@ def step_features(
     seconds = (timestamps_ns - origin_ns) / NANOSECONDS
     velocity = _velocity(motion.positions_xy / side, seconds)
     bob_share, bob_speed = _bob(velocity[:, 1], centres_s)
-    active, holding, speed = _hands(hands, centres_s, origin_ns=origin_ns, side=side)
+    looks = _hands(hands, centres_s, origin_ns=origin_ns, side=side)
     return StepFeatures(
         turn_speed=_turn_speed(velocity, centres_s),
         bob_share=bob_share,
         bob_speed=bob_speed,
         residual_rate=_residual_rate(motion.change, seconds, centres_s),
-        active_hands=active,
-        holding_hands=holding,
-        hand_speed=speed,
+        seen_motion=_seen_motion(motion, seconds, centres_s),
+        visible_hands=looks[0],
+        active_hands=looks[1],
+        holding_hands=looks[2],
+        hand_speed=looks[3],
     )
 
 
@@ -199,42 +211,57 @@ def _residual_rate(
     return np.asarray((total[last] - total[first]) / max(width, 1e-3))
 
 
+def _seen_motion(
+    motion: CameraMotion, seconds: npt.NDArray[np.float64], centres_s: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    return _window_mean(~np.asarray(motion.unseen), seconds, centres_s)
+
+
+def _window_mean(
+    values: npt.NDArray[Any],
+    seconds: npt.NDArray[np.float64],
+    centres_s: npt.NDArray[np.float64],
+    *,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Mean over the frames around each time; 0 where there is none."""
+    first = np.searchsorted(seconds, centres_s - STEP_WINDOW_S / 2, side="left")
+    last = np.searchsorted(seconds, centres_s + STEP_WINDOW_S / 2, side="right")
+    if weights is None:
+        weights = np.ones(seconds.size)
+    above, below = (np.concatenate([[0.0], np.cumsum(each, dtype=np.float64)]) for each in (values, weights))
+    return np.asarray((above[last] - above[first]) / np.maximum(below[last] - below[first], 1.0))
+
+
 def _hands(
     hands: HandObjectTracks | None,
     centres_s: npt.NDArray[np.float64],
     *,
     origin_ns: int,
     side: float,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Shares of frames with an active and with a holding hand, and the speed of hands at objects, per step."""
-    none = np.zeros(centres_s.size)
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """Shares of frames with a visible, an active and a holding hand, and the speed of hands at objects, per step."""
     if hands is None or not hands.frame_index.size:
-        return none, none, none
+        return (np.zeros(centres_s.size),) * 4
     seconds = (hands.timestamps_ns - origin_ns) / NANOSECONDS
     count = seconds.size
-    active, holding = np.zeros(count, bool), np.zeros(count, bool)
+    visible, active, holding = (np.zeros(count, bool) for _ in range(3))
     speed_sum, speed_count = np.zeros(count), np.zeros(count)
     for track in hands.tracks:
         contact = np.array([state in _CONTACT_STATES for state in track.states], bool)
         speed = _hand_speed(track.boxes_xyxy / side, track.visible, seconds)
-        moving = np.nan_to_num(speed) >= _MOVING_HAND_PER_S
+        moving = np.nan_to_num(speed) >= MOVING_HAND_SPEED
+        visible |= track.visible
         active |= track.visible & (contact | moving)
         holding |= np.array([state == "grasp" for state in track.states], bool)
         known = contact & np.isfinite(speed)
         speed_sum += np.where(known, speed, 0.0)
         speed_count += known
-    first = np.searchsorted(seconds, centres_s - STEP_WINDOW_S / 2, side="left")
-    last = np.searchsorted(seconds, centres_s + STEP_WINDOW_S / 2, side="right")
-
-    def mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        above, below = (np.concatenate([[0.0], np.cumsum(each)]) for each in (values, weights))
-        return np.asarray((above[last] - above[first]) / np.maximum(below[last] - below[first], 1.0))
-
-    every = np.ones(count)
     return (
-        mean(active.astype(np.float64), every),
-        mean(holding.astype(np.float64), every),
-        mean(speed_sum, speed_count),
+        _window_mean(visible, seconds, centres_s),
+        _window_mean(active, seconds, centres_s),
+        _window_mean(holding, seconds, centres_s),
+        _window_mean(speed_sum, seconds, centres_s, weights=speed_count),
     )
 
 
@@ -244,7 +271,7 @@ def _hand_speed(
     """Speed of a hand since the frame before, ``float64 [N]``; NaN where it was not seen on both."""
     centres = (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2
     gap = np.diff(seconds)
-    known = visible[1:] & visible[:-1] & (gap > 0) & (gap <= _MAX_SIGHTING_GAP_S)
+    known = visible[1:] & visible[:-1] & (gap > 0) & (gap <= MAX_GAP_S)
     moved = np.hypot(*np.diff(centres, axis=0).T)
     speed = np.full(seconds.size, np.nan)
     speed[1:][known] = moved[known] / gap[known]

@@ -1,7 +1,8 @@
 """Activities by rules over hands and ego-motion, and segments of them.
 
 Three questions are asked of each second: does the view turn, does the wearer walk, are the hands busy? Each is answered
-by a probability, and their products are the probabilities of five activities.
+by a probability, and their products are the probabilities of five activities. A question without evidence is answered
+by what is usual, so that no activity gets the better half.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.labels.action_features import StepFeatures
+from ego_assets.labels.action_features import TURN_SPEED, StepFeatures
 from ego_assets.schema.actions import ActionSegment
 from ego_assets.schema.arrays import read_only
 from ego_assets.schema.errors import ConfigurationError
@@ -51,28 +52,38 @@ class MotionRules:
     footage.
 
     Attributes:
-        turn_speed: Shares of the longer side per second. With a field of view of 90 degrees 0.15 is 17 and 0.4 is
-            46 degrees a second: less is how a head moves over a task, more is a turn to something else.
+        turn_speed: Shares of the longer side per second.
         bob_share: Share of the vertical motion in one step rhythm. Without rhythm the peak and what the window spreads
             it over hold about a quarter.
         bob_speed: Shares of the longer side per second. Heads go up and down by 2-5 cm in each step, which is 0.03-0.08
             at 2 m; stabilised cameras leave a fifth of it.
         residual_rate: Walking changes the view by more than its drift all the time.
+        seen_motion: Share of frames in which motion could be measured.
+        visible_hands: Share of frames. Hands that are never seen say nothing: they may rest beside the picture, or work
+            where no detector finds them.
         active_hands: Share of frames. Detectors lose hands on some frames, so half of them is enough.
         holding_hands: The same.
         working_speed: Shares of the longer side per second. A hand that carries keeps its place in the picture; one
             that stirs or wipes does not, and its rhythm is not that of steps.
         certainty: How sure a question can be answered at most.
+        usual_turning: Probability that the view turns, where nothing is seen to measure by.
+        usual_walking: The same for walking.
+        usual_work: Probability that hands which nobody sees are busy.
     """
 
-    turn_speed: tuple[float, float] = (0.15, 0.40)
+    turn_speed: tuple[float, float] = TURN_SPEED
     bob_share: tuple[float, float] = (0.30, 0.60)
     bob_speed: tuple[float, float] = (0.005, 0.020)
     residual_rate: tuple[float, float] = (1.5, 3.0)
+    seen_motion: tuple[float, float] = (0.0, 0.5)
+    visible_hands: tuple[float, float] = (0.0, 0.25)
     active_hands: tuple[float, float] = (0.10, 0.50)
     holding_hands: tuple[float, float] = (0.20, 0.60)
     working_speed: tuple[float, float] = (0.20, 0.50)
     certainty: float = 0.95
+    usual_turning: float = 0.30
+    usual_walking: float = 0.50
+    usual_work: float = 0.45
 
     def __post_init__(self) -> None:
         for name in (
@@ -80,6 +91,8 @@ class MotionRules:
             "bob_share",
             "bob_speed",
             "residual_rate",
+            "seen_motion",
+            "visible_hands",
             "active_hands",
             "holding_hands",
             "working_speed",
@@ -89,36 +102,45 @@ class MotionRules:
                 raise ValueError(f"{name}: expected 0 or more, rising, got {none} and {full}")
         if not 0.5 < self.certainty < 1:
             raise ValueError(f"certainty: expected between 0.5 and 1, got {self.certainty}")
+        for name in ("usual_turning", "usual_walking", "usual_work"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected between 0 and 1, got {getattr(self, name)}")
 
 
 def rule_probabilities(
-    features: StepFeatures, *, has_hands: bool, rules: MotionRules | None = None
+    features: StepFeatures, *, rules: MotionRules | None = None
 ) -> npt.NDArray[np.float32]:
     """``float32 [T, 5]``, the probability of each of :data:`ACTION_LABELS` at each step; rows sum to 1.
 
+    Where no hand is seen, idle and manipulating have about the same probability, and neither a good one.
+
     Args:
         features: The evidence.
-        has_hands: Whether anybody looked for hands. Otherwise activities of the hands get nothing.
         rules: Thresholds.
     """
     rules = rules or MotionRules()
+    has_motion = _ramp(features.seen_motion, rules.seen_motion)
+    has_hands = _ramp(features.visible_hands, rules.visible_hands)
 
-    def answer(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def certain(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return (1 - rules.certainty) + evidence * (2 * rules.certainty - 1)
+
+    def answer(
+        evidence: npt.NDArray[np.float64], *, known: npt.NDArray[np.float64], usual: float
+    ) -> npt.NDArray[np.float64]:
+        return known * certain(evidence) + (1 - known) * usual
 
     turning = _ramp(features.turn_speed, rules.turn_speed)
     rhythm = _ramp(features.bob_share, rules.bob_share) * _ramp(features.bob_speed, rules.bob_speed)
-    stepping = rhythm * _ramp(features.residual_rate, rules.residual_rate)
-    none = np.zeros(turning.size)
-    busy, holding = none, none
-    if has_hands:
-        working = _ramp(features.hand_speed, rules.working_speed)
-        stepping = stepping * (1 - working)
-        busy = answer(_ramp(features.active_hands, rules.active_hands))
-        holding = answer(_ramp(features.holding_hands, rules.holding_hands))
+    # A hand that works moves the camera too, in a rhythm of its own.
+    working = _ramp(features.hand_speed, rules.working_speed)
+    stepping = rhythm * _ramp(features.residual_rate, rules.residual_rate) * (1 - working)
+    busy = answer(_ramp(features.active_hands, rules.active_hands), known=has_hands, usual=rules.usual_work)
+    # What is carried is mostly seen.
+    holding = certain(_ramp(features.holding_hands, rules.holding_hands))
     # Who turns with something in the hand is moving it, whatever else there is to see.
-    looks = answer(turning) * (1 - holding)
-    walks = answer(stepping)
+    looks = answer(turning, known=has_motion, usual=rules.usual_turning) * (1 - holding)
+    walks = answer(stepping, known=has_motion, usual=rules.usual_walking)
     rest = 1 - looks
     columns = {
         MANIPULATING: rest * (1 - walks) * busy,
@@ -260,6 +282,7 @@ def actions_document(
     *,
     steps: ActionSteps,
     labels: Sequence[str],
+    known_labels: int,
     has_hands: bool,
 ) -> dict[str, Any]:
     """``actions.json``.
@@ -269,11 +292,13 @@ def actions_document(
         segments: The segments.
         steps: The T steps.
         labels: The L activities.
+        known_labels: How many activities the backend tells apart, those that were not asked for included.
         has_hands: Whether hands were there to judge by.
     """
     return {
         "format": ACTIONS_FORMAT,
         "labels": list(labels),
+        "known_labels": known_labels,
         "rate_hz": RATE_HZ,
         "hands": has_hands,
         "steps": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,30 +13,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from ego_assets.labels.prompts import Prompt
 from ego_assets.labels.scene_facts import word_count
 from ego_assets.schema.captions import CaptionAnswer, Captioner, CaptionRequest
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.errors import EgoAssetsError
+from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
 from ego_assets.schema.timeline import NANOSECONDS, Timeline
 
 #: Raised whenever the meaning of a field of ``captions.json`` changes.
 CAPTIONS_FORMAT = 1
 
-#: A single caption outside of these is asked for again. Ours: half and one and a half of the bounds that the guide
-#: sets for the mean (frequent questions: 15-40 words).
-SHORTEST_WORDS, LONGEST_WORDS = 8, 60
-
 #: Frames held in memory at a time.
 BATCH_SIZE = 16
 
 _QUOTES = "\"'\u201c\u201d"
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_THOUGHTS = "<think>", "</think>"
 _REFUSAL = re.compile(
-    r"(i['\u2019]?m sorry|i am sorry|sorry|i apologi[sz]e|unfortunately,? i|as an ai\b|"
+    r"(i['\u2019]?m sorry|i am sorry|sorry(?![\w-])|i apologi[sz]e|unfortunately,? i|as an ai\b|"
     r"i (can(['\u2019]t|not| not)|am unable|am not able|won['\u2019]t)|i['\u2019]m (unable|not able))",
     re.IGNORECASE,
 )
@@ -102,9 +99,19 @@ def caption_moments(timeline: Timeline, *, interval_s: float) -> tuple[CaptionMo
     return tuple(moments)
 
 
+def one_line(text: str) -> str:
+    """A text of strangers as one line that every file and database takes: no control characters, no half characters."""
+    whole = text.encode("utf-8", errors="ignore").decode()
+    return " ".join(
+        "".join(character for character in whole if character.isprintable() or character.isspace()).split()
+    )
+
+
 def clean_text(text: str) -> str:
     """A model's answer as one line, without its spelled-out thoughts and the quotes around it."""
-    line = " ".join(_THOUGHTS.sub(" ", text).split())
+    begin, end = _THOUGHTS
+    # Some servers leave out where thoughts begin; where they do not end, there is no answer after them.
+    line = one_line(text.rpartition(end)[2].partition(begin)[0])
     if len(line) > 1 and line[0] in _QUOTES and line[-1] in _QUOTES:
         line = line[1:-1].strip()
     return line
@@ -153,7 +160,7 @@ class CaptionRun:
         captions: One per moment, in order.
         attempts: Attempts of which answers were refused, for ``artifact.json``.
         backends: Who wrote captions or tried to.
-        usage: ``requests``, ``prompt_tokens`` and ``completion_tokens`` of all attempts.
+        usage: ``requests`` to an endpoint, ``prompt_tokens`` and ``completion_tokens`` of all attempts.
     """
 
     captions: tuple[Caption, ...]
@@ -163,14 +170,74 @@ class CaptionRun:
 
 
 @dataclass
-class _Tally:
-    """What one attempt came to, over all batches."""
+class _Attempt:
+    """One way to ask, opened at its first use, and what it came to over all batches."""
 
+    rung: Rung[Captioner]
+    backend: Captioner | None = None
     asked: int = 0
+    requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    info: BackendInfo | None = None
+
+    def open(self) -> Captioner:
+        """The backend, one for all batches: it may have learned what the endpoint takes."""
+        if self.backend is None:
+            self.backend = self.rung.open()
+        return self.backend
+
+    def count(self, answer: CaptionAnswer, refused: str) -> None:
+        """Count an answer and, where it was refused, the kind of reason."""
+        self.asked += 1
+        self.requests += answer.requests
+        self.prompt_tokens += answer.prompt_tokens
+        self.completion_tokens += answer.completion_tokens
+        if refused:
+            self.reasons[refused] += 1
+
+    @property
+    def told(self) -> str:
+        """How many were refused and why, in words."""
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(self.reasons.items()))
+        return f"{sum(self.reasons.values())} of {self.asked} captions: {reasons}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """Says which answers are good enough."""
+
+    similarity: Similarity | None
+    min_similarity: float
+    words: tuple[int, int]
+
+    def scores(self, images: Sequence[BgrImage], answers: Sequence[CaptionAnswer]) -> list[float | None]:
+        """How alike each picture and its text are; ``None`` where nobody can tell."""
+        told = [place for place, answer in enumerate(answers) if answer.text]
+        scores: list[float | None] = [None] * len(answers)
+        if self.similarity is not None and told:
+            cosines = self.similarity(
+                [images[place] for place in told], [answers[place].text for place in told]
+            )
+            for place, cosine in zip(told, map(float, cosines), strict=True):
+                scores[place] = round(cosine, 6) if math.isfinite(cosine) else None
+        return scores
+
+    def refusal(self, answer: CaptionAnswer, similarity: float | None) -> tuple[str, str]:
+        """Kind of and reason for a refusal; empty where the caption is good enough."""
+        if answer.refused:
+            return answer.refused.partition(":")[0], answer.refused
+        (shortest, longest), words = self.words, word_count(answer.text)
+        if words < shortest:
+            return "too short", f"too short: {words} words, expected at least {shortest}"
+        if words > longest:
+            return "too long", f"too long: {words} words, expected at most {longest}"
+        if similarity is not None and similarity < self.min_similarity:
+            reason = (
+                f"unlike the picture: similarity {similarity:.2f}, expected at least {self.min_similarity:g}"
+            )
+            return "unlike the picture", reason
+        return "", ""
 
 
 def write_captions(
@@ -180,6 +247,7 @@ def write_captions(
     *,
     similarity: Similarity | None,
     min_similarity: float,
+    words: tuple[int, int],
     log: logging.Logger,
     batch_size: int = BATCH_SIZE,
 ) -> CaptionRun:
@@ -194,6 +262,7 @@ def write_captions(
         rungs: The attempts, at least one; at most two after the first count.
         similarity: Cosine between pictures and texts, where there is a backend that can tell.
         min_similarity: Captions below it are asked for again.
+        words: Fewest and most words; captions outside of them are asked for again.
         log: Where refusals are told.
         batch_size: Moments handed to a backend at once.
 
@@ -201,36 +270,27 @@ def write_captions(
         TransientError: An endpoint could not be reached after all retries.
         ValueError: There are not as many requests as moments.
     """
-    rungs = rungs[: MAX_FURTHER_ATTEMPTS + 1]
-    tallies = [_Tally() for _ in rungs]
+    judge = _Judge(similarity=similarity, min_similarity=min_similarity, words=words)
+    attempts = [_Attempt(rung=rung) for rung in rungs[: MAX_FURTHER_ATTEMPTS + 1]]
     captions: list[Caption] = []
     for batch in _batches(requests, batch_size):
         batch_moments = moments[len(captions) : len(captions) + len(batch)]
         if len(batch_moments) < len(batch):
             raise ValueError(f"requests: expected {len(moments)}, got more")
-        captions += _write_batch(
-            batch_moments,
-            batch,
-            rungs,
-            tallies,
-            similarity=similarity,
-            min_similarity=min_similarity,
-            log=log,
-        )
+        captions += _write_batch(batch_moments, batch, attempts, judge, log)
     if len(captions) < len(moments):
         raise ValueError(f"requests: expected {len(moments)}, got {len(captions)}")
     return CaptionRun(
         captions=tuple(captions),
         attempts=tuple(
-            {"attempt": rung.name, "config": dict(rung.config), "refused": _told(tally)}
-            for rung, tally in zip(rungs, tallies, strict=True)
-            if tally.reasons
+            {"attempt": each.rung.name, "config": dict(each.rung.config), "refused": each.told}
+            for each in attempts
+            if each.reasons
         ),
-        backends=tuple(dict.fromkeys(tally.info for tally in tallies if tally.info is not None)),
+        backends=tuple(dict.fromkeys(each.backend.info for each in attempts if each.backend is not None)),
         usage={
-            "requests": sum(tally.asked for tally in tallies),
-            "prompt_tokens": sum(tally.prompt_tokens for tally in tallies),
-            "completion_tokens": sum(tally.completion_tokens for tally in tallies),
+            name: sum(getattr(each, name) for each in attempts)
+            for name in ("requests", "prompt_tokens", "completion_tokens")
         },
     )
 
@@ -238,27 +298,21 @@ def write_captions(
 def _write_batch(
     moments: Sequence[CaptionMoment],
     requests: Sequence[CaptionRequest],
-    rungs: Sequence[Rung[Captioner]],
-    tallies: Sequence[_Tally],
-    *,
-    similarity: Similarity | None,
-    min_similarity: float,
+    attempts: Sequence[_Attempt],
+    judge: _Judge,
     log: logging.Logger,
 ) -> list[Caption]:
     """Climb the ladder with one batch."""
     best: dict[int, Caption] = {}
     pending = list(range(len(requests)))
-    for attempt, (rung, tally) in enumerate(zip(rungs, tallies, strict=True), 1):
-        backend = rung.open()
-        tally.info = backend.info
-        tally.asked += len(pending)
+    for number, attempt in enumerate(attempts, 1):
+        backend, rung = attempt.open(), attempt.rung
         answers = _ask(backend, [requests[place] for place in pending])
-        scores = _scores(similarity, [requests[place].frame.image for place in pending], answers)
+        scores = judge.scores([requests[place].frame.image for place in pending], answers)
         refused = []
         for place, answer, score in zip(pending, answers, scores, strict=True):
-            tally.prompt_tokens += answer.prompt_tokens
-            tally.completion_tokens += answer.completion_tokens
-            kind, reason = _refusal(answer, score, min_similarity)
+            kind, reason = judge.refusal(answer, score)
+            attempt.count(answer, kind)
             caption = Caption(
                 moment=moments[place],
                 text=answer.text,
@@ -266,13 +320,12 @@ def _write_batch(
                 source=backend.source,
                 model=answer.model or str(rung.config.get("model", "")) or backend.info.model,
                 prompt=str(rung.config.get("prompt", "")),
-                attempt=attempt,
+                attempt=number,
                 similarity=score,
             )
             if place not in best or _preference(caption) >= _preference(best[place]):
                 best[place] = caption
             if reason:
-                tally.reasons[kind] += 1
                 refused.append(place)
         if refused:
             log.warning("%s: %d of %d caption(s) refused", rung.name, len(refused), len(pending))
@@ -294,42 +347,10 @@ def _ask(backend: Captioner, requests: Sequence[CaptionRequest]) -> list[Caption
     return answers
 
 
-def _scores(
-    similarity: Similarity | None, images: Sequence[BgrImage], answers: Sequence[CaptionAnswer]
-) -> list[float | None]:
-    told = [place for place, answer in enumerate(answers) if answer.text]
-    scores: list[float | None] = [None] * len(answers)
-    if similarity is not None and told:
-        cosines = similarity([images[place] for place in told], [answers[place].text for place in told])
-        for place, cosine in zip(told, cosines, strict=True):
-            scores[place] = round(float(cosine), 6)
-    return scores
-
-
-def _refusal(answer: CaptionAnswer, similarity: float | None, min_similarity: float) -> tuple[str, str]:
-    """Kind of and reason for a refusal; empty where the caption is good enough."""
-    if answer.refused:
-        return answer.refused.partition(":")[0], answer.refused
-    words = word_count(answer.text)
-    if words < SHORTEST_WORDS:
-        return "too short", f"too short: {words} words, expected at least {SHORTEST_WORDS}"
-    if words > LONGEST_WORDS:
-        return "too long", f"too long: {words} words, expected at most {LONGEST_WORDS}"
-    if similarity is not None and similarity < min_similarity:
-        reason = f"unlike the picture: similarity {similarity:.2f}, expected at least {min_similarity:g}"
-        return "unlike the picture", reason
-    return "", ""
-
-
 def _preference(caption: Caption) -> tuple[bool, bool, float]:
     """What is kept when no attempt is accepted: a text, and of several the one most like the picture."""
     similarity = -1.0 if caption.similarity is None else caption.similarity
     return not caption.refused, bool(caption.text), similarity
-
-
-def _told(tally: _Tally) -> str:
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(tally.reasons.items()))
-    return f"{sum(tally.reasons.values())} of {tally.asked} captions: {reasons}"
 
 
 def _batches(requests: Iterable[CaptionRequest], size: int) -> Iterator[list[CaptionRequest]]:
@@ -343,8 +364,8 @@ def captions_document(
     *,
     interval_s: float,
     prompts: Sequence[Prompt],
-    usage: Mapping[str, float],
-    verdicts: Sequence[Mapping[str, str]],
+    usage: Mapping[str, float | None],
+    verdicts: Sequence[Mapping[str, GateOutcome]],
 ) -> dict[str, Any]:
     """What ``captions.json`` holds.
 
@@ -352,7 +373,7 @@ def captions_document(
         captions: The captions.
         interval_s: Time between two of them, in seconds.
         prompts: What models may have been asked.
-        usage: Tokens, requests and cost.
+        usage: Tokens, requests and cost; ``None`` for what nobody knows.
         verdicts: Criterion to verdict, per caption.
     """
     sources = sorted({caption.source for caption in captions})
@@ -376,23 +397,9 @@ def captions_document(
                 "words": caption.words,
                 "similarity": caption.similarity,
                 "refused": caption.refused,
-                "verdicts": dict(verdict),
+                "verdicts": {criterion: outcome.value for criterion, outcome in verdict.items()},
             }
             for caption, verdict in zip(captions, verdicts, strict=True)
         ],
         "usage": dict(usage),
     }
-
-
-def verdict_table(captions: Sequence[Caption], verdicts: Sequence[Mapping[str, str]]) -> pa.Table:
-    """The table of ``verdicts.parquet``: one row per caption, one column per criterion."""
-    criteria = list(dict.fromkeys(name for verdict in verdicts for name in verdict))
-    columns: dict[str, pa.Array] = {
-        "frame_index": pa.array([caption.moment.frame_index for caption in captions], pa.int64()),
-        "timestamp_ns": pa.array([caption.moment.timestamp_ns for caption in captions], pa.int64()),
-        "words": pa.array([caption.words for caption in captions], pa.int32()),
-        "similarity": pa.array([caption.similarity for caption in captions], pa.float32()),
-    }
-    for name in criteria:
-        columns[name] = pa.array([verdict[name] for verdict in verdicts], pa.string())
-    return pa.table(columns)

@@ -18,19 +18,23 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ego_assets.geometry.flow import dense_flow
 from ego_assets.labels.hands import (
-    BONES,
     KNUCKLES,
+    MAX_GAP_S,
     TIPS,
     WRIST,
     FloatArray,
     forearm_direction,
+    hand_silhouette,
     palm_centre,
     palm_length,
 )
+from ego_assets.media.resize import shrink
 from ego_assets.schema.detections import BgrImage
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandDetections
+from ego_assets.schema.timeline import NANOSECONDS
 
 # Longer side in pixels of the copy on which motion is measured: a palm at arm's length has about 20 pixels there.
 _MAX_SIDE = 384
@@ -41,8 +45,8 @@ _MIN_SIDE = 2 * _GRID_STEP
 _SCENE_TOLERANCE_PX = 1.5
 _SCENE_POINTS = 24
 
-# A hand is drawn as bones of this width, in palms; landmarks are off by about half of that.
-_BONE_WIDTH, _MASK_MARGIN = 0.3, 0.15
+# Landmarks are off, and skin lies around them: what is this near to the silhouette counts as hand, in palms.
+_MASK_MARGIN = 0.23
 # How far around the fingers contact is looked for, and how far an object may reach, in palms.
 _NEAR, _REACH = 0.55, 2.4
 # The hand has to move against the scene by so many pixels, and palms, to tell what moves with it.
@@ -87,7 +91,8 @@ class FrameEvidence:
     Attributes:
         hands: One per detection.
         scene_map: ``float64 [2, 3]``, takes pixels of the still scene to where they were in the frame before: the
-            camera's motion. ``None`` on the first frame and where the two cannot be compared.
+            camera's motion. ``None`` on the first frame, where the two cannot be compared, and where no hand is in
+            sight or was lately.
     """
 
     hands: tuple[ContactEvidence, ...]
@@ -97,21 +102,22 @@ class FrameEvidence:
 def observe_contact(looks: Iterable[tuple[ClipFrame, HandDetections]]) -> Iterator[FrameEvidence]:
     """Judge each frame against the one before; only these two are held.
 
+    Without a hand in sight, or one that can still be carried over a gap, no motion is measured.
+
     Args:
         looks: Frames with what was detected in them, in order, of one size.
     """
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     before: _Copy | None = None
+    seen_ns: int | None = None
     for frame, detections in looks:
         now = _Copy.of(frame.image, detections)
-        if before is None or before.grey.shape != now.grey.shape or min(now.grey.shape) < _MIN_SIDE:
-            scene = None
-        else:
+        if len(detections):
+            seen_ns = frame.timestamp_ns
+        wanted = seen_ns is not None and frame.timestamp_ns - seen_ns <= MAX_GAP_S * NANOSECONDS
+        scene = None
+        if wanted and before is not None and now.can_be_compared(before):
             # From now to before: every pixel asks where it was.
-            field = np.asarray(
-                flow.calc(now.grey, before.grey, np.zeros((*now.grey.shape, 2), np.float32)), dtype=np.float32
-            )
-            scene = _scene_motion(field, now)
+            scene = _scene_motion(dense_flow(now.grey, before.grey, preset="ultrafast"), now)
         hands = tuple(
             _nothing()
             if now.landmarks[place] is None
@@ -134,18 +140,17 @@ class _Copy:
 
     @classmethod
     def of(cls, image: BgrImage, detections: HandDetections) -> _Copy:
-        height, width = image.shape[:2]
-        scale = min(1.0, _MAX_SIDE / max(width, height))
-        colour = image
-        if scale < 1:
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            colour = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        colour = shrink(image, _MAX_SIDE)
+        scale = min(1.0, _MAX_SIDE / max(image.shape[:2]))
         landmarks = tuple(
             points.astype(np.float64) * scale if np.isfinite(points).all() else None
             for points in detections.landmarks_xy
         )
         grey = np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
         return cls(grey, colour, scale, landmarks, detections.boxes_xyxy.astype(np.float64) * scale)
+
+    def can_be_compared(self, other: _Copy) -> bool:
+        return self.grey.shape == other.grey.shape and min(self.grey.shape) >= _MIN_SIDE
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +248,7 @@ def _window(now: _Copy, points: FloatArray, palm: float) -> _Window | None:
     if right - left < 8 or bottom - top < 8:
         return None
     local = points - (left, top)
-    hand = _hand_mask(local, palm, (bottom - top, right - left))
+    hand = hand_silhouette(local, width=right - left, height=bottom - top, margin_palms=_MASK_MARGIN)
     fingers = np.zeros(hand.shape, np.uint8)
     hull = cv2.convexHull(np.rint(local[[*TIPS, *KNUCKLES, 6, 10, 14, 18, 3]]).astype(np.int32))
     cv2.fillConvexPoly(fingers, hull, (1,))
@@ -254,16 +259,6 @@ def _window(now: _Copy, points: FloatArray, palm: float) -> _Window | None:
     behind = (x - wrist[0]) * forearm[0] + (y - wrist[1]) * forearm[1] > -0.2 * palm
     allowed = ~hand & ~behind & ~_skin(now.colour[top:bottom, left:right], local)
     return _Window(left, top, hand, near & allowed, ~near & allowed, allowed)
-
-
-def _hand_mask(local: FloatArray, palm: float, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    mask = np.zeros(shape, np.uint8)
-    corners = np.rint(local).astype(np.int32)
-    thickness = max(1, round(_BONE_WIDTH * palm))
-    for a, b in BONES:
-        cv2.line(mask, corners[a].tolist(), corners[b].tolist(), (1,), thickness)
-    cv2.fillConvexPoly(mask, cv2.convexHull(corners[[WRIST, 1, *KNUCKLES]]), (1,))
-    return cv2.dilate(mask, _disc(_MASK_MARGIN * palm)) > 0
 
 
 def _disc(radius: float) -> npt.NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """The hand-object layer: from frames and detections to tracks, and their files.
 
-Files: ``hand_object.tar`` with one JSON record per frame, ``hand_object.parquet`` as its index, ``verdicts.parquet``.
+Files: ``hand_object.tar`` with one JSON record per frame, ``hand_object.parquet`` as its index.
 """
 
 from __future__ import annotations
@@ -8,27 +8,22 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ego_assets.labels.contact import FrameEvidence, observe_contact
-from ego_assets.labels.hand_states import HandSignals, is_legal, judge_states
+from ego_assets.labels.hand_records import record_of, validate_record
+from ego_assets.labels.hand_states import HandSignals, judge_states
 from ego_assets.labels.hand_tracking import SideTrack, track_wearer_hands
 from ego_assets.labels.hands import FloatArray, finger_flexion, palm_centre, palm_length
 from ego_assets.media.frame_archive import FrameArchive, FrameArchiveIndex, FrameArchiveWriter
 from ego_assets.schema.errors import ArtifactCorrupted
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import (
-    HAND_SIDES,
-    HAND_STATES,
     LANDMARK_COUNT,
     HandDetections,
     HandDetector,
@@ -39,10 +34,7 @@ from ego_assets.schema.hands import (
 )
 from ego_assets.schema.timeline import NANOSECONDS
 
-ARCHIVE, INDEX, VERDICTS = "hand_object.tar", "hand_object.parquet", "verdicts.parquet"
-
-#: Criteria that every frame is judged by; columns of ``verdicts.parquet``.
-CRITERIA = ("record_valid", "boxes_inside", "states_legal", "hand_visible")
+ARCHIVE, INDEX = "hand_object.tar", "hand_object.parquet"
 
 # An object is looked for in frames up to this far away within one grasp, and its box is the median of what they show.
 _OBJECT_WINDOW_S = 0.8
@@ -53,10 +45,6 @@ _FINGERTIP_MARGIN = 0.3
 _FINGERTIPS = (4, 8, 12, 16)
 # Boxes narrower than this cannot be drawn or cut out.
 _MIN_BOX_PX = 2.0
-_BOX_DIGITS, _SCORE_DIGITS = 1, 4
-
-
-# ------------------------------------------------------------------ making
 
 
 def find_hand_objects(
@@ -262,133 +250,6 @@ def _fingertip_box(points: FloatArray, palm: float) -> FloatArray:
     return np.concatenate([tips.min(axis=0) - margin, tips.max(axis=0) + margin])
 
 
-# ------------------------------------------------------------------ records
-
-
-def record_of(tracks: HandObjectTracks, position: int) -> dict[str, Any]:
-    """The JSON record of one covered frame; see :func:`validate_record` for its form."""
-    record: dict[str, Any] = {
-        "frame_index": int(tracks.frame_index[position]),
-        "timestamp_ns": int(tracks.timestamps_ns[position]),
-        "resolution": list(tracks.resolution),
-    }
-    for track in tracks.tracks:
-        record[f"{track.side}_hand_state"] = track.states[position]
-    for track in tracks.tracks:
-        record[f"{track.side}_contact_object_bbox"] = _box(track.contact_boxes_xyxy[position])
-    for track in tracks.tracks:
-        side, seen = track.side, bool(track.visible[position])
-        record[f"{side}_hand_bbox"] = _box(track.boxes_xyxy[position]) if seen else None
-        record[f"{side}_hand_score"] = _score(track.scores[position])
-        record[f"{side}_state_score"] = _score(track.state_scores[position])
-        record[f"{side}_contact_score"] = _score(track.contact_scores[position])
-        points = track.landmarks_xy[position].astype(np.float64)
-        known = seen and np.isfinite(points).all()
-        record[f"{side}_landmarks"] = np.round(points, _BOX_DIGITS).tolist() if known else None
-    record["other_hands"] = int(tracks.other_hands[position])
-    return record
-
-
-def _box(box: npt.NDArray[np.float32]) -> list[float] | None:
-    if not np.isfinite(box).all():
-        return None
-    return [round(float(value), _BOX_DIGITS) for value in box]
-
-
-def _score(value: np.float32) -> float | None:
-    return None if math.isnan(value) else round(float(value), _SCORE_DIGITS)
-
-
-_SIDE_FIELDS = (
-    "hand_state",
-    "contact_object_bbox",
-    "hand_bbox",
-    "hand_score",
-    "state_score",
-    "contact_score",
-    "landmarks",
-)
-_FIELDS = frozenset(
-    {
-        "frame_index",
-        "timestamp_ns",
-        "resolution",
-        "other_hands",
-        *(f"{side}_{field}" for side in HAND_SIDES for field in _SIDE_FIELDS),
-    }
-)
-
-
-def validate_record(record: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a record; empty where nothing is.
-
-    A record has exactly these fields: ``frame_index`` and ``timestamp_ns`` (integers of 0 or more), ``resolution``
-    (width and height in pixels that all boxes and landmarks refer to), ``other_hands`` (integer of 0 or more), and for
-    ``left`` and ``right``:
-
-    - ``{side}_hand_state``: ``free``, ``pre-grasp``, ``grasp`` or ``post-release``; null where the hand is not visible,
-    - ``{side}_hand_bbox``: ``[left, top, right, bottom]`` in pixels; null exactly where the hand is not visible,
-    - ``{side}_contact_object_bbox``: the same for the object, null where there is none; only with ``grasp``,
-    - ``{side}_hand_score``, ``{side}_state_score``, ``{side}_contact_score``: 0-1 or null,
-    - ``{side}_landmarks``: 21 points ``[x, y]`` in pixels, which may lie outside the picture, or null.
-    """
-    problems = [f"{name} is missing" for name in sorted(_FIELDS - record.keys())]
-    problems += [f"{name} is not known" for name in sorted(record.keys() - _FIELDS)]
-    if problems:
-        return problems
-    for name in ("frame_index", "timestamp_ns", "other_hands"):
-        if not _is_count(record[name]):
-            problems.append(f"{name}: expected an integer of 0 or more, got {record[name]!r}")
-    size = record["resolution"]
-    if not (isinstance(size, list) and len(size) == 2 and all(_is_count(side) and side for side in size)):
-        problems.append(f"resolution: expected two integers above 0, got {size!r}")
-    for side in HAND_SIDES:
-        problems += _side_problems(record, side)
-    return problems
-
-
-def _side_problems(record: Mapping[str, Any], side: HandSide) -> list[str]:
-    problems = []
-    state = record[f"{side}_hand_state"]
-    if state is not None and state not in HAND_STATES:
-        problems.append(f"{side}_hand_state: expected one of {HAND_STATES} or null, got {state!r}")
-    for name in ("hand_bbox", "contact_object_bbox"):
-        box = record[f"{side}_{name}"]
-        if box is not None and not (_numbers(box, 4) and box[0] <= box[2] and box[1] <= box[3]):
-            problems.append(f"{side}_{name}: expected [left, top, right, bottom] or null, got {box!r}")
-    if (state is None) != (record[f"{side}_hand_bbox"] is None):
-        problems.append(f"{side}_hand_bbox: expected a box exactly where there is a state")
-    if record[f"{side}_contact_object_bbox"] is not None and state != "grasp":
-        problems.append(f"{side}_contact_object_bbox: expected null in state {state!r}")
-    for name in ("hand_score", "state_score", "contact_score"):
-        score = record[f"{side}_{name}"]
-        if score is not None and not (_is_number(score) and 0 <= score <= 1):
-            problems.append(f"{side}_{name}: expected 0-1 or null, got {score!r}")
-    points = record[f"{side}_landmarks"]
-    if points is not None and not (
-        isinstance(points, list)
-        and len(points) == LANDMARK_COUNT
-        and all(_numbers(point, 2) for point in points)
-    ):
-        problems.append(f"{side}_landmarks: expected {LANDMARK_COUNT} points [x, y] or null")
-    return problems
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _numbers(value: object, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(_is_number(each) for each in value)
-
-
-# ------------------------------------------------------------------ files
-
-
 def write_tracks(tracks: HandObjectTracks, archive: Path, index: Path) -> None:
     """Write one record per covered frame into an archive with its index."""
     with FrameArchiveWriter(archive, index) as writer:
@@ -473,112 +334,3 @@ def _read_track(records: Sequence[Mapping[str, Any]], side: HandSide) -> HandTra
         contact_boxes_xyxy=numbers("contact_object_bbox", (4,)),
         contact_scores=numbers("contact_score", ()),
     )
-
-
-# ------------------------------------------------------------------ verdicts
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordCheck:
-    """What the stored records are like, for the gates.
-
-    Attributes:
-        verdicts: One row per record: frame, time and whether each of :data:`CRITERIA` holds.
-        first_problem: What is wrong with the first bad record; empty where none is.
-        boxes: Boxes of hands and objects.
-        boxes_outside: Those that leave the picture.
-        steps: Pairs of neighbouring records in which a hand is visible, counted per hand.
-        illegal_steps: Those that no hand can go through.
-        state_counts: How often each state occurs, both hands together.
-    """
-
-    verdicts: pa.Table
-    first_problem: str
-    boxes: int
-    boxes_outside: int
-    steps: int
-    illegal_steps: int
-    state_counts: Mapping[str, int]
-
-    def share(self, criterion: str) -> float | None:
-        """Share of the records for which a criterion holds; ``None`` without records."""
-        values = self.verdicts[criterion].to_numpy(zero_copy_only=False)
-        return float(values.mean()) if values.size else None
-
-    def count(self, criterion: str) -> int:
-        """Number of records for which a criterion holds."""
-        return int(self.verdicts[criterion].to_numpy(zero_copy_only=False).sum())
-
-
-def check_records(records: Sequence[Mapping[str, Any]]) -> RecordCheck:
-    """Judge every stored record by itself, and its states against the record before."""
-    columns: dict[str, list[bool]] = {name: [] for name in CRITERIA}
-    first_problem = ""
-    boxes = outside = steps = illegal = 0
-    counts: dict[str, int] = dict.fromkeys(HAND_STATES, 0)
-    before: Mapping[str, Any] | None = None
-    for number, record in enumerate(records):
-        problems = validate_record(record)
-        if problems:
-            first_problem = first_problem or f"record {number}: {problems[0]}"
-            for name in CRITERIA:
-                columns[name].append(False)
-            before = None
-            continue
-        here = [box for side in HAND_SIDES for box in _boxes_of(record, side)]
-        leaving = sum(not _inside(box, record["resolution"]) for box in here)
-        states = [record[f"{side}_hand_state"] for side in HAND_SIDES]
-        pairs = (
-            []
-            if before is None
-            else [
-                (before[f"{side}_hand_state"], state) for side, state in zip(HAND_SIDES, states, strict=True)
-            ]
-        )
-        wrong = sum(not is_legal(earlier, later) for earlier, later in pairs)
-        for state in states:
-            if state is not None:
-                counts[state] += 1
-        boxes, outside = boxes + len(here), outside + leaving
-        steps += sum(earlier is not None and later is not None for earlier, later in pairs)
-        illegal += wrong
-        columns["record_valid"].append(True)
-        columns["boxes_inside"].append(leaving == 0)
-        columns["states_legal"].append(wrong == 0)
-        columns["hand_visible"].append(any(state is not None for state in states))
-        before = record
-    table = pa.table(
-        {
-            "frame_index": pa.array([_whole(record.get("frame_index")) for record in records], pa.int64()),
-            "timestamp_ns": pa.array([_whole(record.get("timestamp_ns")) for record in records], pa.int64()),
-            **{name: pa.array(values, pa.bool_()) for name, values in columns.items()},
-        }
-    )
-    return RecordCheck(
-        verdicts=table,
-        first_problem=first_problem,
-        boxes=boxes,
-        boxes_outside=outside,
-        steps=steps,
-        illegal_steps=illegal,
-        state_counts=counts,
-    )
-
-
-def write_verdicts(check: RecordCheck, path: Path) -> None:
-    """Write the verdict per frame."""
-    pq.write_table(check.verdicts, path)
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _boxes_of(record: Mapping[str, Any], side: HandSide) -> list[list[float]]:
-    found = (record[f"{side}_hand_bbox"], record[f"{side}_contact_object_bbox"])
-    return [box for box in found if box is not None]
-
-
-def _inside(box: Sequence[float], resolution: Sequence[int]) -> bool:
-    width, height = resolution
-    return 0 <= box[0] <= box[2] <= width and 0 <= box[1] <= box[3] <= height

@@ -9,6 +9,7 @@ import numpy as np
 
 from ego_assets.labels.hands import BONES
 from ego_assets.media.overlays import RgbColour, draw_box, draw_label
+from ego_assets.media.resize import shrink
 from ego_assets.schema.detections import BgrImage
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks, HandSide, HandTrack
@@ -39,11 +40,11 @@ def draw_hands(image: BgrImage, tracks: HandObjectTracks, position: int) -> BgrI
         for track in tracks.tracks
         if track.visible[position]
     ]
-    return draw_label(picture, "  ".join(states) or "no hand of the wearer")
+    return draw_label(picture, "  ".join(states) or "no hand of the wearer found")
 
 
 def draw_sheet_tiles(
-    frames: Iterable[ClipFrame], tracks: HandObjectTracks, *, width: int = 480
+    frames: Iterable[ClipFrame], tracks: HandObjectTracks, *, max_side: int = 480
 ) -> list[BgrImage]:
     """Covered frames as tiles of a contact sheet, with what is known of their hands drawn in."""
     tiles = []
@@ -51,13 +52,7 @@ def draw_sheet_tiles(
         position = tracks.position(frame.frame_index)
         if position is None:
             continue
-        drawn = draw_hands(frame.image, tracks, position)
-        if drawn.shape[1] > width:
-            height = max(1, round(drawn.shape[0] * width / drawn.shape[1]))
-            drawn = np.asarray(
-                cv2.resize(drawn, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8
-            )
-        tiles.append(drawn)
+        tiles.append(shrink(draw_hands(frame.image, tracks, position), max_side))
     return tiles
 
 

@@ -107,7 +107,9 @@ class HandStates:
 
     Attributes:
         states: One per frame.
-        state_scores: ``float64 [N]``, how sure each is, 0-1.
+        state_scores: ``float64 [N]``, how sure it is that a grasp has contact and a free hand has none, 0-1. NaN in
+            pre-grasp and post-release, which follow from a way that the hand covers or does not: a rule without a
+            probability.
         contact_scores: ``float64 [N]``, probability of contact.
     """
 
@@ -127,6 +129,7 @@ def judge_states(signals: HandSignals) -> HandStates:
     for touches, reaches, withdraws in zip(contact, reaching, withdrawing, strict=True):
         states.append(_step(states[-1] if states else None, bool(touches), bool(reaches), bool(withdraws)))
     sure = np.where(contact, probability, 1 - probability)
+    sure[[state in ("pre-grasp", "post-release") for state in states]] = np.nan
     return HandStates(states=tuple(states), state_scores=sure, contact_scores=probability)
 
 

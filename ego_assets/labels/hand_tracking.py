@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from ego_assets.labels.hands import (
+    MAX_GAP_S,
     FloatArray,
     forearm_direction,
     hand_box,
@@ -29,8 +30,6 @@ from ego_assets.labels.hands import (
 from ego_assets.schema.hands import HAND_SIDES, LANDMARK_COUNT, HandDetections, HandSide
 from ego_assets.schema.timeline import NANOSECONDS
 
-#: Longest time without a detection over which a hand is carried on: two frames at 10 frames/s, and some tolerance.
-MAX_GAP_S = 0.35
 # A hand reaches 1 to 2 m/s, one palm length (10 cm) or two in a tenth of a second; the prediction takes most of it.
 _MAX_STEP_PALMS = 2.0
 _MAX_SIZE_RATIO = 1.8

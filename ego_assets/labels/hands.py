@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +25,14 @@ TIPS = (4, 8, 12, 16, 20)
 KNUCKLES = (5, 9, 13, 17)
 #: Pairs of landmarks between which there is a bone.
 BONES = tuple((a, b) for chain in (THUMB, *FINGERS) for a, b in zip((WRIST, *chain), chain, strict=False))
+
+#: Half a finger's width in palms: 8 of about 100 mm, and the skin around the outermost joints.
+FINGER_RADIUS = 0.11
+_PALM_OUTLINE = (WRIST, 1, 2, *KNUCKLES)
+
+#: Longest time without a sighting of a hand, in seconds, over which it is the same hand in the same motion: two frames
+#: at 10 frames/s, and some tolerance.
+MAX_GAP_S = 0.35
 
 # Distance from knuckle to fingertip over the length of the bones between: 1 straight; a finger in a fist gets below
 # this one.
@@ -63,13 +72,6 @@ def finger_flexion(landmarks_xy: npt.NDArray[np.floating[Any]]) -> FloatArray:
             reach = float(np.linalg.norm(points[finger[-1]] - points[finger[0]])) / float(bones)
             flexion[number] = min(max((1 - reach) / (1 - _FIST_REACH), 0.0), 1.0)
     return flexion
-
-
-def pinch_width(landmarks_xy: npt.NDArray[np.floating[Any]]) -> float:
-    """Distance from the tip of the thumb to the nearer of index and middle fingertip, in palms."""
-    points = np.asarray(landmarks_xy, dtype=np.float64)
-    widths = np.linalg.norm(points[[8, 12]] - points[4], axis=1)
-    return float(widths.min()) / palm_length(points)
 
 
 def forearm_direction(landmarks_xy: npt.NDArray[np.floating[Any]]) -> FloatArray:
@@ -133,3 +135,26 @@ def hand_box(landmarks_xy: npt.NDArray[np.floating[Any]], *, width: int, height:
     low, high = points.min(axis=0) - margin, points.max(axis=0) + margin
     limits = np.array([width, height], dtype=np.float64)
     return np.concatenate([np.clip(low, 0, limits), np.clip(high, 0, limits)])
+
+
+def hand_silhouette(
+    landmarks_xy: npt.NDArray[np.floating[Any]], *, width: int, height: int, margin_palms: float = 0.0
+) -> npt.NDArray[np.bool_]:
+    """Where a hand is drawn by its landmarks, ``bool [height, width]``: the palm's hull and a capsule for every bone.
+
+    Args:
+        landmarks_xy: ``[21, 2]`` in pixels of the picture; they may lie outside of it.
+        width: Width of the picture in pixels.
+        height: Its height.
+        margin_palms: Room around the outline.
+    """
+    points = np.asarray(landmarks_xy, dtype=np.float64)
+    drawn = np.zeros((height, width), np.uint8)
+    corners = np.rint(points).astype(np.int32)
+    thickness = max(1, round(2 * (FINGER_RADIUS + margin_palms) * palm_length(points)))
+    palm = cv2.convexHull(corners[list(_PALM_OUTLINE)])
+    cv2.fillConvexPoly(drawn, palm, (1,))
+    cv2.polylines(drawn, [palm], True, (1,), thickness)
+    for a, b in BONES:
+        cv2.line(drawn, corners[a].tolist(), corners[b].tolist(), (1,), thickness)
+    return drawn > 0

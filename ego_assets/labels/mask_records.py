@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,18 +15,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ego_assets.labels.mask_tracking import DenseFlow
+from ego_assets.labels.mask_tracking import nearest_pixels, trace_back
 from ego_assets.media.contact_sheet import contact_sheet
 from ego_assets.media.frame_archive import FrameArchive, FrameArchiveIndex, FrameArchiveWriter
 from ego_assets.media.overlays import draw_label, mask_overlay
 from ego_assets.media.rasters import decode_png, encode_indexed_png, encode_png16
+from ego_assets.media.verdict_table import write_verdict_table
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.masks import HAND_CATEGORY, MaskFrame, MaskInstance, MaskMeasurements
 
 ARCHIVE, INDEX, CATEGORIES = "masks.tar", "masks.parquet", "categories.json"
-TRACKS, VERDICTS = "tracks.parquet", "verdicts.parquet"
+TRACKS = "tracks.parquet"
 
 #: One row per instance and frame; boxes are in pixels of the masks.
 TRACK_SCHEMA = pa.schema(
@@ -49,7 +49,7 @@ TRACK_SCHEMA = pa.schema(
 #: Highest id that an 8-bit PNG with a palette can hold.
 _LAST_PALETTE_ID = 255
 #: Longer side in pixels at which consecutive frames are compared.
-_COMPARED_SIDE = 320
+_COMPARED_SIDE = 240
 #: Less of the flow believable than this, and two frames cannot be compared.
 _COMPARABLE = 0.4
 #: Frames and width in pixels of the tiles that people see.
@@ -214,25 +214,23 @@ def categories_document(
     }
 
 
-def write_categories(document: Mapping[str, Any], path: Path) -> None:
-    """Write the sidecar as JSON."""
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
 def write_verdicts(
     measurements: MaskMeasurements, verdicts: Mapping[str, Sequence[GateOutcome]], path: Path
 ) -> None:
-    """Write one row per frame: one column per criterion, and what was measured."""
-    columns: dict[str, Any] = {
-        "frame_index": measurements.frame_index,
-        "timestamp_ns": measurements.timestamps_ns,
-        **{name: [outcome.value for outcome in outcomes] for name, outcomes in verdicts.items()},
-        "segmented_share": measurements.segmented_share.astype(np.float32),
-        "largest_share": measurements.largest_share.astype(np.float32),
-        "hand_share": measurements.hand_share.astype(np.float32),
-        "consistency_iou": pa.array(measurements.consistency.astype(np.float32), from_pandas=True),
+    """Write one row per frame: what was measured, and one column per criterion."""
+    measured = {
+        "segmented_share": measurements.segmented_share,
+        "largest_share": measurements.largest_share,
+        "hand_share": measurements.hand_share,
+        "consistency_iou": measurements.consistency,
     }
-    pq.write_table(pa.table(columns), path)
+    write_verdict_table(
+        path,
+        frame_index=measurements.frame_index,
+        timestamps_ns=measurements.timestamps_ns,
+        measurements={name: values.astype(np.float32) for name, values in measured.items()},
+        verdicts=verdicts,
+    )
 
 
 def motion_compensated_iou(
@@ -254,14 +252,10 @@ def motion_compensated_iou(
     grey = [
         np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8) for image in (image_before, image_now)
     ]
-    columns, rows, believable = DenseFlow().back(*grey)
+    places, believable = trace_back(*grey, preset="medium")
     if believable.mean() < _COMPARABLE:
         return float("nan")
-    height, width = now.shape
-    moved = before[
-        np.clip(np.rint(rows), 0, height - 1).astype(np.intp),
-        np.clip(np.rint(columns), 0, width - 1).astype(np.intp),
-    ]
+    moved = before[nearest_pixels(places)]
     a, b = moved[believable], now[believable]
     sizes_a = np.bincount(a, minlength=1)
     sizes_b = np.bincount(b, minlength=1)

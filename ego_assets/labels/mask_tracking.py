@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ego_assets.geometry.flow import (
+    DisPreset,
+    PixelMap,
+    dense_flow,
+    inside,
+    pixel_grid,
+    there_and_back,
+)
 from ego_assets.labels.masks import (
     FoundPerson,
     LearntColours,
@@ -61,6 +69,11 @@ _SAME_SHARE = 0.4
 _NEW_SHARE, _KEPT_SHARE = 0.004, 0.0005
 #: Part of a region that has to lie in the box of the thing in a hand, and part of the box that such regions must fill.
 _IN_BOX, _BOX_FILLED = 0.75, 0.25
+#: A region is an instance that was lost when their mean colours differ by less than this (units of CIELAB), the smaller
+#: has this share of the other's area, and it lies within this share of the longer side of where that would be now.
+_RECALL_COLOUR, _RECALL_AREA, _RECALL_REACH = 10.0, 0.4, 0.25
+#: How the picture moved as a whole is told from every so many pixels.
+_SPARSE = 6
 #: Score of contact from which the thing in a hand is looked for.
 _CONTACT_SCORE = 0.5
 #: How sure a thing is that only its colours tell from what is around its box.
@@ -85,6 +98,7 @@ class TrackingOptions:
         min_reliable: They are searched anew when less than this share of the flow is believable.
         hand_memory_s: A hand that the hand layer loses is followed by flow for this long.
         person_interval_s: Time between two looks for people.
+        id_memory_s: An instance that comes back within this time gets its old id.
     """
 
     max_side: int = 480
@@ -92,8 +106,9 @@ class TrackingOptions:
     reseed_interval_s: float = 2.0
     min_covered: float = 0.9
     min_reliable: float = 0.6
-    hand_memory_s: float = 0.5
+    hand_memory_s: float = 1.0
     person_interval_s: float = 0.6
+    id_memory_s: float = 4.0
 
     def __post_init__(self) -> None:
         if self.max_side < 64:
@@ -101,8 +116,9 @@ class TrackingOptions:
         for name in ("reseed_interval_s", "person_interval_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        if self.hand_memory_s < 0:
-            raise ValueError(f"hand_memory_s: expected 0 or more, got {self.hand_memory_s}")
+        for name in ("hand_memory_s", "id_memory_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         for name in ("min_covered", "min_reliable"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
@@ -145,40 +161,39 @@ def track_masks(
         yield tracker.step(frame)
 
 
-class DenseFlow:
-    """Dense flow between consecutive grey pictures by DIS (Kroeger et al., 2016), in both directions."""
+def trace_back(
+    before: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8], *, preset: DisPreset
+) -> tuple[PixelMap, Mask]:
+    """Where every pixel of the later of two pictures was in the earlier one.
 
-    def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    Args:
+        before: ``uint8 [h, w]``, the earlier picture.
+        now: ``uint8 [h, w]``, the later one.
+        preset: How thoroughly flow is computed.
 
-    def back(
-        self, before: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], Mask]:
-        """Where every pixel of the later picture was in the earlier one.
+    Returns:
+        ``float32 [h, w, 2]``, places (x, y) in the earlier picture, and ``bool [h, w]``, where that is believable: the
+        place lies in the picture, flow leads back from it, and it is as light.
+    """
+    places, believable = there_and_back(
+        dense_flow(now, before, preset=preset),
+        dense_flow(before, now, preset=preset),
+        max_error_px=_RETURN_PX,
+        max_error_share=_RETURN_SHARE,
+    )
+    seen = cv2.remap(
+        before, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    step = cv2.blur(cv2.absdiff(seen, now), (3, 3))
+    return places, np.asarray(believable & (step < _LIGHT_STEP), dtype=np.bool_)
 
-        Args:
-            before: ``uint8 [h, w]``.
-            now: ``uint8 [h, w]``.
 
-        Returns:
-            ``float32 [h, w]`` columns and rows in the earlier picture, and ``bool [h, w]``, where that is believable.
-        """
-        height, width = now.shape
-        columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        # DIS works on patches of 8 pixels at a quarter of the size.
-        if min(height, width) < 32:
-            return columns, rows, np.ones(now.shape, np.bool_)
-        backward = self._dis.calc(now, before, np.zeros((height, width, 2), np.float32))
-        forward = self._dis.calc(before, now, np.zeros((height, width, 2), np.float32))
-        x, y = columns + backward[..., 0], rows + backward[..., 1]
-        inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
-        returning = cv2.remap(forward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        error = np.linalg.norm(backward + returning, axis=2)
-        length = np.linalg.norm(backward, axis=2)
-        seen = cv2.remap(before, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        step = cv2.blur(cv2.absdiff(seen, now), (3, 3))
-        believable = inside & (error < _RETURN_PX + _RETURN_SHARE * length) & (step < _LIGHT_STEP)
-        return x, y, np.asarray(believable, dtype=np.bool_)
+def nearest_pixels(places: PixelMap) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows and columns of the pixels nearest to places (x, y), ``intp [h, w]`` each; those outside, of the border."""
+    height, width = places.shape[:2]
+    rows = np.clip(np.rint(places[..., 1]), 0, height - 1).astype(np.intp)
+    columns = np.clip(np.rint(places[..., 0]), 0, width - 1).astype(np.intp)
+    return rows, columns
 
 
 @dataclass(eq=False)
@@ -201,6 +216,65 @@ class _Person:
     missed: int = 0
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Look:
+    """What an area looks like, and where it lies.
+
+    Attributes:
+        lab: ``float64 [3]``, its mean colour in CIELAB.
+        area: Its pixels.
+        centre_xy: ``float64 [2]``, the mean of its pixels' places.
+    """
+
+    lab: npt.NDArray[np.float64]
+    area: int
+    centre_xy: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, work: BgrImage, mask: Mask) -> _Look:
+        rows, columns = np.nonzero(mask)
+        pixels = work[rows, columns].astype(np.float32)[None] / 255
+        lab = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2Lab)[0].mean(axis=0), np.float64)
+        return cls(lab=lab, area=rows.size, centre_xy=np.array([columns.mean(), rows.mean()]))
+
+    def difference(self, other: _Look, *, longer_side: int) -> float:
+        """How unlike two areas are, 0 to 1; infinite where they cannot be the same thing."""
+        colour = float(np.linalg.norm(self.lab - other.lab)) / _RECALL_COLOUR
+        distance = float(np.linalg.norm(self.centre_xy - other.centre_xy)) / (_RECALL_REACH * longer_side)
+        areas = sorted((self.area, other.area))
+        if colour > 1 or distance > 1 or areas[0] < _RECALL_AREA * areas[1]:
+            return float("inf")
+        return (colour + distance) / 2
+
+
+@dataclass(eq=False)
+class _Unseen:
+    """Instances that went out of sight, with how they looked, where they would be now, and when they were seen last."""
+
+    memory_ns: int
+    looks: dict[int, tuple[_Look, int]] = field(default_factory=dict)
+
+    def move(self, offset_xy: npt.NDArray[np.float64], time_ns: int) -> None:
+        """Take along what is remembered with the picture, and forget what is too long ago."""
+        self.looks = {
+            number: (replace(look, centre_xy=look.centre_xy + offset_xy), seen_ns)
+            for number, (look, seen_ns) in self.looks.items()
+            if time_ns - seen_ns <= self.memory_ns
+        }
+
+    def take(self, look: _Look, *, longer_side: int) -> int:
+        """The id of the instance that a look fits best, which is unseen no more; 0 where it fits none."""
+        fits = {
+            number: look.difference(other, longer_side=longer_side)
+            for number, (other, _) in self.looks.items()
+        }
+        best = min(fits, key=lambda number: fits[number], default=0)
+        if not best or not np.isfinite(fits[best]):
+            return 0
+        del self.looks[best]
+        return best
+
+
 class _Tracker:
     """What is known of a clip up to the present frame."""
 
@@ -214,13 +288,14 @@ class _Tracker:
     ) -> None:
         self._hand_tracks, self._contact_tracks = hands, contacts
         self._people, self._options = people, options
-        self._flow = DenseFlow()
         self._hands = {side: _Hand() for side in HAND_IDS}
         self._persons: list[_Person] = []
         self._scores: dict[int, float] = {}
         self._person_ids: set[int] = set()
         self._held: dict[str, int] = {}
         self._next_id = _FIRST_FREE_ID
+        self._unseen = _Unseen(memory_ns=round(self._options.id_memory_s * NANOSECONDS))
+        self._work: BgrImage | None = None
         self._grey: npt.NDArray[np.uint8] | None = None
         self._labels: LabelMap | None = None
         self._sources: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None = None
@@ -232,7 +307,7 @@ class _Tracker:
         """The instances of the next frame."""
         work, time_ns = _shrunk(frame.image, self._options.max_side), frame.timestamp_ns
         grey = np.asarray(cv2.cvtColor(work, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
-        carried, reliable = self._carry(grey)
+        carried, reliable = self._carry(grey, time_ns)
         taken = self._place_hands(work, frame, carried)
         boxes, contact_began = self._contact_boxes(work, frame)
         labels = None
@@ -242,16 +317,18 @@ class _Tracker:
         looked = self._look_for_people(frame, taken)
         reseed = labels is None or looked or contact_began or self._is_worn(labels, reliable, time_ns)
         if reseed:
+            self._remember_lost(labels, time_ns)
             labels = self._seed(work, labels, taken, boxes)
             self._seeded_ns = time_ns
         assert labels is not None
         labels = self._without_specks(labels)
-        self._grey, self._labels = grey, labels
+        self._remember_lost(labels, time_ns)
+        self._work, self._grey, self._labels = work, grey, labels
         return self._result(frame, at_frame_size(labels, frame.image), reseeded=reseed)
 
     # ------------------------------------------------------------------ from frame to frame
 
-    def _carry(self, grey: npt.NDArray[np.uint8]) -> tuple[LabelMap | None, Mask]:
+    def _carry(self, grey: npt.NDArray[np.uint8], time_ns: int) -> tuple[LabelMap | None, Mask]:
         """The labels of the frame before at their new places, and where that is believable."""
         nothing = np.zeros(grey.shape, np.bool_)
         if self._grey is None or self._labels is None:
@@ -260,19 +337,33 @@ class _Tracker:
             raise ValueError(
                 f"frames: expected one size, got {list(self._grey.shape)} and then {list(grey.shape)} when reduced"
             )
-        x, y, reliable = self._flow.back(self._grey, grey)
+        places, reliable = trace_back(self._grey, grey, preset="medium")
         if reliable.mean() < _CUT_BELOW:
             self._persons.clear()
             self._held.clear()
+            self._unseen.looks.clear()
+            self._labels = None
             for hand in self._hands.values():
                 hand.seen_ns = None
             return None, nothing
         height, width = grey.shape
-        self._entered = (x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)
-        columns = np.clip(np.rint(x), 0, width - 1).astype(np.intp)
-        rows = np.clip(np.rint(y), 0, height - 1).astype(np.intp)
-        self._sources = rows, columns
-        return self._labels[rows, columns], reliable
+        moved = (pixel_grid(width, height) - places)[::_SPARSE, ::_SPARSE][reliable[::_SPARSE, ::_SPARSE]]
+        self._unseen.move(np.median(moved, axis=0) if len(moved) else np.zeros(2), time_ns)
+        self._entered = ~inside(places, width, height)
+        self._sources = nearest_pixels(places)
+        return self._labels[self._sources], reliable
+
+    def _remember_lost(self, labels: LabelMap | None, time_ns: int) -> None:
+        """Remember the instances of the frame before that are not there any more."""
+        if self._labels is None or self._work is None:
+            return
+        before = np.flatnonzero(np.bincount(self._labels.ravel()))
+        now = np.zeros(0, np.intp) if labels is None else np.flatnonzero(np.bincount(labels.ravel()))
+        for number in np.setdiff1d(before, now).tolist():
+            if number >= _FIRST_FREE_ID and number not in self._person_ids:
+                self._unseen.looks[number] = _Look.of(self._work, self._labels == number), time_ns
+        for number in now.tolist():
+            self._unseen.looks.pop(number, None)
 
     def _fit(self, work: BgrImage, carried: LabelMap, reliable: Mask, taken: LabelMap) -> LabelMap:
         """Carried labels with their borders moved to the picture's edges; 0 where something new came into view."""
@@ -422,7 +513,7 @@ class _Tracker:
             exclude=result > 0,
             boxes_xyxy=np.array(list(boxes.values()), np.float32).reshape(-1, 4),
         )
-        ids = self._join(regions.labels, len(regions), prior)
+        ids = self._join(work, regions.labels, len(regions), prior)
         held = {side: self._hold(side, box, regions.labels, ids, taken) for side, box in boxes.items()}
         for instance_id, contrast in zip(ids.tolist(), regions.contrast.tolist(), strict=True):
             if instance_id:
@@ -436,8 +527,8 @@ class _Tracker:
                 self._cut_out(side, work, boxes[side], result, free)
         return result
 
-    def _join(self, labels: LabelMap, count: int, prior: LabelMap) -> npt.NDArray[np.int32]:
-        """Id of each region: that of the instance it overlaps most, one region each; otherwise a new one."""
+    def _join(self, work: BgrImage, labels: LabelMap, count: int, prior: LabelMap) -> npt.NDArray[np.int32]:
+        """Id of each region: of the instance it overlaps most, one region each; of one that was lost; or a new one."""
         ids = np.zeros(count, np.int32)
         valid = labels >= 0
         areas = np.bincount(labels[valid], minlength=count)
@@ -458,7 +549,8 @@ class _Tracker:
         for number in np.nonzero(ids == 0)[0]:
             dominant = int(shared[number].argmax())
             if areas[number] >= _NEW_SHARE * labels.size:
-                ids[number] = self._new_id(0.0)
+                look = _Look.of(work, labels == number)
+                ids[number] = self._unseen.take(look, longer_side=max(labels.shape)) or self._new_id(0.0)
             elif shared[number, dominant] * 2 > areas[number]:
                 ids[number] = known[dominant]
         return ids
@@ -496,7 +588,12 @@ class _Tracker:
         if known & others:
             return True
         instance_id = before or int(ids[largest]) or self._new_id(0.0)
+        elsewhere = ids == instance_id
+        elsewhere[fitting] = False
         ids[fitting] = instance_id
+        # What else took over that id is another thing.
+        for number in np.nonzero(elsewhere)[0]:
+            ids[number] = self._new_id(0.0) if areas[number] >= _NEW_SHARE * labels.size else 0
         self._held[side] = instance_id
         return True
 
@@ -510,7 +607,10 @@ class _Tracker:
             return
         instance_id = self._held.get(side)
         if instance_id is None or instance_id not in self._scores:
-            instance_id = self._new_id(_CUT_OUT_SCORE)
+            look = _Look.of(work, mask)
+            instance_id = self._unseen.take(look, longer_side=max(result.shape)) or self._new_id(
+                _CUT_OUT_SCORE
+            )
         result[result == instance_id] = 0
         result[mask] = instance_id
         self._held[side] = instance_id

@@ -10,24 +10,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ego_assets.labels.hands import FINGER_RADIUS, hand_silhouette, palm_length
 from ego_assets.labels.regions import LabelMap, Mask, fill_lines, used_labels
 from ego_assets.schema.detections import BgrImage
 
-#: Bones of a hand as pairs of landmarks, and the landmarks around the palm (order of MediaPipe).
-_BONES = (
-    (0, 1), (1, 2), (2, 3), (3, 4),
-    (5, 6), (6, 7), (7, 8),
-    (9, 10), (10, 11), (11, 12),
-    (13, 14), (14, 15), (15, 16),
-    (17, 18), (18, 19), (19, 20),
-)  # fmt: skip
-_PALM = (0, 1, 2, 5, 9, 13, 17)
-#: Wrist, and the base joints of index, middle and little finger.
-_WRIST, _INDEX, _MIDDLE, _LITTLE = 0, 5, 9, 17
-
-#: Half a finger's width as share of the palm's size: about 16 mm of about 100 mm from the wrist to the middle knuckle.
-_FINGER_RADIUS = 0.11
-#: How far from the skeleton's outline a pixel can still be hand, in the same unit.
+#: How far from the skeleton's outline a pixel can still be hand, in palms.
 _REACH = 0.16
 #: Skin is told from what is around it in Lab colour, with this many bins for lightness and for each colour axis.
 _BINS = (12, 24, 24)
@@ -118,13 +105,13 @@ def hand_mask(
     height, width = image.shape[:2]
     mask = np.zeros((height, width), np.bool_)
     has_landmarks = bool(np.isfinite(landmarks_xy).all())
-    size = _palm_size(landmarks_xy) if has_landmarks else 0.6 * float(np.max(box_xyxy[2:] - box_xyxy[:2]))
+    size = palm_length(landmarks_xy) if has_landmarks else 0.6 * float(np.max(box_xyxy[2:] - box_xyxy[:2]))
     # Landmarks that fall into one point give no skeleton.
     if size < 2:
         return mask
     points = landmarks_xy if has_landmarks else box_xyxy.reshape(2, 2)
     reach = _REACH if has_landmarks else _ELLIPSE_REACH
-    margin = (_FINGER_RADIUS + 2 * reach) * size + 4
+    margin = (FINGER_RADIUS + 2 * reach) * size + 4
     left, top = np.maximum(np.floor(points.min(axis=0) - margin), 0).astype(int)
     right, bottom = np.minimum(np.ceil(points.max(axis=0) + margin), (width, height)).astype(int)
     if right - left < 3 or bottom - top < 3:
@@ -132,7 +119,9 @@ def hand_mask(
     window = (slice(top, bottom), slice(left, right))
     crop = np.ascontiguousarray(image[window])
     shape = (
-        _skeleton(landmarks_xy - (left, top), size, crop.shape[:2])
+        hand_silhouette(landmarks_xy - (left, top), width=crop.shape[1], height=crop.shape[0]).astype(
+            np.uint8
+        )
         if has_landmarks
         else _ellipse(box_xyxy - (left, top, left, top), crop.shape[:2])
     )
@@ -222,28 +211,6 @@ def at_frame_size(labels: LabelMap, image: BgrImage) -> LabelMap:
         smooth = cv2.GaussianBlur(image, (0, 0), 0.6 * scale)
         markers = fill_lines(np.asarray(cv2.watershed(smooth, markers), dtype=np.int32))
     return np.maximum(markers - 1, 0).astype(np.int32)
-
-
-def _palm_size(landmarks: npt.NDArray[np.float32]) -> float:
-    """Length of the palm, also where it is seen from the side."""
-    along = float(np.linalg.norm(landmarks[_MIDDLE] - landmarks[_WRIST]))
-    across = float(np.linalg.norm(landmarks[_INDEX] - landmarks[_LITTLE]))
-    return max(along, 1.2 * across)
-
-
-def _skeleton(
-    landmarks: npt.NDArray[np.float32], size: float, shape: tuple[int, ...]
-) -> npt.NDArray[np.uint8]:
-    """The palm's hull and a capsule for every bone, ``uint8 [h, w]``, 0 or 1."""
-    drawn = np.zeros(shape, np.uint8)
-    points = np.rint(landmarks).astype(np.int32)
-    thickness = max(1, round(2 * _FINGER_RADIUS * size))
-    palm = cv2.convexHull(points[list(_PALM)])
-    cv2.fillConvexPoly(drawn, palm, (1,))
-    cv2.polylines(drawn, [palm], True, (1,), thickness)
-    for a, b in _BONES:
-        cv2.line(drawn, points[a].tolist(), points[b].tolist(), (1,), thickness)
-    return drawn
 
 
 def _ellipse(box: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -10,6 +10,9 @@ from ego_assets.schema.errors import ConfigurationError
 #: Stands for what the other layers found, in a prompt that wants to tell the model.
 FACTS = "{facts}"
 
+#: Words that a caption should have (collection guide, step 4).
+FEWEST_WORDS, MOST_WORDS = 15, 30
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
@@ -43,23 +46,24 @@ DEFAULT_PROMPTS = (
         name="guide",
         text=(
             "Describe what the person wearing the camera is doing in this frame. Include objects being manipulated, "
-            "the action being performed, and the environment. Be specific and concise (15-30 words)."
+            "the action being performed, and the environment. Be specific and concise "
+            f"({FEWEST_WORDS}-{MOST_WORDS} words)."
         ),
     ),
     Prompt(
         name="plain",
         text=(
-            "This picture was taken by a camera on somebody's head or chest. In one sentence of 15 to 30 words, say "
-            "what that person does with which objects, and in what kind of place. Write only what the picture "
-            "shows, without guessing at what is hidden or blurred."
+            "This picture was taken by a camera on somebody's head or chest. In one sentence of "
+            f"{FEWEST_WORDS} to {MOST_WORDS} words, say what that person does with which objects, and in what kind of "
+            "place. Write only what the picture shows, without guessing at what is hidden or blurred."
         ),
     ),
     Prompt(
         name="with_facts",
         text=(
-            "A wearable camera took this picture. Measurements say: {facts} They can be wrong: trust the picture where "
-            "it differs. Answer with one sentence of 15 to 30 words about the wearer's action, the objects "
-            "involved and the surroundings, and with nothing else."
+            f"A wearable camera took this picture. Measurements say: {FACTS} They can be wrong: trust the picture "
+            f"where it differs. Answer with one sentence of {FEWEST_WORDS} to {MOST_WORDS} words about the wearer's "
+            "action, the objects involved and the surroundings, and with nothing else."
         ),
     ),
 )

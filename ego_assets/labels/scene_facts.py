@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from ego_assets.labels.action_features import STILL_SPEED
+from ego_assets.labels.actions import HAND_LABELS, IDLE
+from ego_assets.labels.prompts import FEWEST_WORDS, MOST_WORDS
 from ego_assets.schema.actions import ActionSegment
 from ego_assets.schema.arrays import read_only
 from ego_assets.schema.captions import SceneFacts
@@ -24,24 +27,17 @@ from ego_assets.schema.motion import CameraMotion
 #: Samples of a layer further than this from a moment say nothing of it; hands move on within a third of a second.
 NEAR_NS = 300_000_000
 
-#: Contact that is at least this sure counts, whatever the state.
-CONTACT_SCORE = 0.5
-
-#: From this overlap (IOU) on, a mask is what the hand touches.
+#: From this overlap (IOU) on, a mask is what the hand holds.
 CONTACT_IOU = 0.3
 
 #: Smaller regions, as a share of the picture, are not worth a word.
 SMALLEST_SHARE = 0.005
 
-#: Path of the picture in picture widths per second: below it the camera counts as still. Ours: a head at rest moves the
-#: picture by a few hundredths.
-STILL_WIDTHS_PER_S = 0.06
 #: Share of the path that ends up as distance from which on it is one turn and not a shaking.
 TURN_SHARE = 0.7
+#: Share of the frames of a stretch from which on the whole of it counts as showing nothing.
+MOSTLY = 0.5
 _MOTION_STEP_NS = 200_000_000
-
-#: Bounds of a template sentence, in words (collection guide, step 4: 15-30).
-FEWEST_WORDS, MOST_WORDS = 15, 30
 
 _PLACES = {
     "kitchen": "in a kitchen",
@@ -57,7 +53,7 @@ _ACTIVITIES = {
     "idle": "stays idle",
 }
 _CAMERA = {
-    "still": "the camera is still",
+    "still": "no camera movement was found",
     "turning": "the view turns",
     "moving": "the camera moves",
 }
@@ -67,6 +63,7 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five")
 _NOT_THINGS = (HAND_CATEGORY, BACKGROUND_CATEGORY)
 #: Categories whose English names take no article and no plural.
 _MASS_NOUNS = ("food", "furniture")
+_UNSEEN = "The picture is too dark or too plain at this moment to tell what the camera wearer does"
 _PADDING = "as seen in first person from the wearer's own point of view"
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 
@@ -135,10 +132,10 @@ class SceneSources:
     Attributes:
         hands: The wearer's hands.
         masks: What was segmented.
-        segments: Activity segments.
+        segments: Activity segments that can be relied on; there may be gaps between them.
         motion: How the picture moved, on every frame.
         motion_timestamps_ns: ``int64 [N]``, times of these frames.
-        motion_width: Width in pixels of the picture that ``motion`` refers to.
+        motion_longer_side: Longer side in pixels of the picture that ``motion`` refers to.
         location: Kind of place as the collector stated it.
     """
 
@@ -147,17 +144,26 @@ class SceneSources:
     segments: Sequence[ActionSegment] = ()
     motion: CameraMotion | None = None
     motion_timestamps_ns: npt.NDArray[np.int64] | None = None
-    motion_width: int = 1
+    motion_longer_side: int = 1
     location: str = ""
 
 
-def parse_segments(content: Mapping[str, Any]) -> tuple[ActionSegment, ...]:
-    """The segments of ``actions.json``."""
+def reliable_segments(content: Mapping[str, Any], *, least_score: float) -> tuple[ActionSegment, ...]:
+    """The segments of ``actions.json`` whose activity can be stated.
+
+    Where no hand was seen, nobody knows what hands did, nor that they did nothing.
+
+    Args:
+        content: The document.
+        least_score: Score from which on a label counts.
+    """
+    unknown = () if content["hands"] else (*HAND_LABELS, IDLE)
     return tuple(
         ActionSegment(
             start_ns=item["start_ns"], end_ns=item["end_ns"], label=item["label"], score=item["score"]
         )
         for item in content["segments"]
+        if item["score"] >= least_score and item["label"] not in unknown
     )
 
 
@@ -189,6 +195,10 @@ def word_count(text: str) -> int:
 
 def describe(facts: SceneFacts) -> str:
     """A sentence of 15 to 30 words that says what the facts say, and nothing else."""
+    if facts.camera == "unseen":
+        # In the dark nobody finds a hand or a movement, and that says nothing of them.
+        place = _PLACES.get(facts.location, "")
+        return " ".join(f"{_UNSEEN} {place}".split()) + "."
     words = [_subject(facts)]
     hands = _hands_clause(facts)
     # What comes later is left out first where the sentence would grow too long.
@@ -211,23 +221,21 @@ def _nearest(stamps: npt.NDArray[np.int64], timestamp_ns: int) -> int | None:
     return place if abs(int(stamps[place]) - timestamp_ns) <= NEAR_NS else None
 
 
-def _hands(sources: SceneSources, timestamp_ns: int) -> dict[str, dict[str, Any]] | None:
+def _hands(sources: SceneSources, timestamp_ns: int) -> dict[str, dict[str, str]] | None:
     tracks = sources.hands
     if tracks is None or (place := _nearest(tracks.timestamps_ns, timestamp_ns)) is None:
         return None
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, str]] = {}
     for track in tracks.tracks:
         state = track.states[place]
         if state is not None:
-            contact = state == "grasp" or bool(track.contact_scores[place] >= CONTACT_SCORE)
-            category = (
-                _touched(track, place, tracks.resolution, sources.masks, timestamp_ns) if contact else ""
-            )
-            found[track.side] = {"state": state, "contact": contact, "category": category}
+            held = state == "grasp"
+            category = _held(track, place, tracks.resolution, sources.masks, timestamp_ns) if held else ""
+            found[track.side] = {"state": state, "category": category}
     return found
 
 
-def _touched(
+def _held(
     track: HandTrack, place: int, resolution: tuple[int, int], masks: MaskRows | None, timestamp_ns: int
 ) -> str:
     """Category of the mask at the contact box; empty where there is none."""
@@ -272,6 +280,8 @@ def _camera(sources: SceneSources, start_ns: int, end_ns: int) -> str:
     inside = (stamps >= start_ns) & (stamps < end_ns)
     if inside.sum() < 2:
         return ""
+    if motion.unseen_share(np.flatnonzero(inside)) > MOSTLY:
+        return "unseen"
     times = stamps[inside]
     steps = np.arange(int(times[0]), int(times[-1]) + 1, _MOTION_STEP_NS)
     if steps[-1] != times[-1]:
@@ -281,7 +291,7 @@ def _camera(sources: SceneSources, start_ns: int, end_ns: int) -> str:
     )
     path = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
     seconds = max((int(times[-1]) - int(times[0])) / 1e9, 1e-9)
-    if path / sources.motion_width / seconds < STILL_WIDTHS_PER_S:
+    if path / sources.motion_longer_side / seconds < STILL_SPEED:
         return "still"
     distance = float(np.linalg.norm(positions[-1] - positions[0]))
     return "turning" if distance >= TURN_SHARE * path else "moving"
@@ -303,7 +313,7 @@ def _hands_clause(facts: SceneFacts) -> str:
     if facts.hands is None:
         return ""
     if not facts.hands:
-        return "no hand is in view"
+        return "no hand was found"
     if len(facts.hands) == 2:
         left, right = facts.hands["left"], facts.hands["right"]
         if left == right:
@@ -313,15 +323,14 @@ def _hands_clause(facts: SceneFacts) -> str:
         return " and ".join(f"the {side} hand {_doing(facts.hands[side])}" for side in order)
     [(side, hand)] = facts.hands.items()
     other = "left" if side == "right" else "right"
-    return f"the {side} hand {_doing(hand)} and the {other} hand is out of view"
+    return f"the {side} hand {_doing(hand)} and the {other} hand was not found"
 
 
-def _doing(hand: Mapping[str, Any], *, plural: bool = False) -> str:
-    state, category = str(hand["state"]), str(hand["category"])
+def _doing(hand: Mapping[str, str], *, plural: bool = False) -> str:
+    state = hand["state"]
     if state == "free":
-        touched = f"{'touch' if plural else 'touches'} {_thing(category)}"
-        return touched if hand["contact"] else ("are free" if plural else "is free")
-    return f"{(_DO if plural else _DOES)[state]} {_thing(category)}"
+        return "are free" if plural else "is free"
+    return f"{(_DO if plural else _DOES)[state]} {_thing(hand['category'])}"
 
 
 def _thing(category: str) -> str:

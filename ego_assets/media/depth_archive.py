@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ego_assets.media.contact_sheet import contact_sheet
 from ego_assets.media.frame_archive import FrameArchiveWriter
 from ego_assets.media.overlays import depth_picture, draw_label, side_by_side
 from ego_assets.media.rasters import encode_png8, encode_png16
+from ego_assets.media.verdict_table import write_verdict_table
 from ego_assets.schema.camera import PinholeCamera, Scale
-from ego_assets.schema.depth import DepthFrame, DepthMeasurements, DepthStatus
+from ego_assets.schema.depth import MEASURED_FROM, DepthFrame, DepthMeasurements, DepthStatus
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.frames import ClipFrame
+from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.motion import CameraMotion
 
 #: Version of ``depth.json``.
 DEPTH_FORMAT = 1
-#: Value of a pixel for a depth of 1, in metres or in medians of the segment.
+#: Value of a pixel for a depth of 1, in metres or in medians of the segment's first map.
 UNITS_PER_DEPTH = 1000
 #: Largest value of a pixel; what lies farther away has it too.
 LARGEST_VALUE = 65535
-#: Confidence from which a depth was measured; below it was completed between measurements.
-MEASURED_FROM = 128
 
 _UNITS = {
     Scale.METRIC: "millimetre",
-    Scale.UNKNOWN: "thousandth of the median measured depth of the segment",
+    Scale.UNKNOWN: "thousandth of the median measured depth of the segment's first map",
 }
 
 # Statistics look at every fourth pixel both ways: 57,600 of a 1280x720 map.
@@ -45,6 +41,20 @@ _STRIDE = 4
 _MAXIMUM_PERCENTILE = 99.9
 # Maps that share fewer known pixels than this are not compared.
 _MIN_SHARED = 0.01
+# What is stored of the measurements, beside the verdicts.
+_STORED = (
+    "status",
+    "segment",
+    "is_metric",
+    "valid_share",
+    "measured_share",
+    "completed_share",
+    "median",
+    "maximum",
+    "change",
+    "camera_motion",
+    "picture_shift",
+)
 _PICTURES = 6
 _PICTURE_WIDTH = 320
 
@@ -160,6 +170,17 @@ def picture_shift(
     return shift
 
 
+def cuts_at(motion: CameraMotion, frame_index: npt.NDArray[np.int64]) -> frozenset[int]:
+    """The frames of a list on which a new scene begins, counted from the frame before in that list.
+
+    Args:
+        motion: How the camera moved, on every frame of the video.
+        frame_index: ``int64 [N]``, ascending.
+    """
+    known = frame_index[frame_index < motion.frame_count]
+    return frozenset(known[1:][np.diff(motion.scenes[known]) != 0].tolist())
+
+
 def depth_document(
     measurements: DepthMeasurements,
     *,
@@ -212,13 +233,8 @@ def depth_document(
     }
 
 
-def write_depth_document(document: Mapping[str, Any], path: Path) -> None:
-    """Write ``depth.json``."""
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
-
-
 def write_map_verdicts(
-    measurements: DepthMeasurements, verdicts: Mapping[str, Sequence[StrEnum]], path: Path
+    measurements: DepthMeasurements, verdicts: Mapping[str, Sequence[GateOutcome]], path: Path
 ) -> None:
     """Write ``verdicts.parquet``: a row per map, with what was measured and the verdict of every criterion.
 
@@ -227,26 +243,13 @@ def write_map_verdicts(
         verdicts: Criterion to one verdict per map.
         path: File to write.
     """
-    columns: dict[str, Any] = {
-        "frame_index": pa.array(measurements.frame_index),
-        "timestamp_ns": pa.array(measurements.timestamps_ns),
-        "status": pa.array(measurements.status, pa.string()),
-        "segment": pa.array(measurements.segment),
-        "is_metric": pa.array(measurements.is_metric),
-        "valid_share": pa.array(measurements.valid_share),
-    }
-    for name in ("measured_share", "completed_share", "median", "maximum", "change"):
-        columns[name] = _nullable(getattr(measurements, name))
-    for name in ("camera_motion", "picture_shift"):
-        columns[name] = _nullable(getattr(measurements, name))
-    for name, outcomes in verdicts.items():
-        columns[name] = pa.array([outcome.value for outcome in outcomes], pa.string())
-    pq.write_table(pa.table(columns), path)
-
-
-def _nullable(values: npt.NDArray[np.float64]) -> pa.Array:
-    """NaN becomes null: JSON readers and databases know no NaN."""
-    return pa.array(values, mask=np.isnan(values))
+    write_verdict_table(
+        path,
+        frame_index=measurements.frame_index,
+        timestamps_ns=measurements.timestamps_ns,
+        measurements={name: getattr(measurements, name) for name in _STORED},
+        verdicts=verdicts,
+    )
 
 
 def _segments(measurements: DepthMeasurements) -> Iterator[dict[str, Any]]:

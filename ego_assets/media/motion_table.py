@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ MOTION_SCHEMA = pa.schema(
         pa.field("y_px", pa.float64(), nullable=False),
         pa.field("change", pa.float32(), nullable=False),
         pa.field("is_cut", pa.bool_(), nullable=False),
+        pa.field("unseen", pa.bool_(), nullable=False),
     ]
 )
 
@@ -60,6 +62,7 @@ def motion_table(
         positions[:, 1],
         motion.change,
         motion.is_cut,
+        motion.unseen,
     )
     arrays = [pa.array(column, field.type) for column, field in zip(columns, MOTION_SCHEMA, strict=True)]
     stated = MOTION_SCHEMA.with_metadata({_RESOLUTION_KEY: json.dumps(resolution).encode()})
@@ -87,6 +90,7 @@ def read_motion(
             positions_xy=np.stack([column["x_px"], column["y_px"]], axis=1).astype(np.float64),
             change=column["change"].astype(np.float32),
             is_cut=column["is_cut"].astype(np.bool_),
+            unseen=column["unseen"].astype(np.bool_),
         )
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupted(
@@ -94,11 +98,7 @@ def read_motion(
         ) from error
     if resolution is not None:
         _expect_sizes(resolution=resolution)
-        motion = CameraMotion(
-            positions_xy=_scaled(motion.positions_xy, (width, height), resolution),
-            change=motion.change,
-            is_cut=motion.is_cut,
-        )
+        motion = replace(motion, positions_xy=_scaled(motion.positions_xy, (width, height), resolution))
     return motion, column["timestamp_ns"].astype(np.int64)
 
 

@@ -34,6 +34,9 @@ _MIN_AGREEING_POINTS = 6
 _MIN_AGREEING_SHARE = 0.4
 #: Grey levels that noise may change a thumbnail by without counting as change.
 _NOISE_GREY_LEVELS = 3.0
+#: Standard deviation of a thumbnail below which the picture shows next to nothing. Pictures of a lit room have 18 and
+#: more, a nearly black video of the benchmarks 8, a covered lens and a room in the dark 2.
+_MIN_CONTRAST_GREY_LEVELS = 4.0
 #: Change from which a frame may begin a new scene, and how many times the change of the frame before it must be:
 #: a fast turn changes many frames in a row, a cut only one.
 _CUT_CHANGE = 0.5
@@ -80,6 +83,7 @@ class MotionMeter:
         self._positions = array("d")
         self._change = array("f")
         self._is_cut = array("b")
+        self._unseen = array("b")
 
     def measure(self, frame: DecodedFrame) -> FrameMotion:
         """The motion since the frame given before; none for the first one."""
@@ -105,6 +109,7 @@ class MotionMeter:
         self._positions.extend(self._position.tolist())
         self._change.append(motion.change)
         self._is_cut.append(motion.is_cut)
+        self._unseen.append(float(thumbnail.std()) < _MIN_CONTRAST_GREY_LEVELS)
         return motion
 
     def camera_motion(self) -> CameraMotion:
@@ -113,6 +118,7 @@ class MotionMeter:
             positions_xy=np.array(self._positions, np.float64).reshape(-1, 2),
             change=np.array(self._change, np.float32),
             is_cut=np.array(self._is_cut, np.bool_),
+            unseen=np.array(self._unseen, np.bool_),
         )
 
     def _compare(

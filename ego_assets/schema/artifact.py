@@ -48,6 +48,7 @@ class ArtifactDocument:
         counts: Plain numbers, such as ``frames``.
         time_base: What the time stamps in the files mean.
         resolution: Width and height in pixels that rasters and boxes refer to; ``None`` where there are none.
+        facts: What a reader has to know before using the files, such as the unit of depth; JSON-serialisable.
         pictures: Files that show people what was made, by title.
         software: Version of this package.
         committed_at: UTC time of the commit, ISO 8601; not part of the data version.
@@ -67,6 +68,7 @@ class ArtifactDocument:
     counts: Mapping[str, float] = field(default_factory=dict)
     time_base: str = "presentation time stamps, integer nanoseconds"
     resolution: tuple[int, int] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
     software: str = ""
     committed_at: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.frames import ClipFrame
@@ -18,15 +18,16 @@ class SceneFacts:
     """What the other layers found around a time, for sentences and for prompts; empty where a layer is missing.
 
     Attributes:
-        hands: Side to ``state``, ``contact`` and the ``category`` in contact, of the wearer's visible hands; ``None``
+        hands: Side to ``state`` and the ``category`` of what it holds, of the wearer's hands that were found; ``None``
             where nobody looked for hands.
         objects: Category to number of instances seen.
-        activity: Label of the activity segment that contains the time.
-        camera: How the camera moves: ``still``, ``turning`` or ``moving``; empty where unknown.
+        activity: Label of the activity segment that contains the time, where that can be relied on.
+        camera: How the camera moves: ``still``, ``turning`` or ``moving``; ``unseen`` where the picture shows next to nothing;
+            empty where unknown.
         location: Kind of place as the collector stated it.
     """
 
-    hands: Mapping[str, Mapping[str, Any]] | None = None
+    hands: Mapping[str, Mapping[str, str]] | None = None
     objects: Mapping[str, int] = field(default_factory=dict)
     activity: str = ""
     camera: str = ""
@@ -55,6 +56,7 @@ class CaptionAnswer:
         refused: Why there is none: a refusal, an empty or malformed answer. Empty where there is a sentence.
         prompt_tokens: Tokens that were sent, where the backend counts them.
         completion_tokens: Tokens that came back.
+        requests: Requests to an endpoint that it took, those tried again included.
         model: Model that answered, as the endpoint names it.
     """
 
@@ -62,6 +64,7 @@ class CaptionAnswer:
     refused: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    requests: int = 0
     model: str = ""
 
     def __post_init__(self) -> None:

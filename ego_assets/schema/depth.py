@@ -14,8 +14,12 @@ from ego_assets.schema.camera import CameraTrajectory, PinholeCamera, Scale
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.frames import ClipFrame
 
-#: What stands behind a map: evidence; a camera that did not move, so that nothing can be said; or a failure.
+#: What stands behind a map: evidence; a camera that was seen not to move, so that nothing can be said; or a failure:
+#: a frame without texture, or one that could not be compared with any other.
 DepthStatus = Literal["estimated", "no_parallax", "failed"]
+
+#: Confidence from which a depth was measured; below it was completed between measurements.
+MEASURED_FROM = 128
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,7 +36,7 @@ class DepthFrame:
         scale: Unit of ``depth``.
         status: What stands behind it.
         segment: Maps share one unit only within a segment.
-        camera_motion: How far the camera moved between the pictures compared, in units of ``depth``; NaN where unknown.
+        camera_motion: How far the camera moved since the frame before, in units of ``depth``; NaN where unknown.
         camera: Intrinsics that the map was computed with, where the backend corrected the ones it was given.
     """
 
@@ -85,6 +89,7 @@ class DepthEstimator(Protocol):
         camera: PinholeCamera,
         poses: CameraTrajectory | None = None,
         baseline_m: float | None = None,
+        cuts: frozenset[int] = frozenset(),
     ) -> Iterator[DepthFrame]:
         """One map per frame, in order; nothing is remembered from one call to the next.
 
@@ -94,6 +99,7 @@ class DepthEstimator(Protocol):
             poses: Where the camera was, where a sensor or another layer knows it.
             baseline_m: Median distance in metres that the camera moves between neighbouring frames given, where it
                 is known (a rail, a robot) and ``poses`` are not metric.
+            cuts: Indices of those frames on which a new scene begins: they are not compared with earlier ones.
         """
         ...
 

@@ -72,7 +72,7 @@ class BackendInfo:
         task: Task of the profile, such as ``faces``.
         backend: Name used in profiles.
         model: Name of the model, with its version.
-        weights_sha256: Digest of the weights file; empty for weight-free backends.
+        weights_sha256: Digest of the weights file, or a joint one of several; empty for weight-free backends.
         licence: SPDX identifier or name of the weights' licence.
     """
 

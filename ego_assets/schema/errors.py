@@ -12,6 +12,9 @@ class EgoAssetsError(Exception):
 
     #: Whether the same call may succeed later without anybody changing anything.
     transient: bool = False
+    #: Whether it says something about the clip. What does not (settings, missing packages, an endpoint that is down) is
+    #: tried again by the next run without anybody asking for it.
+    about_clip: bool = True
 
 
 class MediaError(EgoAssetsError):
@@ -68,16 +71,23 @@ class ArtifactCorrupted(EgoAssetsError):
 class InsufficientDisk(EgoAssetsError):
     """Not enough free space for the work that is about to start."""
 
+    about_clip = False
+
 
 class BackendUnavailable(EgoAssetsError):
     """A model backend cannot run here; the message says what to install or configure."""
 
+    about_clip = False
+
 
 class ConfigurationError(EgoAssetsError):
     """A setting or profile is wrong; the message names it and what was expected."""
+
+    about_clip = False
 
 
 class TransientError(EgoAssetsError):
     """A failure of the surroundings (network, store, database) that is worth retrying."""
 
     transient = True
+    about_clip = False

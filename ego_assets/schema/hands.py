@@ -99,7 +99,8 @@ class HandTrack:
         scores: ``float32 [N]``, how sure it is that the hand is there, 0-1.
         landmarks_xy: ``float32 [N, 21, 2]`` in pixels; NaN also where the backend gives none.
         states: State per frame; ``None`` where the hand is not visible.
-        state_scores: ``float32 [N]``, how sure the state is, 0-1.
+        state_scores: ``float32 [N]``, how sure it is that a grasp has contact and a free hand has none, 0-1; NaN in
+            pre-grasp and post-release where they follow from a rule without a probability.
         contact_boxes_xyxy: ``float32 [N, 4]``, the object in contact; NaN where there is none.
         contact_scores: ``float32 [N]``, how sure it is that there is contact, 0-1.
     """

@@ -15,7 +15,7 @@ from ego_assets.batching import build_layer_assets
 from ego_assets.execution import ClipWork, LayerDraft
 from ego_assets.partitions import clip_partitions
 from ego_assets.schema.clip import Clip
-from ego_assets.schema.errors import TransientError
+from ego_assets.schema.errors import ConfigurationError, TransientError
 from ego_assets.schema.gates import GateSpec
 from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
 from ego_assets.settings import Settings
@@ -60,7 +60,10 @@ SPECS = (
 
 @dataclass
 class Behaviour:
-    """What the layers do on which clip: ``unfit``, ``unjudged``, ``crash``, ``flaky``, ``down``, ``ugly``, ``unknown``."""
+    """What the layers do on which clip.
+
+    Rules: ``unfit``, ``unjudged``, ``misconfigured``, ``crash``, ``flaky``, ``down``, ``ugly``, ``unknown``.
+    """
 
     rules: dict[tuple[str, str], str] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
@@ -74,6 +77,8 @@ class Behaviour:
         layer, clip_id = work.spec.name, work.clip.clip_id
         self.calls.append((layer, clip_id))
         rule = self.rules.get((layer, clip_id))
+        if rule == "misconfigured":
+            raise ConfigurationError("There is no such backend.")
         if rule == "crash":
             raise RuntimeError("the model fell over")
         if rule == "flaky" and self.calls.count((layer, clip_id)) < 3:

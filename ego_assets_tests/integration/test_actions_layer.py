@@ -173,7 +173,8 @@ def test_without_hands_the_layer_says_so(tmp_path: Path) -> None:
     found = json.loads(bench.read("actions", "actions.json"))
     assert found["hands"] is False and found["rate_hz"] == 1
     assert len(found["steps"]) == 3
-    assert all(step["manipulating"] == step["carrying"] == 0 for step in found["steps"])
+    assert found["known_labels"] == 5
+    assert all(step["idle"] < 0.5 for step in found["steps"])
     assert found["segments"][0]["start_ns"] == 0 and found["segments"][-1]["end_s"] == pytest.approx(
         3.0, abs=0.01
     )
@@ -204,7 +205,7 @@ def test_only_the_labels_asked_for(tmp_path: Path) -> None:
 
 def test_a_label_that_does_not_exist_is_told_with_those_that_do(tmp_path: Path) -> None:
     outcome = Bench(tmp_path, action_labels="idle,dancing").run()
-    assert outcome.state is LayerState.GIVEN_UP
+    assert outcome.state is LayerState.POSTPONED
     assert "'dancing'" in outcome.reason and "looking around" in outcome.reason
 
 
@@ -242,7 +243,15 @@ def test_the_privacy_pass_stores_how_the_camera_moved_and_nothing_else_of_it(tmp
         "contact_sheet.jpg",
     }
     again = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
-    assert again.column_names == ["frame_index", "timestamp_ns", "x_px", "y_px", "change", "is_cut"]
+    assert again.column_names == [
+        "frame_index",
+        "timestamp_ns",
+        "x_px",
+        "y_px",
+        "change",
+        "is_cut",
+        "unseen",
+    ]
 
 
 def test_a_rendering_from_before_the_table_existed_is_told_apart(tmp_path: Path) -> None:

@@ -20,19 +20,23 @@ from dagster import AssetKey
 from ego_assets.assets import PRIVACY_CHAIN, captions, clip_package, manifest
 from ego_assets.assets import frames as frames_asset
 from ego_assets.batching import essential_ancestors
-from ego_assets.execution import LayerFunction, LayerOutcome, LayerState, run_layer
+from ego_assets.doctor import examine
+from ego_assets.execution import ClipWork, LayerFunction, LayerOutcome, LayerState, run_layer
 from ego_assets.labels.prompts import DEFAULT_PROMPTS
 from ego_assets.planning import ClipPlan, LayerPlan, plan_clip
 from ego_assets.project import Project
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.errors import ConfigurationError
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.ladder import Rung
 from ego_assets.schema.layers import LayerSpec
 from ego_assets.schema.vocabulary import ReviewRisk
-from ego_assets.settings import Settings
+from ego_assets.settings import Settings, load_settings
 from ego_assets_tests.caption_server import SENTENCE, CaptionServer, caption_server, completion, failure
 from ego_assets_tests.clips import write_clip
+from resources.captioner import EndpointOptions
+from resources.endpoint import shared_state
 from resources.platform import ProfileModels
 from resources.profiles import load_profile
 
@@ -144,10 +148,10 @@ def root(processed: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CaptionServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def server() -> Iterator[CaptionServer]:
     with caption_server() as running:
         yield running
+    shared_state.cache_clear()
 
 
 def endpoint(server: CaptionServer, **settings: Any) -> dict[str, Any]:
@@ -173,7 +177,7 @@ def test_without_an_endpoint_sentences_are_built_and_marked(root: Path) -> None:
     assert not outcome.is_complete
     found = bench.captions()
     assert found["format"] == 1 and found["source"] == "template" and found["prompts"] == []
-    assert found["usage"] == {"requests": 3, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
+    assert found["usage"] == {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": None}
     stretches = [(entry["start_ns"], entry["end_ns"]) for entry in found["captions"]]
     assert len(stretches) == 3 and stretches[0][1] == stretches[1][0] == 2_000_000_000
     assert all(
@@ -184,7 +188,9 @@ def test_without_an_endpoint_sentences_are_built_and_marked(root: Path) -> None:
     )
     assert rows["relevance"].to_pylist() == ["not_evaluated"] * 3
     assert rows["frame_index"].to_pylist() == [entry["frame_index"] for entry in found["captions"]]
-    assert outcome.document is not None and "caption_relevance" not in outcome.document.counts
+    assert rows["similarity"].null_count == 3
+    assert outcome.document is not None
+    assert not {"caption_relevance", "cost_usd"} & set(outcome.document.counts)
     assert 0 < len(outcome.pictures["captions"]) <= 50_000
     assert "captions.json" in bench.delivered()
 
@@ -229,6 +235,14 @@ def test_an_endpoint_captions_and_its_cost_is_counted(root: Path, server: Captio
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize(("price", "cost"), [("", None), ("0", 0.0)])
+def test_no_price_is_no_cost(root: Path, server: CaptionServer, price: str, cost: float | None) -> None:
+    bench = Bench(root, **endpoint(server, caption_usd_per_million_prompt_tokens=price))
+    bench.run()
+    assert bench.captions()["usage"]["cost_usd"] == cost
+    assert ("cost_usd" in bench.document("captions").counts) == (cost is not None)
+
+
 def test_refused_moments_alone_are_asked_again(root: Path, server: CaptionServer) -> None:
     def respond(body: dict[str, Any], number: int) -> Any:
         return completion(None, refusal="No.") if number == 1 else completion()
@@ -255,13 +269,12 @@ def test_an_endpoint_that_refuses_everything_gives_the_layer_up(root: Path, serv
     assert bench.plan().pending == []
 
 
-def test_a_wrong_key_gives_the_layer_up_until_somebody_asks(root: Path, server: CaptionServer) -> None:
+def test_a_wrong_key_postpones_the_layer_and_is_in_no_message(root: Path, server: CaptionServer) -> None:
     server.script(failure(401, f"bad key {KEY}"))
     bench = Bench(root, **endpoint(server))
     outcome = bench.run()["captions"]
-    assert outcome.state is LayerState.GIVEN_UP and KEY not in outcome.reason
-    assert bench.waits == [] and bench.plan().pending == []
-    assert bench.plan(retry_failed=True).pending[0] == "captions"
+    assert outcome.state is LayerState.POSTPONED and KEY not in outcome.reason
+    assert bench.waits == [] and bench.plan().pending[0] == "captions"
 
 
 def test_while_the_endpoint_is_down_the_other_layers_finish_and_captions_catch_up(
@@ -273,7 +286,7 @@ def test_while_the_endpoint_is_down_the_other_layers_finish_and_captions_catch_u
     assert outcomes["captions"].state is LayerState.POSTPONED and outcomes["captions"].lets_clip_pass
     assert "503" in outcomes["captions"].reason
     # The layer was tried twice more, with growing waits.
-    assert bench.waits == [5.0, 10.0] and outcomes["captions"].attempts == 3
+    assert bench.waits == [0.5, 1.0] and outcomes["captions"].attempts == 3
     done = [name for name, outcome in outcomes.items() if outcome.state is LayerState.COMMITTED]
     assert done == ["manifest", "clip_package"]
     assert "captions.json" not in bench.delivered() and "metadata.json" in bench.delivered()
@@ -295,6 +308,8 @@ def test_while_the_endpoint_is_down_the_other_layers_finish_and_captions_catch_u
     assert bench.versions() == before
 
     server.script(completion())
+    # Another process asks at once.
+    shared_state.cache_clear()
     outcomes = bench.run()
     assert {name: outcome.state for name, outcome in outcomes.items()} == dict.fromkeys(
         ("captions", "manifest", "clip_package"), LayerState.COMMITTED
@@ -355,11 +370,107 @@ def test_a_clip_of_made_up_captions_goes_on_without_them(root: Path, server: Cap
     assert "captions.json" not in bench.delivered()
 
 
-def test_a_model_name_is_needed(root: Path, server: CaptionServer) -> None:
-    bench = Bench(root, **endpoint(server, caption_models=""))
+def test_a_dead_endpoint_costs_one_round_of_requests(root: Path, server: CaptionServer) -> None:
+    server.script(failure(500))
+    bench = Bench(root, **endpoint(server, caption_concurrency=1))
+    # As many clips: the layer is tried three times on each.
+    for _ in range(3):
+        outcome = bench.run(["captions"])["captions"]
+        assert outcome.state is LayerState.POSTPONED and outcome.attempts == 3
+    # One picture may be the reason; two are not.
+    assert len(server.requests) == 2
+    assert max(bench.waits) <= 1
+
+
+def test_while_the_endpoint_is_left_alone_nothing_is_decoded(
+    root: Path, server: CaptionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(root, **endpoint(server))
+    EndpointOptions(base_url=server.base_url).shared.breaker.give_up("status 503")
+
+    def decoded(*arguments: Any) -> Any:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ClipWork, "sampled_frames", decoded)
+    outcome = bench.run(["captions"])["captions"]
+    assert outcome.state is LayerState.POSTPONED and "left alone" in outcome.reason
+
+
+def test_answers_paid_for_survive_a_failed_attempt(root: Path, server: CaptionServer) -> None:
+    server.script(completion(), completion(), failure(429, Retry_After="600"), completion())
+    bench = Bench(root, **endpoint(server, caption_concurrency=1))
+    assert bench.run()["captions"].state is LayerState.POSTPONED
+    assert len(server.requests) == 3
+    # The pause is over.
+    shared_state.cache_clear()
+    assert bench.run()["captions"].state is LayerState.COMMITTED
+    assert len(server.requests) == 4
+    usage = bench.captions()["usage"]
+    assert usage["requests"] == 4 and usage["prompt_tokens"] == 3000
+    # Whoever orders the layer again wants new answers.
+    assert bench.run(["captions"])["captions"].state is LayerState.COMMITTED
+    assert len(server.requests) == 7
+
+
+def test_short_answers_are_delivered_with_the_reason_and_do_not_count(
+    root: Path, server: CaptionServer
+) -> None:
+    server.script(completion("Yes."))
+    bench = Bench(root, **endpoint(server))
     outcome = bench.run()["captions"]
-    assert outcome.state is LayerState.GIVEN_UP and "EGO_CAPTION_MODELS" in outcome.reason
+    assert outcome.state is LayerState.GIVEN_UP and "0 of 3 moments have a caption" in outcome.reason
+
+
+def test_an_answer_with_half_a_character_is_stored(root: Path, server: CaptionServer) -> None:
+    server.script(completion(f"{SENTENCE} \ud83d"))
+    bench = Bench(root, **endpoint(server))
+    assert bench.run()["captions"].state is LayerState.COMMITTED
+    assert {entry["text"] for entry in bench.captions()["captions"]} == {SENTENCE}
+
+
+@pytest.mark.parametrize("content", ["name: no list", "[broken"])
+def test_wrong_prompts_are_named_before_anything_is_decoded(
+    root: Path, server: CaptionServer, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    prompts = root / "prompts.yaml"
+    prompts.write_text(content)
+    bench = Bench(root, **endpoint(server, caption_prompts_file=prompts))
+    monkeypatch.setattr(ClipWork, "sampled_frames", None)
+    outcome = bench.run(["captions"])["captions"]
+    assert outcome.state is LayerState.POSTPONED and "EGO_CAPTION_PROMPTS_FILE" in outcome.reason
     assert server.requests == []
+    [finding] = [each for each in examine(bench.project.settings) if each.subject == "caption endpoint"]
+    assert finding.state == "missing" and "EGO_CAPTION_PROMPTS_FILE" in finding.advice
+
+
+def test_doctor_says_what_writes_captions(tmp_path: Path) -> None:
+    for address, state, found in (
+        ("", "ok", "none"),
+        ("http://host:8000/v1", "ok", "not contacted"),
+        ("http://host:8000/v1?key=secret", "missing", "-"),
+    ):
+        settings = Settings(data_dir=tmp_path, caption_base_url=address, caption_models="m")
+        [finding] = [each for each in examine(settings) if each.subject == "caption endpoint"]
+        assert finding.state == state and found in finding.found and "secret" not in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"BASE_URL": "http://host/v1"}, "EGO_CAPTION_MODELS"),
+        ({"BASE_URL": "host/v1", "MODELS": "m"}, "EGO_CAPTION_BASE_URL"),
+        ({"PROMPTS_FILE": "missing.yaml"}, "EGO_CAPTION_PROMPTS_FILE"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"EGO_CAPTION_{name}", value)
+    load_settings.cache_clear()
+    with pytest.raises(ConfigurationError, match=named):
+        load_settings()
 
 
 def test_a_postponed_layer_is_shown_as_such_and_the_clip_goes_on(make_bench: Callable[[int], Any]) -> None:

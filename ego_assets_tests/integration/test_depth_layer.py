@@ -7,7 +7,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from ego_assets_tests.clips import write_clip
 from resources.platform import build_resources
 
 WIDTH, HEIGHT, FRAMES, RATE = 192, 108, 15, 15
+#: The frame on which a second scene begins; every third frame is sampled.
+CUT = 7
 LOG = logging.getLogger("test")
 NO_WAIT = RetryPolicySpec(max_retries=0, delay_s=0.0)
 BLURRED = LayerSpec(name=PRIVACY_LAYER, group="t", description="", stage=2, essential=True, retry=NO_WAIT)
@@ -55,7 +57,7 @@ class FakeEstimator:
     is_dense: bool = False
     depth_m: float = 2.0
     known_share: float = 0.9
-    heard: list[tuple[PinholeCamera, float | None]] = field(default_factory=list)
+    heard: list[tuple[PinholeCamera, float | None, frozenset[int]]] = field(default_factory=list)
 
     @property
     def info(self) -> BackendInfo:
@@ -68,8 +70,9 @@ class FakeEstimator:
         camera: PinholeCamera,
         poses: CameraTrajectory | None = None,
         baseline_m: float | None = None,
+        cuts: frozenset[int] = frozenset(),
     ) -> Iterator[DepthFrame]:
-        self.heard.append((camera, baseline_m))
+        self.heard.append((camera, baseline_m, cuts))
         for number, frame in enumerate(frames):
             if self.behaviour == "raises" and number == 2:
                 raise RuntimeError("the model fell over")
@@ -169,8 +172,13 @@ class Bench:
 def _make_blurred(work: ClipWork, staged: Any) -> LayerDraft:
     path = write_clip(staged.path("proxy.mp4"), frames=FRAMES, width=WIDTH, height=HEIGHT, rate=RATE)
     size = (WIDTH, HEIGHT)
+    is_cut = np.zeros(FRAMES, np.bool_)
+    is_cut[CUT] = True
     table = motion_table(
-        CameraMotion.still(FRAMES), read_timeline(path).timestamps_ns, measured_on=size, resolution=size
+        replace(CameraMotion.still(FRAMES), is_cut=is_cut),
+        read_timeline(path).timestamps_ns,
+        measured_on=size,
+        resolution=size,
     )
     pq.write_table(table, staged.path(MOTION_FILE))
     return LayerDraft(clip_updates={"privacy_status": PrivacyStatus.BLURRED}, resolution=size)
@@ -244,7 +252,7 @@ def test_metric_depth_is_stored_in_millimetres_and_judged(bench: Bench) -> None:
     table = pq.read_table(io.BytesIO(bench.read("verdicts.parquet"))).to_pydict()
     assert table["frame_index"] == [0, 3, 6, 9, 12] and table["range"] == ["passed"] * 5
     # The blurred video says that the picture stood still, on all frames but the first.
-    assert table["picture_shift"] == [None, 0, 0, 0, 0]
+    assert table["picture_shift"] == [None, 0, 0, None, 0], "unknown across the cut"
     assert len(bench.read("contact_sheet.jpg")) < 50_000
 
 
@@ -342,7 +350,9 @@ def test_the_estimator_hears_of_the_baseline_and_the_camera(make_bench: Callable
     bench = make_bench(depth_baseline_m=0.05)
     estimator = FakeEstimator()
     bench.run(estimator)
-    ((camera, baseline_m),) = estimator.heard
+    ((camera, baseline_m, cuts),) = estimator.heard
+    # The first sampled frame after the cut.
+    assert cuts == {9}
     assert (camera.width, camera.height, baseline_m) == (WIDTH, HEIGHT, 0.05)
     assert json.loads(bench.read("depth.json"))["baseline_m"] == 0.05
 

@@ -23,6 +23,7 @@ from ego_assets.cli import main
 from ego_assets.execution import LayerOutcome, LayerState, run_layer
 from ego_assets.labels.embeddings import read_embedding
 from ego_assets.project import Project
+from ego_assets.schema.errors import TransientError
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.layers import RetryPolicySpec
 from ego_assets.schema.vocabulary import ReviewKind
@@ -158,17 +159,54 @@ def test_a_backend_that_gives_no_numbers_is_given_up_and_leaves_no_vector(bench:
     assert bench.index.get(clip_id) is None, "what the gate refused does not come back"
 
 
-def test_a_model_that_raises_leaves_the_vector_of_the_version_that_stands(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (RuntimeError("fell over"), LayerState.GIVEN_UP),
+        (TransientError("out of reach"), LayerState.POSTPONED),
+    ],
+)
+def test_a_model_that_raises_takes_the_vector_along(
+    bench: Bench, error: Exception, state: LayerState
+) -> None:
     from resources.models.embeddings import AppearanceEmbedder
 
     clip_id = bench.clip(seed=5)
-    document = bench.embed(clip_id).document
-    assert document is not None
-    with mock.patch.object(AppearanceEmbedder, "embed_images", side_effect=RuntimeError("fell over")):
+    bench.embed(clip_id)
+    assert bench.index.get(clip_id) is not None
+    with mock.patch.object(AppearanceEmbedder, "embed_images", side_effect=error):
         outcome = bench.embed(clip_id)
-    assert outcome.state is LayerState.GIVEN_UP and "fell over" in outcome.reason
+    assert outcome.state is state and str(error) in outcome.reason
+    assert bench.index.get(clip_id) is None
+    # The version before is still in the store, and the clip goes on without it.
+    bench.project.reindex()
+    assert bench.index.get(clip_id) is None
+    document = bench.embed(clip_id).document
     indexed = bench.index.get(clip_id)
-    assert indexed is not None and indexed.data_version == document.data_version
+    assert document is not None and indexed is not None and indexed.data_version == document.data_version
+
+
+def test_reindex_reads_files_before_it_locks_the_database(bench: Bench) -> None:
+    clip_id = bench.clip(seed=8)
+    bench.embed(clip_id)
+    events: list[str] = []
+    store, database = bench.project.store, bench.project.database
+    read, replace_index = store.read_bytes, database.replace_artifact_index
+
+    def noted_read(*arguments: Any) -> bytes:
+        events.append("read")
+        return read(*arguments)
+
+    def noted_replace(*arguments: Any) -> Any:
+        events.append("write")
+        return replace_index(*arguments)
+
+    with (
+        mock.patch.object(store, "read_bytes", noted_read),
+        mock.patch.object(database, "replace_artifact_index", noted_replace),
+    ):
+        bench.project.reindex()
+    assert events == ["read", "write"]
 
 
 def test_the_command_line_shows_what_looks_alike(bench: Bench) -> None:
@@ -190,9 +228,11 @@ def test_the_command_line_shows_what_looks_alike(bench: Bench) -> None:
     assert [row["clip_id"] for row in found["similar"]] == [copy, other]
     assert found["similar"][0]["similarity"] > 0.9 > found["similar"][1]["similarity"]
     assert found["similar"][0]["source_name"] == "1_12.mp4"
+    assert [row["near_duplicate"] for row in found["similar"]] == [True, False]
 
     code, out, _ = bench.command("similar", first)
     assert code == 0 and "appearance-v1" in out and out.index(copy) < out.index(other)
+    assert "may be a copy" in out and out.index("yes") < out.index(copy) and out.count("yes") == 1
     assert other not in bench.command("similar", first, "--min-similarity", 0.9)[1]
     assert other not in bench.command("similar", first, "--limit", 1)[1]
     code, out, _ = bench.command("similar", other, "--min-similarity", 0.99)

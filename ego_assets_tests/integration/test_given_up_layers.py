@@ -59,3 +59,18 @@ def test_the_version_before_a_layer_was_given_up_is_no_input_any_more(
     assert "manifest" in plan.pending, "the layer is back, and the manifest was made without it"
     bench.run_clip(clip_id)
     assert dict(bench.store.document(clip_id, "manifest").inputs) == made_of
+
+
+def test_what_is_not_the_clip_s_own_fault_is_tried_again_without_being_asked_for(
+    make_bench: Callable[[int], Bench],
+) -> None:
+    bench = make_bench(1)
+    clip_id = bench.clip_ids[0]
+    bench.behaviour.set("masks", clip_id, "misconfigured")
+    bench.run_clip(clip_id)
+    states = {state.layer: state.state for state in bench.database.layer_states(clip_id)}
+    assert states["masks"] == "postponed" and states["manifest"] == "committed"
+    assert bench.behaviour.calls.count(("masks", clip_id)) == 1, "another try would find the same settings"
+    bench.behaviour.rules.clear()
+    plan = plan_clip(clip_id, SPECS, database=bench.database, store=bench.store)
+    assert set(plan.pending) == {"masks", "follow_up", "manifest"}

@@ -18,7 +18,9 @@ import pytest
 
 from ego_assets.assets.hand_object import SPEC, deliver, make
 from ego_assets.execution import ClipWork, LayerDraft, LayerOutcome, LayerState, Services, run_layer
-from ego_assets.labels.hand_object import CRITERIA, read_tracks, validate_record
+from ego_assets.gates.hand_object import GATES
+from ego_assets.labels.hand_object import read_tracks
+from ego_assets.labels.hand_records import validate_record
 from ego_assets.labels.hands import hand_box
 from ego_assets.media.frame_archive import FrameArchiveIndex, read_member
 from ego_assets.media.motion_table import MOTION_FILE, motion_table
@@ -32,7 +34,7 @@ from ego_assets.schema.hands import HandDetections, HandDetector
 from ego_assets.schema.ladder import Rung
 from ego_assets.schema.layers import COMPLETENESS_BITS, LayerSpec, RetryPolicySpec
 from ego_assets.schema.motion import CameraMotion
-from ego_assets.schema.vocabulary import PrivacyStatus
+from ego_assets.schema.vocabulary import PrivacyStatus, ReviewRisk
 from ego_assets.settings import Settings
 from ego_assets_tests.clips import write_clip
 from resources.platform import build_resources
@@ -60,7 +62,8 @@ class FakeDetector:
             self.seen.append(frame.frame_index)
             if self.behaviour == "raises" and number == 2:
                 raise RuntimeError("the model fell over")
-            if self.behaviour == "blind" or (self.behaviour == "gap" and number == 4):
+            hidden = {"blind": True, "gap": number == 4, "glimpse": number >= 5}
+            if hidden.get(self.behaviour, False):
                 yield HandDetections.empty()
             elif self.behaviour == "crowd":
                 yield self._hands(frame, number, count=12)
@@ -212,7 +215,12 @@ def test_the_layer_stores_what_the_guide_asks_for(make_bench: Callable[..., Benc
     assert {"pre-grasp", "grasp"} <= set(tracks.right.states)
     table = pq.read_table(io.BytesIO(bench.read("verdicts.parquet"))).to_pydict()
     assert table["frame_index"] == tracks.frame_index.tolist()
-    assert all(all(table[name]) for name in CRITERIA)
+    for gate in GATES:
+        first, *rest = table[gate.name]
+        assert set(rest) == {"passed"}
+        # The first frame has none before it to step from.
+        assert first == ("not_evaluated" if gate.name == "states" else "passed")
+    assert all(table["has_hand"])
     sheet = bench.read("contact_sheet.jpg")
     picture = cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR)
     assert len(sheet) < 50_000 and picture is not None and picture.std() > 5
@@ -254,12 +262,31 @@ def test_few_hands_where_many_are_expected_lead_to_another_attempt(
     assert "0%" in document.attempts[0]["refused"]
 
 
-def test_where_no_attempt_finds_hands_the_last_one_stands(make_bench: Callable[..., Bench]) -> None:
+def test_where_no_attempt_finds_enough_hands_the_best_one_stands_and_a_person_is_asked(
+    make_bench: Callable[..., Bench],
+) -> None:
     bench = make_bench()
-    outcome = bench.run(FakeDetector("first", "blind"), FakeDetector("second", "blind"))
+    outcome = bench.run(
+        FakeDetector("first", "blind"), FakeDetector("second", "glimpse"), FakeDetector("third", "blind")
+    )
     assert outcome.state is LayerState.COMMITTED and bench.has_bit
     assert verdicts(outcome)["hands_visible"] is GateOutcome.WARNED
-    assert len(bench.document().attempts) == 2
+    document = bench.document()
+    assert document.backends[0].backend == "second" and len(document.attempts) == 3
+    # The files are those of the attempt that stands.
+    assert read_tracks(bench.read).right.visible.sum() == 5
+    assert document.counts["hand_share"] == pytest.approx(0.25)
+    (item,) = bench.reviews
+    assert item.risk is ReviewRisk.NORMAL and "25%" in item.reason
+
+
+def test_few_hands_outlive_a_later_attempt_that_falls_over(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    outcome = bench.run(FakeDetector("first", "glimpse"), FakeDetector("second", "raises"))
+    assert outcome.state is LayerState.COMMITTED and bench.has_bit and len(bench.reviews) == 1
+    assert bench.document().backends[0].backend == "first"
+    assert read_tracks(bench.read).right.visible.sum() == 5
+    assert [attempt["attempt"] for attempt in bench.document().attempts] == ["first", "second"]
 
 
 def test_a_model_that_falls_over_is_replaced_or_given_up(make_bench: Callable[..., Bench]) -> None:

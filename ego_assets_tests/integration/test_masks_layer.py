@@ -213,7 +213,7 @@ class Bench:
 
 @pytest.fixture
 def make_bench(tmp_path: Path) -> Callable[..., Bench]:
-    def build(*, hands: bool = True, **settings: Any) -> Bench:
+    def build(*, hands: bool = True, activity: str = "", **settings: Any) -> Bench:
         configured = Settings(data_dir=tmp_path / "data", free_disk_reserve_bytes=0, **settings)
         resources = build_resources(configured)
         models = FakeModels()
@@ -224,7 +224,8 @@ def make_bench(tmp_path: Path) -> Callable[..., Bench]:
             store=resources["store"].get(),
             models=models,
         )
-        services.database.add_clip(Clip(clip_id=clip_id, source_name="clip.mp4"))
+        clip = Clip(clip_id=clip_id, source_name="clip.mp4", activity_category=activity)
+        services.database.add_clip(clip)
         bench = Bench(services, models, clip_id)
         layers = [(BLURRED, _make_blurred)] + ([(HANDS, _make_hands)] if hands else [])
         for spec, function in layers:
@@ -256,7 +257,7 @@ def test_masks_are_stored_judged_and_delivered(make_bench: Callable[..., Bench])
     )
     assert pq.read_table(io.BytesIO(bench.read("tracks.parquet"))).num_rows == 15
     assert pq.read_table(io.BytesIO(bench.read("verdicts.parquet")))["frame_index"].to_pylist() == COVERED
-    picture = outcome.pictures["instances"]
+    picture = outcome.pictures["frames with masks"]
     assert picture.startswith(b"\xff\xd8") and len(picture) < 50_000
     members = deliver(document, bench.read)
     assert [member.path for member in members] == [
@@ -277,6 +278,18 @@ def test_without_the_hand_layer_nobody_says_that_hands_are_missing(make_bench: C
     found = verdicts(outcome)
     assert found["hand_presence"] is found["hand_area"] is GateOutcome.NOT_EVALUATED
     assert outcome.state is LayerState.COMMITTED and bench.has_bit
+
+
+@pytest.mark.parametrize(
+    ("activity", "expected"), [("cooking", GateOutcome.PASSED), ("walking", GateOutcome.NOT_EVALUATED)]
+)
+def test_clip_and_frames_say_the_same_about_hands(
+    make_bench: Callable[..., Bench], activity: str, expected: GateOutcome
+) -> None:
+    bench = make_bench(activity=activity)
+    outcome = bench.run(FakeTracker())
+    frames = pq.read_table(io.BytesIO(bench.read("verdicts.parquet")))["hand_presence"].to_pylist()
+    assert verdicts(outcome)["hand_presence"] is expected and set(frames) == {expected.value}
 
 
 @pytest.mark.parametrize("first", ["blob", "empty", "raises", "invents"])

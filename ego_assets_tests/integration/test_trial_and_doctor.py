@@ -49,7 +49,13 @@ def test_frames_of_one_file(own_folders: Path) -> None:
     video = write_clip(own_folders / "in" / "clip.mp4")
     out = own_folders / "new" / "out"
     heard: list[tuple[str, float]] = []
-    files = try_layer("frames", video, out, on_progress=lambda layer, done: heard.append((layer, done)))
+    trial = try_layer("frames", video, out, on_progress=lambda layer, done: heard.append((layer, done)))
+    files = list(trial.files)
+    assert {verdict.spec.name: verdict.outcome.value for verdict in trial.gates} == {
+        "completed": "passed",
+        "frame_count": "passed",
+        "decodable": "passed",
+    }
     assert {path.name for path in files} == {
         "frames.tar",
         "frames.parquet",
@@ -72,7 +78,7 @@ def test_the_privacy_pass_of_one_file(own_folders: Path, monkeypatch: pytest.Mon
     write_clip(own_folders / "in" / "clip.mp4")
     monkeypatch.chdir(own_folders / "scratch")
     out = own_folders / "out"
-    files = try_layer("blurred_video", Path("../in/clip.mp4"), out)
+    files = list(try_layer("blurred_video", Path("../in/clip.mp4"), out).files)
     assert {"video.mp4", "proxy.mp4", "pii_report.json", "contact_sheet.jpg", "artifact.json"} <= {
         path.name for path in files
     }
@@ -107,7 +113,7 @@ def test_a_bad_file_says_why(own_folders: Path, write: object, named: str) -> No
 
 def test_the_quality_of_a_bad_file_can_be_looked_at(own_folders: Path) -> None:
     video = write_truncated_clip(own_folders / "in" / "clip.mp4")
-    files = try_layer("clip_quality", video, own_folders / "out")
+    files = list(try_layer("clip_quality", video, own_folders / "out").files)
     assert "quality.json" in {path.name for path in files}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from ego_assets.ladder import AllAttemptsFailed, blocking_refusal, climb
-from ego_assets.schema.errors import BackendUnavailable, TransientError
+from ego_assets.schema.errors import BackendUnavailable, ClipRefused, InsufficientDisk, TransientError
 from ego_assets.schema.gates import GateSpec
 from ego_assets.schema.ladder import Rung
 
@@ -39,10 +39,65 @@ def test_the_first_accepted_result_stands() -> None:
     assert tried == ["a", "b"]
 
 
-def test_after_two_further_attempts_the_last_one_stands() -> None:
+def test_after_two_further_attempts_the_last_one_stands_where_none_can_be_used() -> None:
     climbed = climb(rungs("a", "b", "c", "d"), lambda rung: rung.open(), refusal=refuse(*"abcd"), log=LOG)
     assert (climbed.result, climbed.accepted) == ("c", False)
     assert [attempt["attempt"] for attempt in climbed.attempts] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("worth", "stands", "made"),
+    [
+        ({"a": 1.0, "b": 1.0, "c": 1.0}, "a", "abca"),
+        ({"a": 1.0, "b": 2.0, "c": 0.0}, "b", "abcb"),
+        ({"a": 1.0, "b": 0.0, "c": 2.0}, "c", "abc"),
+        ({"a": 0.0, "b": 0.0, "c": 0.0}, "c", "abc"),
+    ],
+)
+def test_the_most_usable_refused_result_stands_with_its_own_files(
+    worth: dict[str, float], stands: str, made: str
+) -> None:
+    """The files of the last call stand, so what was overwritten is made again; the first among equals is taken."""
+    made_by: list[str] = []
+
+    def make(rung: Rung[str]) -> str:
+        made_by.append(rung.name)
+        return rung.open()
+
+    climbed = climb(rungs(*"abc"), make, refusal=refuse(*"abc"), usable=worth.__getitem__, log=LOG)
+    assert (climbed.result, climbed.rung.name, climbed.accepted) == (stands, stands, False)
+    assert "".join(made_by) == made
+    assert [attempt["attempt"] for attempt in climbed.attempts] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("frame 7"), BackendUnavailable("install it"), OSError("unreadable weights")]
+)
+def test_a_usable_result_outlives_a_later_attempt_that_fails(error: Exception) -> None:
+    made_by: list[str] = []
+
+    def make(rung: Rung[str]) -> str:
+        made_by.append(rung.name)
+        if rung.name == "b":
+            raise error
+        return rung.open()
+
+    climbed = climb(rungs("a", "b"), make, refusal=refuse("a"), usable=lambda result: True, log=LOG)
+    assert (climbed.result, climbed.accepted) == ("a", False)
+    assert made_by == ["a", "b", "a"]
+    assert climbed.attempts[1]["refused"] == f"{type(error).__name__}: {error}"
+
+
+def test_a_later_backend_that_is_not_there_is_passed_over() -> None:
+    def make(rung: Rung[str]) -> str:
+        if rung.name == "b":
+            raise BackendUnavailable("install it")
+        return rung.open()
+
+    climbed = climb(rungs("a", "b", "c"), make, refusal=refuse("a"), log=LOG)
+    assert (climbed.result, climbed.accepted) == ("c", True)
+    with pytest.raises(BackendUnavailable, match="install it"):
+        climb(rungs("a", "b", "c"), make, refusal=refuse("a", "c"), log=LOG)
 
 
 def test_an_exception_of_a_model_refuses_the_attempt() -> None:
@@ -56,7 +111,7 @@ def test_an_exception_of_a_model_refuses_the_attempt() -> None:
     assert climbed.attempts[0]["refused"] == "RuntimeError: frame 7"
 
 
-def test_a_refused_result_does_not_stand_when_a_later_attempt_overwrote_its_files() -> None:
+def test_an_unusable_result_does_not_stand_when_a_later_attempt_fails() -> None:
     def make(rung: Rung[str]) -> str:
         if rung.name == "b":
             raise RuntimeError("frame 7")
@@ -69,7 +124,7 @@ def test_a_refused_result_does_not_stand_when_a_later_attempt_overwrote_its_file
 @pytest.mark.parametrize(
     "error", [TransientError("later"), BackendUnavailable("install it"), OSError("full")]
 )
-def test_failures_of_the_surroundings_are_no_verdict_on_the_attempt(error: Exception) -> None:
+def test_failures_of_the_surroundings_are_no_verdict_on_the_first_attempt(error: Exception) -> None:
     tried: list[str] = []
 
     def make(rung: Rung[str]) -> str:
@@ -79,6 +134,19 @@ def test_failures_of_the_surroundings_are_no_verdict_on_the_attempt(error: Excep
     with pytest.raises(type(error)):
         climb(rungs("a", "b"), make, refusal=refuse(), log=LOG)
     assert tried == ["a"]
+
+
+@pytest.mark.parametrize(
+    "error", [TransientError("later"), ClipRefused("withdrawn"), InsufficientDisk("full")]
+)
+def test_what_is_worth_retrying_or_forbids_the_work_is_raised_on_every_rung(error: Exception) -> None:
+    def make(rung: Rung[str]) -> str:
+        if rung.name == "b":
+            raise error
+        return rung.open()
+
+    with pytest.raises(type(error)):
+        climb(rungs("a", "b", "c"), make, refusal=refuse("a"), usable=lambda result: True, log=LOG)
 
 
 def test_only_blocking_failures_refuse() -> None:

@@ -51,7 +51,7 @@ EXPECTED: dict[str, tuple[str, set[str], set[str]]] = {
     "actions": ("enrich", {"blurred_video", "hand_object"}, {"completed", "SEGMENTS", "confidence"}),
     "captions": (
         "enrich",
-        {"blurred_video", "hand_object", "depth_maps", "masks", "actions"},
+        {"blurred_video", "hand_object", "masks", "actions"},
         {"completed", "ANSWERED", "RELEVANCE", "length"},
     ),
     "manifest": ("curate", {"clip_quality", "blurred_video", *ENRICHMENT}, {"completed", "score"}),

@@ -31,7 +31,7 @@ class MotionRulesRecognizer:
     @property
     def info(self) -> BackendInfo:
         """What runs."""
-        return BackendInfo(task="actions", backend="motion_rules", model="hands and ego-motion, rules 1")
+        return BackendInfo(task="actions", backend="motion_rules", model="hands and ego-motion, rules 2")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class MotionRulesRecognizer:
     ) -> npt.NDArray[np.float32]:
         """``float32 [T, 5]``, the probability of every label at every time; rows sum to 1.
 
-        Without hands the labels that need them get nothing; what else there is to see decides.
+        Where no hand is seen, idle and manipulating cannot be told apart, and neither gets the better half.
 
         Args:
             times_ns: ``int64 [T]``, centres of the steps, ascending.
@@ -71,4 +71,4 @@ class MotionRulesRecognizer:
         features = step_features(
             times_ns, motion=motion, timestamps_ns=timestamps_ns, hands=hands, resolution=resolution
         )
-        return rule_probabilities(features, has_hands=hands is not None, rules=self._rules)
+        return rule_probabilities(features, rules=self._rules)

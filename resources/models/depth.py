@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ego_assets.geometry.correspondence import CornerMatcher, DenseMatcher, Matcher
+from ego_assets.geometry.correspondence import CornerMatcher, DenseMatcher
 from ego_assets.geometry.motion_depth import DepthFromMotion, MotionDepthConfig
 from ego_assets.schema.camera import CameraTrajectory, PinholeCamera
 from ego_assets.schema.depth import DepthFrame
 from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.flow import FlowEstimator
 from ego_assets.schema.frames import ClipFrame
-from resources.models.flow import DisFlow, Preset
 
 
 class MotionDepth:
     """Depth from dense flow. Implements :class:`ego_assets.schema.depth.DepthEstimator`.
 
     Args:
+        flow: Finds where pixels went.
         max_side: Longer side in pixels at which pictures are compared. Cost grows with its square.
         window_frames: Frames that are held: how far back a frame is compared, and the delay of the result.
-        flow_preset: How thoroughly the flow is computed: ``ultrafast``, ``fast`` or ``medium``.
         completion: Whether gaps between measurements are filled.
         calibration: Whether a focal length that is only assumed is corrected by what the clip's first frames show.
     """
@@ -27,16 +27,16 @@ class MotionDepth:
     def __init__(
         self,
         *,
+        flow: FlowEstimator,
         max_side: int = 448,
         window_frames: int = 8,
-        flow_preset: Preset = "medium",
         completion: bool = True,
         calibration: bool = True,
     ) -> None:
         self._config = MotionDepthConfig(
             max_side=max_side, window_frames=window_frames, completion=completion, calibration=calibration
         )
-        self._flow = DisFlow(preset=flow_preset)
+        self._flow = flow
 
     @property
     def info(self) -> BackendInfo:
@@ -57,10 +57,18 @@ class MotionDepth:
         camera: PinholeCamera,
         poses: CameraTrajectory | None = None,
         baseline_m: float | None = None,
+        cuts: frozenset[int] = frozenset(),
     ) -> Iterator[DepthFrame]:
         """One map per frame, in order, a window behind the frames."""
-        matcher = DenseMatcher(self._flow)
-        return _depth(matcher, self._config, frames, camera=camera, poses=poses, baseline_m=baseline_m)
+        engine = DepthFromMotion(
+            DenseMatcher(self._flow),
+            camera=camera,
+            config=self._config,
+            poses=poses,
+            baseline_m=baseline_m,
+            cuts=cuts,
+        )
+        return engine.run(frames)
 
 
 class SparseMotionDepth:
@@ -110,19 +118,15 @@ class SparseMotionDepth:
         camera: PinholeCamera,
         poses: CameraTrajectory | None = None,
         baseline_m: float | None = None,
+        cuts: frozenset[int] = frozenset(),
     ) -> Iterator[DepthFrame]:
         """One map per frame, in order, a window behind the frames."""
-        return _depth(self._matcher, self._config, frames, camera=camera, poses=poses, baseline_m=baseline_m)
-
-
-def _depth(
-    matcher: Matcher,
-    config: MotionDepthConfig,
-    frames: Iterable[ClipFrame],
-    *,
-    camera: PinholeCamera,
-    poses: CameraTrajectory | None,
-    baseline_m: float | None,
-) -> Iterator[DepthFrame]:
-    engine = DepthFromMotion(matcher, camera=camera, config=config, poses=poses, baseline_m=baseline_m)
-    return engine.run(frames)
+        engine = DepthFromMotion(
+            self._matcher,
+            camera=camera,
+            config=self._config,
+            poses=poses,
+            baseline_m=baseline_m,
+            cuts=cuts,
+        )
+        return engine.run(frames)

@@ -7,12 +7,8 @@ of them than looking at each picture alone; every call starts a new graph.
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import cv2
@@ -20,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.labels.hands import hand_box, palm_centre, palm_length
-from ego_assets.schema.detections import BackendInfo, BgrImage, iou_matrix
+from ego_assets.media.resize import shrink
+from ego_assets.schema.detections import BackendInfo, iou_matrix
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import LANDMARK_COUNT, HandDetections
 from resources.models.images import check_image
+from resources.models.mediapipe_runtime import joint_digest, without_start_messages
 from resources.models.registry import (
     HAND_LANDMARKS_FULL,
     HAND_LANDMARKS_LITE,
@@ -34,15 +32,6 @@ from resources.models.registry import (
 
 _GRAPH = "mediapipe/modules/hand_landmark/hand_landmark_tracking_cpu.binarypb"
 _OUTPUTS = ("multi_hand_landmarks", "multi_handedness", "palm_detections")
-# What MediaPipe's native code writes to standard error whenever a graph starts.
-_START_MESSAGES = (
-    b"XNNPACK delegate",
-    b"absl::InitializeLog",
-    b"inference_feedback_manager",
-    b"landmark_projection_calculator",
-)
-# Standard error belongs to the whole process: one graph at a time may start.
-_starting = threading.Lock()
 
 # Two findings whose palms lie closer together than this, in lengths of the palm, and whose boxes overlap by more than
 # this, are one hand: the networks also place a left hand's landmarks on a right hand.
@@ -108,12 +97,12 @@ class MediaPipeHandDetector:
 
     @property
     def info(self) -> BackendInfo:
-        """What runs; the digest is that of the landmark network, whose answer is stored."""
+        """What runs; the digest is that of both networks' digests."""
         return BackendInfo(
             task="hands",
             backend="mediapipe_hands",
             model=f"{self._landmark_card.name}, {self._palm_card.name}",
-            weights_sha256=self._landmark_card.sha256,
+            weights_sha256=joint_digest((self._landmark_card, self._palm_card)),
             licence=self._landmark_card.licence,
         )
 
@@ -124,7 +113,10 @@ class MediaPipeHandDetector:
             close: _Graph | None = None
             for frame in frames:
                 check_image(frame.image)
-                rgb, scale = _shrunk_rgb(frame.image, self._max_side)
+                scale = min(1.0, self._max_side / max(frame.size))
+                rgb = np.asarray(
+                    cv2.cvtColor(shrink(frame.image, self._max_side), cv2.COLOR_BGR2RGB), np.uint8
+                )
                 if whole is None:
                     whole = graphs.enter_context(self._graph(follows=True, hands=self._max_hands))
                 found = whole.hands(rgb)
@@ -181,7 +173,7 @@ class _Graph:
         if self._has_spoken:
             return self._solution.process({"image": rgb})
         # The graph, its first picture and its first hand each have something to say.
-        with _without_start_messages():
+        with without_start_messages():
             if self._solution is None:
                 self._solution = self._start()
             answer = self._solution.process({"image": rgb})
@@ -287,31 +279,3 @@ def _same_hand(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
 def _palm_centre(palm: Any, size: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     box = palm.location_data.relative_bounding_box
     return np.array([box.xmin + box.width / 2, box.ymin + box.height / 2]) * size
-
-
-def _shrunk_rgb(image: BgrImage, max_side: int) -> tuple[npt.NDArray[np.uint8], float]:
-    """The picture as RGB, its longer side at most ``max_side``, and the factor it was shrunk by."""
-    height, width = image.shape[:2]
-    scale = min(1.0, max_side / max(width, height))
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8), scale
-
-
-@contextmanager
-def _without_start_messages() -> Iterator[None]:
-    """Keep what MediaPipe's native code says at every start out of standard error; anything else is passed on."""
-    with _starting, tempfile.TemporaryFile() as heard:
-        sys.stderr.flush()
-        real = os.dup(2)
-        os.dup2(heard.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(real, 2)
-            heard.seek(0)
-            for line in heard.read().splitlines(keepends=True):
-                if not any(message in line for message in _START_MESSAGES):
-                    os.write(real, line)
-            os.close(real)

@@ -21,10 +21,12 @@ from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.masks import MASK_CATEGORIES, MaskFrame
-from resources.models.hands import _without_start_messages
 from resources.models.images import check_image
+from resources.models.mediapipe_runtime import joint_digest, without_start_messages
 from resources.models.registry import POSE_DETECTION, POSE_LANDMARKS_FULL, SELFIE_SEGMENTATION, locate
 
+#: Each of them decides about people.
+_PERSON_WEIGHTS = (SELFIE_SEGMENTATION, POSE_DETECTION, POSE_LANDMARKS_FULL)
 #: Width and height of the segmentation network's input and answer.
 _SEGMENTATION_SIZE = (256, 144)
 _POSE_GRAPH = "mediapipe/modules/pose_landmark/pose_landmark_cpu.binarypb"
@@ -55,7 +57,7 @@ class SelfiePersonFinder:
         self._score_threshold = score_threshold
         self._pose_confidence = pose_confidence
         self._network = cv2.dnn.readNetFromTFLite(str(locate(SELFIE_SEGMENTATION)))
-        for card in (POSE_DETECTION, POSE_LANDMARKS_FULL):
+        for card in _PERSON_WEIGHTS:
             locate(card)
         self._pose: Any = None
         # Neither network may be used by two threads at once.
@@ -112,7 +114,7 @@ class SelfiePersonFinder:
             return self._pose.process({"image": crop}).pose_landmarks
         from mediapipe.python.solution_base import SolutionBase
 
-        with _without_start_messages():
+        with without_start_messages():
             self._pose = SolutionBase(
                 binary_graph_path=_POSE_GRAPH,
                 side_inputs={
@@ -143,6 +145,7 @@ class RegionsFlowTracker:
         max_regions: Most regions found on one key frame.
         reseed_interval_s: Regions are searched anew after this time at the latest.
         hand_memory_s: A hand that the hand layer loses is followed by flow for this long.
+        id_memory_s: An instance that comes back within this time gets its old id.
         people: Whether to look for people.
         person_interval_s: Time between two looks for people.
         person_threshold: Probability from which a pixel is taken for a person.
@@ -160,7 +163,8 @@ class RegionsFlowTracker:
         min_share: float = 0.004,
         max_regions: int = 40,
         reseed_interval_s: float = 2.0,
-        hand_memory_s: float = 0.5,
+        hand_memory_s: float = 1.0,
+        id_memory_s: float = 4.0,
         people: bool = True,
         person_interval_s: float = 0.6,
         person_threshold: float = 0.8,
@@ -173,6 +177,7 @@ class RegionsFlowTracker:
             ),
             reseed_interval_s=reseed_interval_s,
             hand_memory_s=hand_memory_s,
+            id_memory_s=id_memory_s,
             person_interval_s=person_interval_s,
         )
         self._people = (
@@ -183,15 +188,15 @@ class RegionsFlowTracker:
 
     @property
     def info(self) -> BackendInfo:
-        """What runs; the digest is that of the segmentation network."""
+        """What runs; the digest is that of the digests of all weights, in the order in which they are named."""
         model = "SLIC regions and DIS flow"
         if self._people is None:
             return BackendInfo(task="masks", backend="regions_flow", model=model)
         return BackendInfo(
             task="masks",
             backend="regions_flow",
-            model=f"{model}; {SELFIE_SEGMENTATION.name}; {POSE_LANDMARKS_FULL.name}",
-            weights_sha256=SELFIE_SEGMENTATION.sha256,
+            model="; ".join([model, *(card.name for card in _PERSON_WEIGHTS)]),
+            weights_sha256=joint_digest(_PERSON_WEIGHTS),
             licence=SELFIE_SEGMENTATION.licence,
         )
 

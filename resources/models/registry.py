@@ -317,12 +317,13 @@ class BackendSpec:
         backend: Name used in profiles.
         module: Module to import; only when the backend is built.
         class_name: Class in that module. Its keyword-only parameters are ``models_dir``, where a model ships in no
-            package, and ``settings``.
+            package, the tasks that it ``uses``, and ``settings``.
         settings: Names that a profile may set.
         requires: Packages that have to be installed.
         models: Weights that are loaded.
         extra: Extra of this project that installs ``requires``.
         install_also: Command for what the extra leaves out; empty where it is complete.
+        uses: Tasks whose backend, as the profile names it, this one is built with.
     """
 
     task: str
@@ -334,6 +335,7 @@ class BackendSpec:
     models: tuple[ModelCard, ...]
     extra: str
     install_also: str = ""
+    uses: tuple[str, ...] = ()
 
     @property
     def from_models_dir(self) -> bool:
@@ -575,6 +577,7 @@ _BACKENDS = (
             "max_regions",
             "reseed_interval_s",
             "hand_memory_s",
+            "id_memory_s",
             "people",
             "person_interval_s",
             "person_threshold",
@@ -599,10 +602,11 @@ _BACKENDS = (
         backend="depth_from_motion",
         module="resources.models.depth",
         class_name="MotionDepth",
-        settings=("max_side", "window_frames", "flow_preset", "completion", "calibration"),
+        settings=("max_side", "window_frames", "completion", "calibration"),
         requires=("cv2",),
         models=(),
         extra="local",
+        uses=("flow",),
     ),
     BackendSpec(
         task="depth",

@@ -50,11 +50,14 @@ PROTOCOLS: Mapping[str, type] = MappingProxyType(
     }
 )
 
+#: Tasks whose layers look at a clip at a rate of their own.
+SAMPLED_TASKS = frozenset({"depth", "hands", "masks"})
+
 #: No layer looks more often than the fastest camera records.
 MAX_FRAMES_PER_SECOND = 240
 
-_built: dict[tuple[str, str, Path | None, tuple[tuple[str, Any], ...]], Any] = {}
-_build_lock = threading.Lock()
+_built: dict[tuple[Any, ...], Any] = {}
+_build_lock = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +90,12 @@ class Profile:
         leak_check: Task -> backend that examines the finished video, where it is another than in ``backends``: a
             second opinion finds what the first one missed.
         commercial_use: Refuse weights whose licence forbids commercial use.
-        frames_per_second: Task -> rate at which it looks at a clip; tasks that are left out see every frame.
+        frames_per_second: Task in :data:`SAMPLED_TASKS` -> rate at which it looks at a clip; those that are left out
+            see every frame.
 
     Raises:
-        ConfigurationError: A task, backend or setting does not exist, or a licence is refused.
+        ConfigurationError: A task, backend or setting does not exist, a backend uses a task for which none is named,
+            or a licence is refused.
     """
 
     name: str
@@ -100,9 +105,7 @@ class Profile:
     frames_per_second: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _expect_keys(
-            f"profile {self.name!r}, frames_per_second", self.frames_per_second, frozenset(PROTOCOLS)
-        )
+        _expect_keys(f"profile {self.name!r}, frames_per_second", self.frames_per_second, SAMPLED_TASKS)
         for task, rate in self.frames_per_second.items():
             if (
                 isinstance(rate, bool)
@@ -121,6 +124,12 @@ class Profile:
                 config.settings,
                 frozenset(spec.settings),
             )
+            for used in spec.uses:
+                if used not in self.backends:
+                    raise ConfigurationError(
+                        f"profile {self.name!r}: {task} backend {config.backend!r} uses a backend of {used!r}, and the "
+                        f"profile names none. Add one of: {_names(BACKENDS[used])}."
+                    )
             for key, value in config.settings.items():
                 if not isinstance(value, str | int | float | bool):
                     raise ConfigurationError(
@@ -210,10 +219,17 @@ def build_ladder(profile: Profile, task: str, *, models_dir: Path | None = None)
         Rung(
             name=config.backend,
             open=partial(_build_once, profile, task, config, models_dir),
-            config={"backend": config.backend, **config.settings},
+            config=_described(profile, task, config),
         )
         for config in _config(profile, task).attempts
     )
+
+
+def _described(profile: Profile, task: str, config: BackendConfig) -> dict[str, Any]:
+    """A backend with its settings, and those of the backends it uses."""
+    spec = _spec(profile.name, task, config.backend)
+    used = {name: _described(profile, name, _config(profile, name)) for name in spec.uses}
+    return {"backend": config.backend, **config.settings, **used}
 
 
 def _config(profile: Profile, task: str, *, leak_check: bool = False) -> BackendConfig:
@@ -227,12 +243,22 @@ def _config(profile: Profile, task: str, *, leak_check: bool = False) -> Backend
 
 def _build_once(profile: Profile, task: str, config: BackendConfig, models_dir: Path | None) -> Any:
     spec = _spec(profile.name, task, config.backend)
-    settings = tuple(sorted(config.settings.items()))
-    key = (task, config.backend, models_dir if spec.from_models_dir else None, settings)
+    key = _key(profile, task, config, models_dir)
     with _build_lock:
         if key not in _built:
-            _built[key] = _build(profile.name, spec, config.settings, models_dir)
+            used = {
+                name: _build_once(profile, name, _config(profile, name), models_dir) for name in spec.uses
+            }
+            _built[key] = _build(profile.name, spec, {**config.settings, **used}, models_dir)
         return _built[key]
+
+
+def _key(profile: Profile, task: str, config: BackendConfig, models_dir: Path | None) -> tuple[Any, ...]:
+    """What a backend depends on, with that of the backends it uses."""
+    spec = _spec(profile.name, task, config.backend)
+    used = tuple(_key(profile, name, _config(profile, name), models_dir) for name in spec.uses)
+    settings = tuple(sorted(config.settings.items()))
+    return task, config.backend, models_dir if spec.from_models_dir else None, settings, used
 
 
 def backend_report(models_dir: Path | None = None) -> list[BackendStatus]:
@@ -260,7 +286,9 @@ def _status(spec: BackendSpec, models_dir: Path | None) -> BackendStatus:
     return status(True, ", ".join(models))
 
 
-def _build(profile_name: str, spec: BackendSpec, settings: Mapping[str, Any], models_dir: Path | None) -> Any:
+def _build(
+    profile_name: str, spec: BackendSpec, arguments: Mapping[str, Any], models_dir: Path | None
+) -> Any:
     missing = _missing_packages(spec)
     if missing:
         raise BackendUnavailable(
@@ -269,7 +297,7 @@ def _build(profile_name: str, spec: BackendSpec, settings: Mapping[str, Any], mo
     backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
     place = {"models_dir": models_dir} if spec.from_models_dir else {}
     try:
-        backend = backend_class(**place, **settings)
+        backend = backend_class(**place, **arguments)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(
             f"profile {profile_name!r}, settings of {spec.task} backend {spec.backend!r}: {error}"

@@ -26,6 +26,11 @@ def test_nine_of_ten_moments_need_a_caption(missing: int, outcome: GateOutcome) 
     assert found.blocks == (outcome is GateOutcome.FAILED)
 
 
+def test_single_words_are_no_captions() -> None:
+    found = verdicts([1, 20, 20, 20, 90], refusals=["too short: 1 words"])["answered"]
+    assert found.outcome is GateOutcome.FAILED and found.value == pytest.approx(0.6)
+
+
 def test_a_clip_without_any_caption_says_why() -> None:
     found = verdicts([0], refusals=["refusal: I'm sorry"])
     assert found["answered"].outcome is GateOutcome.FAILED and "I'm sorry" in found["answered"].message
@@ -82,6 +87,10 @@ def test_half_of_the_captions_must_be_like_their_frames(
         (20, None, ("passed", "passed", "not_evaluated")),
         (20, 0.3, ("passed", "passed", "passed")),
         (50, 0.1, ("passed", "warned", "failed")),
+        (7, None, ("failed", "warned", "not_evaluated")),
+        (8, None, ("passed", "warned", "not_evaluated")),
+        (60, None, ("passed", "warned", "not_evaluated")),
+        (61, None, ("failed", "warned", "not_evaluated")),
     ],
 )
 def test_verdicts_of_one_caption(words: int, similarity: float | None, expected: tuple[str, ...]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ego_assets.gates.hand_object import GATES, is_about_handling, judge_hand_object
+from ego_assets.gates.hand_object import GATES, frame_verdicts, judge_hand_object
 from ego_assets.schema.gates import GateOutcome, GateResult
 
 GOOD: dict[str, Any] = {
@@ -18,7 +19,8 @@ GOOD: dict[str, Any] = {
     "steps": 90,
     "illegal_steps": 0,
     "state_counts": {"free": 50, "pre-grasp": 5, "grasp": 30, "post-release": 5},
-    "frames_with_hand": 80,
+    "hand_share": 0.8,
+    "contact_share": 0.4,
     "activity": "cooking",
 }
 
@@ -40,7 +42,9 @@ def test_one_invalid_record_blocks_and_is_named() -> None:
 
 
 def test_no_records_block_and_leave_the_rest_open() -> None:
-    verdicts = judged(records=0, valid_records=0, boxes=0, steps=0, frames_with_hand=0, first_problem="")
+    verdicts = judged(
+        records=0, valid_records=0, boxes=0, steps=0, hand_share=0.0, contact_share=None, first_problem=""
+    )
     assert verdicts["schema"].blocks
     others = [verdicts[name].outcome for name in ("boxes_inside", "states", "hands_visible")]
     assert set(others) == {GateOutcome.NOT_EVALUATED}
@@ -59,7 +63,7 @@ def test_impossible_steps_fail_without_blocking() -> None:
 
 def test_a_clip_without_hands_is_fine() -> None:
     """A walk needs none, and where nothing is said nothing is expected."""
-    nothing: dict[str, Any] = {"boxes": 0, "steps": 0, "frames_with_hand": 0}
+    nothing: dict[str, Any] = {"boxes": 0, "steps": 0, "hand_share": 0.0, "contact_share": 0.0}
     for activity in ("walking", ""):
         verdicts = judged(activity=activity, **nothing)
         assert not any(
@@ -70,25 +74,44 @@ def test_a_clip_without_hands_is_fine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "outcome"), [(39, GateOutcome.WARNED), (40, GateOutcome.PASSED), (0, GateOutcome.WARNED)]
+    ("share", "outcome"),
+    [(0.39, GateOutcome.WARNED), (0.40, GateOutcome.PASSED), (0.0, GateOutcome.WARNED)],
 )
-def test_few_hands_warn_where_things_are_handled(frames: int, outcome: GateOutcome) -> None:
-    verdict = judged(frames_with_hand=frames)["hands_visible"]
+def test_few_hands_warn_where_things_are_handled(share: float, outcome: GateOutcome) -> None:
+    verdict = judged(hand_share=share)["hands_visible"]
     assert verdict.outcome is outcome and not verdict.blocks
 
 
-@pytest.mark.parametrize(
-    ("activity", "expected"),
-    [
-        ("cooking", True),
-        ("Assembling furniture", True),
-        ("desk_work", True),
-        ("", None),
-        ("  ", None),
-        ("Walking", False),
-        ("city-walk", False),
-        ("driving", False),
-    ],
-)
-def test_what_is_about_handling(activity: str, expected: bool | None) -> None:
-    assert is_about_handling(activity) is expected
+def test_what_the_hands_do_decides_where_the_activity_does_not_tell() -> None:
+    busy = judged(activity="", hand_share=0.3, contact_share=0.2)["hands_visible"]
+    assert busy.outcome is GateOutcome.WARNED and busy.details["contact_share"] == 0.2
+    idle = judged(activity="", hand_share=0.3, contact_share=0.0)["hands_visible"]
+    assert idle.outcome is GateOutcome.NOT_EVALUATED
+    assert judged(activity="watch repair", hand_share=0.3)["hands_visible"].outcome is GateOutcome.WARNED
+
+
+def test_verdicts_of_single_frames_are_words_under_the_names_of_the_gates() -> None:
+    def flags(*values: int) -> Any:
+        return np.array(values, np.bool_)
+
+    columns = {
+        "is_valid": flags(1, 1, 1, 0),
+        "boxes_inside": flags(1, 0, 1, 0),
+        "has_step": flags(0, 1, 1, 0),
+        "step_is_legal": flags(1, 1, 0, 0),
+        "has_hand": flags(1, 1, 0, 0),
+    }
+    found = frame_verdicts(**columns, about_handling=True)
+    assert list(found) == [gate.name for gate in GATES]
+    words = {name: [str(outcome) for outcome in outcomes] for name, outcomes in found.items()}
+    nothing = "not_evaluated"
+    assert words == {
+        "schema": ["passed", "passed", "passed", "failed"],
+        "boxes_inside": ["passed", "failed", "passed", nothing],
+        "states": [nothing, "passed", "failed", nothing],
+        "hands_visible": ["passed", "passed", "warned", nothing],
+    }
+    for about in (False, None):
+        assert set(frame_verdicts(**columns, about_handling=about)["hands_visible"]) == {
+            GateOutcome.NOT_EVALUATED
+        }

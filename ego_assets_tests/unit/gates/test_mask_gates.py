@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ego_assets.gates.masks import GATES, frame_verdicts, is_about_handling, judge_masks
+from ego_assets.gates.masks import GATES, frame_verdicts, judge_masks
 from ego_assets.ladder import blocking_refusal
 from ego_assets.schema.gates import GateOutcome, GateResult
 from ego_assets.schema.hands import HandObjectTracks, HandSide, HandState, HandTrack
@@ -49,8 +49,10 @@ def hands(state: HandState | None, *, busy: int = N, count: int = N) -> HandObje
     )
 
 
-def judged(measurements: MaskMeasurements, tracks: HandObjectTracks | None = None) -> dict[str, GateResult]:
-    verdicts = judge_masks(measurements, tracks)
+def judged(
+    measurements: MaskMeasurements, tracks: HandObjectTracks | None = None, *, activity: str = ""
+) -> dict[str, GateResult]:
+    verdicts = judge_masks(measurements, tracks, activity=activity)
     assert [verdict.spec for verdict in verdicts] == list(GATES)
     return {verdict.spec.name: verdict for verdict in verdicts}
 
@@ -87,7 +89,7 @@ def test_a_tenth_of_the_frames_may_fall_through(
 
 def test_only_area_and_largest_instance_ask_for_another_attempt() -> None:
     bad = measured(segmented_share=0.1, largest_share=0.9, hand_share=0.4, consistency=0.1)
-    verdicts = judge_masks(bad, hands("grasp"))
+    verdicts = judge_masks(bad, hands("grasp"), activity="")
     assert [verdict.spec.name for verdict in verdicts if verdict.blocks] == [
         "segmented_area",
         "largest_instance",
@@ -108,9 +110,18 @@ def test_presence_is_not_judged_where_nobody_handles_anything(tracks: HandObject
     assert verdict.outcome is GateOutcome.NOT_EVALUATED and verdict.value is None
 
 
-def test_a_clip_is_about_handling_things_from_a_tenth_of_its_frames_on() -> None:
-    assert is_about_handling(hands("pre-grasp", busy=2)) and not is_about_handling(hands("pre-grasp", busy=1))
-    assert not is_about_handling(hands("free", busy=0, count=0))
+@pytest.mark.parametrize(
+    ("activity", "tracks", "outcome"),
+    [
+        ("cooking", hands("free"), GateOutcome.FAILED),
+        ("walking", hands("grasp"), GateOutcome.NOT_EVALUATED),
+        ("cooking", None, GateOutcome.NOT_EVALUATED),
+    ],
+)
+def test_the_activity_decides_where_it_tells(
+    activity: str, tracks: HandObjectTracks | None, outcome: GateOutcome
+) -> None:
+    assert judged(measured(hand_share=0), tracks, activity=activity)["hand_presence"].outcome is outcome
 
 
 def test_frames_without_hands_say_nothing_about_their_area() -> None:
@@ -138,10 +149,34 @@ def test_every_frame_has_its_verdicts() -> None:
             segmented_share=[0.1, 0.9],
             hand_share=[0, 0.5],
             consistency=[np.nan, 0.2],
-        )
+        ),
+        hands("grasp"),
+        activity="",
     )
     assert set(verdicts) == {gate.name for gate in GATES}
     assert verdicts["segmented_area"] == (GateOutcome.FAILED, GateOutcome.PASSED)
     assert verdicts["hand_area"] == (GateOutcome.NOT_EVALUATED, GateOutcome.WARNED)
     assert verdicts["consistency"] == (GateOutcome.NOT_EVALUATED, GateOutcome.WARNED)
-    assert verdicts["hand_presence"] == (GateOutcome.WARNED, GateOutcome.PASSED)
+    assert verdicts["hand_presence"] == (GateOutcome.FAILED, GateOutcome.PASSED)
+
+
+@pytest.mark.parametrize("tracks", [None, hands("free"), hands("grasp")])
+@pytest.mark.parametrize("activity", ["", "walking", "cooking"])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        {"hand_share": 0},
+        {"hand_share": 0.5, "consistency": 0.1},
+        {"segmented_share": 0.1, "largest_share": 0.9, "consistency": np.nan},
+    ],
+)
+def test_frames_never_contradict_their_clip(
+    tracks: HandObjectTracks | None, activity: str, columns: dict[str, float]
+) -> None:
+    """All frames are alike here, so the clip's verdict is that of every frame."""
+    clip = judged(measured(**columns), tracks, activity=activity)
+    frames = frame_verdicts(measured(**columns), tracks, activity=activity)
+    assert {name: set(outcomes) for name, outcomes in frames.items()} == {
+        name: {verdict.outcome} for name, verdict in clip.items()
+    }

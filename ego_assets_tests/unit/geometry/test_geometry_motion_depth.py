@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +15,7 @@ from ego_assets.geometry.completion import complete_between, enlarge
 from ego_assets.geometry.correspondence import DenseMatcher, has_texture
 from ego_assets.geometry.motion_depth import DepthFromMotion, MotionDepthConfig
 from ego_assets.schema.camera import CameraTrajectory, PinholeCamera, Scale
+from ego_assets.schema.depth import MEASURED_FROM, DepthFrame
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.synth import SceneSpec
 from ego_assets.synth.scene import Scene
@@ -73,7 +77,7 @@ def test_frames_without_a_pose_say_nothing() -> None:
     unknown = matrices.copy()
     unknown[:3] = np.nan
     results = list(engine(camera, poses=poses_of(unknown)).run(frames))
-    assert [result.status for result in results[:3]] == ["no_parallax"] * 3
+    assert [result.status for result in results[:3]] == ["failed"] * 3
     assert results[-1].status == "estimated"
 
 
@@ -95,6 +99,100 @@ def test_estimated_poses_follow_the_true_ones_and_scale_stays() -> None:
         known = result.confidence >= 128
         scales.append(np.median(depth[known] / result.depth[known]))
     assert np.std(scales) / np.mean(scales) < 0.1
+
+
+def walk_then_stop(still: int = 10) -> tuple[list[ClipFrame], Truth, PinholeCamera, float]:
+    frames, truth, camera, matrices = clip(count=7)
+    stopped = [ClipFrame(7 + n, (7 + n) * 200_000_000, frames[-1].image) for n in range(still)]
+    baseline_m = float(np.median(np.linalg.norm(np.diff(matrices[:, :3, 3], axis=0), axis=1)))
+    return [*frames, *stopped], (*truth, *[truth[-1]] * still), camera, baseline_m
+
+
+def test_metres_stay_metres_when_the_camera_stops() -> None:
+    frames, truth, camera, baseline_m = walk_then_stop()
+    scales = []
+    for result, depth in zip(engine(camera, baseline_m=baseline_m).run(frames), truth, strict=True):
+        known = result.depth > 0
+        assert known.any() and result.scale is Scale.METRIC
+        scales.append(float(np.median(result.depth[known] / depth[known])))
+    assert scales == pytest.approx([1.0] * len(frames), abs=0.15)
+    assert max(scales) / min(scales) < 1.1
+
+
+def test_the_motion_of_the_camera_is_that_since_the_frame_before() -> None:
+    frames, _, camera, baseline_m = walk_then_stop()
+    moved = [result.camera_motion for result in engine(camera, baseline_m=baseline_m).run(frames)]
+    assert np.isnan(moved[0])
+    assert moved[1:7] == pytest.approx([baseline_m] * 6, rel=0.6)
+    assert max(moved[8:]) < 0.1 * baseline_m
+
+
+def test_a_still_stretch_does_not_spoil_the_unit_that_follows() -> None:
+    frames, truth, camera, baseline_m = walk_then_stop(0)
+    images = [frames[0].image] * 6 + [frame.image for frame in frames]
+    later = [ClipFrame(n, n * 200_000_000, image) for n, image in enumerate(images)]
+    result = list(engine(camera, baseline_m=baseline_m).run(later))[-1]
+    known = result.depth > 0
+    assert np.median(result.depth[known] / truth[-1][known]) == pytest.approx(1.0, abs=0.15)
+
+
+def test_frames_that_cannot_be_compared_failed() -> None:
+    frames, _, camera, _ = clip()
+    rooms = [Scene(SceneSpec(seed=seed, width=480, height=270, hands=False)) for seed in range(1, 6)]
+    pictures = [room.frame(0.0, 0).rendering.image for room in rooms]
+    unrelated = [ClipFrame(n, n * 200_000_000, picture) for n, picture in enumerate(pictures)]
+    assert {result.status for result in engine(camera).run(unrelated)} == {"failed"}
+    still = [ClipFrame(n, n * 200_000_000, frames[0].image) for n in range(4)]
+    assert {result.status for result in engine(camera).run(still)} == {"no_parallax"}
+
+
+def test_nothing_is_compared_across_a_cut() -> None:
+    frames, _, camera, _ = clip()
+    whole = list(engine(camera, cuts=frozenset({4})).run(frames))
+    assert {result.segment for result in whole[:4]}.isdisjoint(result.segment for result in whole[4:])
+    for part in (slice(0, 4), slice(4, None)):
+        alone = list(engine(camera).run(frames[part]))
+        for one, other in zip(whole[part], alone, strict=True):
+            assert np.array_equal(one.depth, other.depth)
+    # With poses that are known, too.
+    *_, matrices = clip()
+    cut = list(engine(camera, poses=poses_of(matrices), cuts=frozenset(range(7))).run(frames))
+    assert not any(result.depth.any() for result in cut)
+
+
+def test_frames_looked_at_for_calibration_are_let_go() -> None:
+    frames, _, camera, _ = clip()
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def stream() -> Iterator[ClipFrame]:
+        for number in range(45):
+            image = frames[number % len(frames)].image.copy()
+            alive.append(weakref.ref(image))
+            yield ClipFrame(number, number * 200_000_000, image)
+
+    results = engine(replace(camera, source="assumed")).run(stream())
+    for _ in range(38):
+        next(results)
+    assert sum(one() is not None for one in alive[:30]) == 0
+
+
+def test_what_was_measured_stays_that_share_at_the_frames_size() -> None:
+    frames, _, camera, _ = clip()
+    work = engine(camera)
+    small: list[float] = []
+    finished = work._finished
+
+    def spy(view: Any) -> DepthFrame:
+        gathered = view.gathered
+        measured = (gathered.support > gathered.against) & (
+            gathered.variance < (0.25 * gathered.inverse_depth) ** 2
+        )
+        small.append(float(measured.mean()))
+        return finished(view)
+
+    work._finished = spy  # type: ignore[method-assign]
+    large = [float((result.confidence >= MEASURED_FROM).mean()) for result in work.run(frames)]
+    assert large == pytest.approx(small, abs=0.01)
 
 
 def test_a_wrong_assumed_focal_length_is_corrected_and_said() -> None:
@@ -216,6 +314,6 @@ def test_enlarging_keeps_depth_edges_at_picture_edges() -> None:
 
 
 def test_texture() -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)
     assert has_texture(noise).all()
-    assert not has_texture(plain()).any()
+    assert not has_texture(plain()[..., 0]).any()

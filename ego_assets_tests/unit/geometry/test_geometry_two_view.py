@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ego_assets.geometry.calibration import calibrated
+from ego_assets.geometry.calibration import MAX_FACTOR, calibrated
 from ego_assets.geometry.inverse_depth import Gathered, triangulate
 from ego_assets.geometry.two_view import (
     KnownPoints,
@@ -97,13 +99,46 @@ def test_the_focal_length_is_corrected_where_the_camera_turns(factor: float) -> 
         scene(np.array([0.02, 0.1 * sign, 0.01]), np.array([0.05, 0.01, 0.0]), seed=seed)[:2]
         for seed, sign in enumerate([1, -1, 1, -1])
     ]
-    assert calibrated(assumed, pairs).fx == pytest.approx(260, rel=0.06)
+    found = calibrated(assumed, lambda _: pairs)
+    assert found.fx == pytest.approx(260, rel=0.06)
+    assert found.source == "estimated"
 
 
-def test_the_focal_length_stays_where_nothing_turns() -> None:
-    first, second, _ = scene(np.zeros(3), np.zeros(3))
-    assert calibrated(CAMERA, [(first, second)]).fx == pytest.approx(260, rel=0.05)
-    assert calibrated(CAMERA, []) == CAMERA
+def turned(factor: float, *, seed: int = 0) -> tuple[Array, Array]:
+    """A turn of a camera whose focal length is ``factor`` times that of ``CAMERA``."""
+    random = np.random.default_rng(seed)
+    camera = replace(CAMERA, fx=CAMERA.fx * factor, fy=CAMERA.fy * factor)
+    first = random.uniform((0, 0), (400, 300), (500, 2))
+    second = pixels(rays(first, camera) @ rotation_of(np.array([0.02, 0.12, 0.0])).T, camera)
+    return first, second + random.normal(0, 0.2, first.shape)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        pytest.param([], id="no pairs"),
+        pytest.param([scene(np.zeros(3), np.zeros(3), seed=n)[:2] for n in range(6)], id="no turn"),
+        pytest.param([turned(2.6, seed=n) for n in range(6)], id="best at the end of the range"),
+        pytest.param([turned([0.75, 1.3][n % 2], seed=n) for n in range(6)], id="halves disagree"),
+        pytest.param([turned(1.2)], id="one pair, which nothing checks"),
+    ],
+)
+def test_where_pairs_do_not_tell_the_focal_length_the_assumed_one_stays(
+    pairs: list[tuple[Array, Array]],
+) -> None:
+    assumed = replace(CAMERA, source="assumed")
+    assert calibrated(assumed, lambda _: pairs) is assumed
+
+
+@pytest.mark.parametrize("step", [0.6, 0.8, 1.3, 1.8])
+def test_comparing_anew_does_not_carry_the_focal_length_away(step: float) -> None:
+    """Pairs that ask for another correction on top, whatever the camera, as parallax does."""
+    assumed = replace(CAMERA, source="assumed")
+    found = calibrated(
+        assumed, lambda camera: [turned(camera.fx / CAMERA.fx * step, seed=n) for n in range(6)]
+    )
+    assert 1 / MAX_FACTOR <= found.fx / assumed.fx <= MAX_FACTOR
+    assert found.source == "estimated" or found is assumed
 
 
 def plane_flow(step: Array, depth: float) -> npt.NDArray[np.float32]:

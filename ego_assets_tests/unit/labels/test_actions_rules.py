@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ego_assets.gates.actions import least_score
 from ego_assets.labels.action_features import StepFeatures, step_features
-from ego_assets.labels.actions import ACTION_LABELS, HAND_LABELS, ActionSteps, MotionRules, rule_probabilities
+from ego_assets.labels.actions import ACTION_LABELS, ActionSteps, MotionRules, rule_probabilities
 from ego_assets.schema.hands import HandObjectTracks, HandSide, HandState, HandTrack
 from ego_assets.schema.motion import CameraMotion
 
@@ -84,7 +85,7 @@ def labels_of(
 ) -> list[str]:
     steps = ActionSteps.of(times)
     features = step_features(steps.times_ns, motion=motion, timestamps_ns=times, hands=hands, resolution=SIZE)
-    table = rule_probabilities(features, has_hands=hands is not None)
+    table = rule_probabilities(features)
     return [ACTION_LABELS[number] for number in table.argmax(axis=1)]
 
 
@@ -172,20 +173,36 @@ def test_neither_resolution_nor_frame_rate_nor_start_changes_the_evidence(
     assert np.allclose(ours.residual_rate, reference.residual_rate, rtol=0.1)
 
 
-def test_without_hands_their_labels_get_nothing() -> None:
-    times = times_of(5.0)
+def scores_of(
+    times: npt.NDArray[np.int64], motion: CameraMotion, hands: HandObjectTracks | None
+) -> npt.NDArray[np.float32]:
     steps = ActionSteps.of(times)
-    features = step_features(
-        steps.times_ns,
-        motion=motion_of(times, **STEPS),
-        timestamps_ns=times,
-        hands=hands_of(5.0, "grasp"),
-        resolution=SIZE,
+    return rule_probabilities(
+        step_features(steps.times_ns, motion=motion, timestamps_ns=times, hands=hands, resolution=SIZE)
     )
-    table = rule_probabilities(features, has_hands=False)
-    for label in HAND_LABELS:
-        assert np.all(table[:, ACTION_LABELS.index(label)] == 0)
-    assert np.allclose(table.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [True, False])
+def test_without_a_visible_hand_nobody_knows_whether_hands_are_idle_or_at_work(layer: bool) -> None:
+    times = times_of(5.0)
+    scores = scores_of(times, motion_of(times), hands_of(5.0, None) if layer else None)
+    idle, work = (scores[:, ACTION_LABELS.index(label)] for label in ("idle", "manipulating"))
+    assert (idle > work).all() and (idle < least_score(len(ACTION_LABELS))).all() and (work > 0.3).all()
+    # A hand that is seen to rest tells.
+    resting = scores_of(times, motion_of(times), hands_of(5.0, "free"))
+    assert (resting[:, ACTION_LABELS.index("idle")] > 0.8).all()
+    # So do steps, whatever the hands.
+    walking = scores_of(times, motion_of(times, **STEPS), hands_of(5.0, None) if layer else None)
+    assert (walking[:, ACTION_LABELS.index("walking")] > 0.8).all()
+
+
+def test_pictures_too_dark_to_measure_by_say_nothing_about_motion() -> None:
+    times = times_of(6.0)
+    still = motion_of(times)
+    dark = replace(still, unseen=np.ones(times.size, np.bool_))
+    assert (scores_of(times, dark, None).max(axis=1) < least_score(len(ACTION_LABELS))).all()
+    half = replace(still, unseen=np.arange(times.size) % 4 == 0)
+    assert np.array_equal(scores_of(times, half, None), scores_of(times, still, None))
 
 
 def test_hands_lost_on_half_of_the_frames_still_work() -> None:
@@ -205,7 +222,7 @@ def test_probabilities_sum_to_one_whatever_the_evidence(data: st.DataObject) -> 
         name: np.array(data.draw(st.lists(st.floats(0, 100), min_size=count, max_size=count)), np.float64)
         for name in StepFeatures.__dataclass_fields__
     }
-    table = rule_probabilities(StepFeatures(**columns), has_hands=data.draw(st.booleans()))
+    table = rule_probabilities(StepFeatures(**columns))
     assert table.shape == (count, 5) and table.dtype == np.float32
     assert np.all((table >= 0) & (table <= 1)) and np.allclose(table.sum(axis=1), 1, atol=1e-6)
 
@@ -233,7 +250,9 @@ def test_evidence_that_does_not_belong_together_is_refused() -> None:
         )
 
 
-@pytest.mark.parametrize("wrong", [{"certainty": 1.0}, {"certainty": 0.4}, {"turn_speed": (0.4, 0.2)}])
+@pytest.mark.parametrize(
+    "wrong", [{"certainty": 1.0}, {"certainty": 0.4}, {"turn_speed": (0.4, 0.2)}, {"usual_work": 1.0}]
+)
 def test_rules_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
         MotionRules(**wrong)  # type: ignore[arg-type]

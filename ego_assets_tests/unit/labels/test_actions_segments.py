@@ -20,6 +20,7 @@ from ego_assets.labels.actions import (
     actions_document,
     chosen_labels,
 )
+from ego_assets.schema.documents import json_document
 from ego_assets.schema.errors import ConfigurationError
 
 
@@ -145,10 +146,12 @@ def test_the_document_says_everything_in_seconds_and_nanoseconds() -> None:
     steps, table = steps_of(4), likely("aabb")
     segments = action_segments(table, steps=steps, labels="abc")
     document = json.loads(
-        json.dumps(actions_document(table, segments, steps=steps, labels="abc", has_hands=False))
+        json_document(
+            actions_document(table, segments, steps=steps, labels="abc", known_labels=5, has_hands=False)
+        )
     )
     assert document["labels"] == ["a", "b", "c"] and document["rate_hz"] == 1
-    assert document["hands"] is False and document["format"] == 1
+    assert document["hands"] is False and document["format"] == 1 and document["known_labels"] == 5
     assert [step["time_ns"] for step in document["steps"]] == steps.times_ns.tolist()
     assert document["steps"][0] == {"time_ns": 500_000_000, "a": 0.9, "b": 0.05, "c": 0.05}
     assert document["segments"] == [
@@ -177,6 +180,18 @@ def test_the_chart_is_small_and_shows_each_segment(seconds: int, labels: int) ->
     assert picture is not None and picture.shape[1] == 960
     coloured = np.ptp(picture.astype(int), axis=2) > 60
     assert coloured.any(), "bars stand out from text and tint"
+
+
+def test_segments_that_say_nothing_are_outlines() -> None:
+    steps, table = steps_of(6), likely("aaaaaa", strength=0.4)
+    segments = action_segments(table, steps=steps, labels="abc")
+
+    def coloured(least_score: float) -> int:
+        chart = action_chart(segments, table, steps=steps, labels="abc", least_score=least_score)
+        picture = cv2.imdecode(np.frombuffer(chart, np.uint8), cv2.IMREAD_COLOR)
+        return int((np.ptp(picture.astype(int), axis=2) > 100).sum())
+
+    assert 0 < coloured(0.5) < coloured(0.3) / 4
 
 
 def test_the_chart_of_a_fraction_of_a_second() -> None:

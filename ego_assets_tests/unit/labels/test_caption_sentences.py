@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ego_assets.labels.prompts import FEWEST_WORDS, MOST_WORDS
 from ego_assets.labels.scene_facts import (
-    FEWEST_WORDS,
-    MOST_WORDS,
     MaskRows,
     SceneSources,
     describe,
-    parse_segments,
+    reliable_segments,
     scene_facts,
     word_count,
 )
@@ -31,13 +32,13 @@ from ego_assets.schema.motion import CameraMotion
 S = 1_000_000_000
 
 
-def hand(state: str, *, contact: bool = False, category: str = "") -> dict[str, object]:
-    return {"state": state, "contact": contact, "category": category}
+def hand(state: str, *, category: str = "") -> dict[str, str]:
+    return {"state": state, "category": category}
 
 
 def test_a_rich_scene() -> None:
     facts = SceneFacts(
-        hands={"left": hand("free"), "right": hand("grasp", contact=True, category="tool")},
+        hands={"left": hand("free"), "right": hand("grasp", category="tool")},
         objects={"container": 2, "object": 7},
         activity="manipulating",
         camera="still",
@@ -54,28 +55,25 @@ def test_a_rich_scene() -> None:
     [
         (
             SceneFacts(hands={}, activity="walking", camera="moving", location="outdoor"),
-            "The camera wearer walks outdoors, as seen in first person from the wearer's own point of view; no hand is "
-            "in view; the camera moves.",
+            "The camera wearer walks outdoors, as seen in first person from the wearer's own point of view; no hand "
+            "was found; the camera moves.",
         ),
         (
             SceneFacts(hands={"right": hand("pre-grasp")}, camera="turning"),
-            "The camera wearer faces a scene; the right hand reaches for an object and the left hand is out of view; "
+            "The camera wearer faces a scene; the right hand reaches for an object and the left hand was not found; "
             "the view turns.",
         ),
         (
             SceneFacts(
-                hands={side: hand("grasp", contact=True, category="food") for side in ("left", "right")},
+                hands={side: hand("grasp", category="food") for side in ("left", "right")},
                 objects={"person": 2},
                 location="office",
             ),
             "The camera wearer is in an office; both hands hold food; two people are in view.",
         ),
         (
-            SceneFacts(
-                hands={"left": hand("free", contact=True, category="appliance")}, activity="washing dishes"
-            ),
-            "The camera wearer is washing dishes; the left hand touches an appliance and the right hand is out of "
-            "view.",
+            SceneFacts(hands={"left": hand("grasp", category="appliance")}, activity="washing dishes"),
+            "The camera wearer is washing dishes; the left hand holds an appliance and the right hand was not found.",
         ),
     ],
 )
@@ -91,9 +89,8 @@ def test_every_combination_has_the_right_length() -> None:
     sides = [
         None,
         hand("free"),
-        hand("free", contact=True, category="appliance"),
-        *(hand(state, contact=True, category="appliance") for state in HAND_STATES[1:]),
-        hand("grasp", contact=True),
+        *(hand(state, category="appliance") for state in HAND_STATES[1:]),
+        hand("grasp"),
     ]
     pairs = [
         {name: found for name, found in (("left", a), ("right", b)) if found}
@@ -210,7 +207,7 @@ def test_the_hand_holds_the_mask_at_its_contact_box() -> None:
     facts = scene_facts(
         SceneSources(hands=hands, masks=masks, location="office"), timestamp_ns=0, start_ns=0, end_ns=S
     )
-    assert facts.hands == {"right": {"state": "grasp", "contact": True, "category": "container"}}
+    assert facts.hands == {"right": hand("grasp", category="container")}
     assert facts.objects == {"tool": 1, "container": 1} and list(facts.objects) == ["tool", "container"]
     assert (facts.activity, facts.camera, facts.location) == ("", "", "office")
 
@@ -233,13 +230,69 @@ def test_no_hand_in_view_differs_from_no_hand_layer() -> None:
     assert scene_facts(SceneSources(), timestamp_ns=0, **at).hands is None
 
 
+def actions_json(*segments: tuple[str, float], hands: bool = True) -> dict[str, Any]:
+    """Segments of a second each."""
+    return {
+        "hands": hands,
+        "segments": [
+            {
+                "start_ns": place * S,
+                "end_ns": (place + 1) * S,
+                "label": label,
+                "score": score,
+                "start_s": place,
+            }
+            for place, (label, score) in enumerate(segments)
+        ],
+    }
+
+
 def test_the_activity_is_the_segment_that_contains_the_moment() -> None:
-    content = {"segments": [{"start_ns": 0, "end_ns": S, "label": "idle", "score": 0.5, "start_s": 0.0}]}
-    segments = parse_segments(content)
+    segments = reliable_segments(actions_json(("idle", 0.5)), least_score=0.4)
     assert segments == (ActionSegment(start_ns=0, end_ns=S, label="idle", score=0.5),)
     sources = SceneSources(segments=segments)
     assert scene_facts(sources, timestamp_ns=S - 1, start_ns=0, end_ns=S).activity == "idle"
     assert scene_facts(sources, timestamp_ns=S, start_ns=0, end_ns=S).activity == ""
+
+
+@pytest.mark.parametrize(
+    ("label", "score", "hands", "stated"),
+    [
+        ("walking", 0.39, True, False),
+        ("walking", 0.4, True, True),
+        ("walking", 0.4, False, True),
+        ("idle", 0.9, False, False),
+        ("manipulating", 0.9, False, False),
+        ("carrying", 0.9, False, False),
+        ("idle", 0.9, True, True),
+    ],
+)
+def test_an_activity_that_nobody_could_tell_is_not_stated(
+    label: str, score: float, hands: bool, stated: bool
+) -> None:
+    segments = reliable_segments(actions_json((label, score), hands=hands), least_score=0.4)
+    sources = SceneSources(segments=segments, location="kitchen")
+    facts = scene_facts(sources, timestamp_ns=0, start_ns=0, end_ns=S)
+    assert facts.activity == (label if stated else "")
+    assert stated != describe(facts).startswith("The camera wearer is in a kitchen")
+
+
+@given(
+    hands=st.sampled_from([None, {}, {"left": hand("free")}, {"right": hand("grasp")}]),
+    camera=st.sampled_from(["", "still", "moving"]),
+)
+def test_what_was_not_found_is_not_said_to_be_absent(
+    hands: dict[str, dict[str, str]] | None, camera: str
+) -> None:
+    text = describe(SceneFacts(hands=hands, camera=camera))
+    assert not any(claim in text for claim in ("no hand is", "out of view", "camera is still"))
+
+
+def test_a_free_hand_near_an_object_is_not_said_to_touch_it() -> None:
+    hands = tracks(track("left", ["free"], contact=0.9, box=(10, 10, 30, 30)), track("right", [None]))
+    masks = MaskRows.read(mask_table([(0, "tool", (10.0, 10.0, 30.0, 30.0), 0.2)]), resolution=(100, 50))
+    facts = scene_facts(SceneSources(hands=hands, masks=masks), timestamp_ns=0, start_ns=0, end_ns=S)
+    assert facts.hands == {"left": hand("free")} and "the left hand is free" in describe(facts)
 
 
 @pytest.mark.parametrize(
@@ -260,13 +313,13 @@ def test_camera_words(name: str, expected: str) -> None:
         is_cut=np.zeros(60, np.bool_),
     )
     stamps = np.round(seconds * S).astype(np.int64)
-    sources = SceneSources(motion=motion, motion_timestamps_ns=stamps, motion_width=1280)
+    sources = SceneSources(motion=motion, motion_timestamps_ns=stamps, motion_longer_side=1280)
     assert scene_facts(sources, timestamp_ns=0, start_ns=0, end_ns=2 * S).camera == expected
 
 
 def test_one_frame_says_nothing_of_the_camera() -> None:
     sources = SceneSources(
-        motion=CameraMotion.still(1), motion_timestamps_ns=np.zeros(1, np.int64), motion_width=100
+        motion=CameraMotion.still(1), motion_timestamps_ns=np.zeros(1, np.int64), motion_longer_side=100
     )
     assert scene_facts(sources, timestamp_ns=0, start_ns=0, end_ns=S).camera == ""
 
@@ -274,3 +327,20 @@ def test_one_frame_says_nothing_of_the_camera() -> None:
 def test_an_empty_mask_table_is_read() -> None:
     masks = MaskRows.read(mask_table([]), resolution=(10, 10))
     assert scene_facts(SceneSources(masks=masks), timestamp_ns=0, start_ns=0, end_ns=S).objects == {}
+
+
+def test_in_the_dark_nothing_is_said_of_hands_or_camera() -> None:
+    stamps = np.arange(60, dtype=np.int64) * 33_333_333
+    unseen = np.ones(60, np.bool_)
+    motion = dataclasses.replace(CameraMotion.still(60), unseen=unseen)
+    sources = SceneSources(motion=motion, motion_timestamps_ns=stamps, motion_longer_side=1280)
+    facts = scene_facts(sources, timestamp_ns=10**9, start_ns=0, end_ns=2 * 10**9)
+    assert facts.camera == "unseen"
+    for place in ("", "kitchen"):
+        facts = SceneFacts(hands={}, activity="idle", camera="unseen", location=place)
+        text = describe(facts)
+        assert "too dark" in text and "hand" not in text and "idle" not in text
+        assert FEWEST_WORDS <= word_count(text) <= MOST_WORDS
+    half = dataclasses.replace(motion, unseen=np.arange(60) % 2 == 0)
+    lit = dataclasses.replace(sources, motion=half)
+    assert scene_facts(lit, timestamp_ns=10**9, start_ns=0, end_ns=2 * 10**9).camera == "still"

@@ -22,20 +22,22 @@ from ego_assets.labels.captions import (
     captions_document,
     clean_text,
     looks_like_refusal,
-    verdict_table,
+    one_line,
     write_captions,
 )
 from ego_assets.labels.prompts import DEFAULT_PROMPTS
 from ego_assets.schema.captions import CaptionAnswer, CaptionRequest, SceneFacts
 from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.documents import json_document
 from ego_assets.schema.errors import TransientError
 from ego_assets.schema.frames import ClipFrame
+from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.ladder import Rung
 from ego_assets.schema.timeline import Timeline
 
 S = 1_000_000_000
 GOOD = "The wearer cuts a red pepper on a wooden board with a small knife in a bright kitchen near the sink."
-LOG = logging.getLogger("test")
+JUDGED: dict[str, Any] = {"min_similarity": 0.25, "words": (8, 60), "log": logging.getLogger("test")}
 
 
 def timeline(stamps_ns: Sequence[int], rate: int = 30) -> Timeline:
@@ -119,7 +121,7 @@ class Scripted:
             if isinstance(found, Exception):
                 raise found
             if isinstance(found, str):
-                found = CaptionAnswer(text=found, prompt_tokens=10, completion_tokens=2)
+                found = CaptionAnswer(text=found, prompt_tokens=10, completion_tokens=2, requests=3)
             answers.append(found)
         return answers
 
@@ -144,9 +146,7 @@ def run(
         )
         for n, backend in enumerate(backends)
     ]
-    return write_captions(
-        moments, requests, rungs, similarity=similarity, min_similarity=0.25, log=LOG, batch_size=batch_size
-    )
+    return write_captions(moments, requests, rungs, similarity=similarity, batch_size=batch_size, **JUDGED)
 
 
 def refused(reason: str) -> CaptionAnswer:
@@ -168,7 +168,7 @@ def test_only_what_was_refused_is_asked_again() -> None:
         "1 of 2 captions: too short (1)",
     ]
     assert made.usage == {
-        "requests": 8,
+        "requests": 3 * 6,
         "prompt_tokens": 3 * 10 + 2 * 7 + 2 * 10 + 10,
         "completion_tokens": 12,
     }
@@ -189,7 +189,7 @@ def test_later_attempts_are_not_opened_without_need() -> None:
     moments = [CaptionMoment(frame_index=0, timestamp_ns=0, start_ns=0, end_ns=S)]
     asked = CaptionRequest(frame=ClipFrame(0, 0, np.zeros((4, 4, 3), np.uint8)), facts=SceneFacts())
     rungs = [Rung(name="a", open=lambda: Scripted("a", lambda n: GOOD)), Rung(name="b", open=never)]
-    made = write_captions(moments, [asked], rungs, similarity=None, min_similarity=0.25, log=LOG)
+    made = write_captions(moments, [asked], rungs, similarity=None, **JUDGED)
     assert made.captions[0].text == GOOD and made.attempts == ()
 
 
@@ -243,11 +243,30 @@ def test_frames_are_taken_in_batches() -> None:
     assert [caption.moment.frame_index for caption in made.captions] == [0, 1, 2, 3, 4]
 
 
+def test_a_backend_is_opened_once_for_all_batches() -> None:
+    backend, opened = Scripted("a", lambda n: GOOD), []
+
+    def open_it() -> Scripted:
+        opened.append(1)
+        return backend
+
+    moments = [CaptionMoment(frame_index=n, timestamp_ns=n, start_ns=n, end_ns=n + 1) for n in range(5)]
+    picture = np.zeros((4, 4, 3), np.uint8)
+    asked = [CaptionRequest(frame=ClipFrame(n, n, picture), facts=SceneFacts()) for n in range(5)]
+    write_captions(moments, asked, [Rung(name="a", open=open_it)], similarity=None, batch_size=2, **JUDGED)
+    assert len(backend.asked) == 3 and opened == [1]
+
+
+def test_a_similarity_that_is_no_number_says_nothing() -> None:
+    made = run(1, Scripted("a", lambda n: GOOD), similarity=lambda images, texts: np.array([np.nan]))
+    assert made.captions[0].similarity is None and made.captions[0].refused == ""
+
+
 def test_a_missing_frame_is_not_passed_over() -> None:
     moments = [CaptionMoment(frame_index=0, timestamp_ns=0, start_ns=0, end_ns=S)]
     rungs = [Rung(name="a", open=lambda: Scripted("a", lambda n: GOOD))]
     with pytest.raises(ValueError, match="expected 1, got 0"):
-        write_captions(moments, [], rungs, similarity=None, min_similarity=0.25, log=LOG)
+        write_captions(moments, [], rungs, similarity=None, **JUDGED)
 
 
 # --- answers and documents -----------------------------------------------------------------------------
@@ -259,6 +278,10 @@ def test_a_missing_frame_is_not_passed_over() -> None:
         ("  A hand\n holds   a cup. ", "A hand holds a cup."),
         ('"A hand holds a cup."', "A hand holds a cup."),
         ("<think>It might\nbe red.</think> A cup.", "A cup."),
+        ("It might be red.</think> A cup.", "A cup."),
+        ("<think>a</think> no <think>b</think> A cup.", "A cup."),
+        ("<think>It goes on and on", ""),
+        ("A cup \ud83d\x00\x1b and\x85a hand.", "A cup and a hand."),
         ('The word "cup"', 'The word "cup"'),
         ("", ""),
         ('"', '"'),
@@ -277,6 +300,8 @@ def test_clean_text(text: str, expected: str) -> None:
         ("Unfortunately, I do not see a picture.", True),
         ("As an AI language model I have no eyes.", True),
         ("The wearer is sorry-looking and cannot reach the shelf.", False),
+        ("Sorry-looking boots stand by the door.", False),
+        ("Sorry, no.", True),
         ("I can see two hands peeling a potato.", False),
     ],
 )
@@ -284,9 +309,15 @@ def test_refusals_in_words(text: str, refusal: bool) -> None:
     assert looks_like_refusal(text) == refusal
 
 
-def test_document_and_verdicts() -> None:
+@given(text=st.text(alphabet=st.characters()))
+def test_any_text_becomes_a_line_that_files_take(text: str) -> None:
+    line = one_line(text)
+    assert line.encode().decode() == line == line.strip() and "  " not in line and line.isprintable()
+
+
+def test_document() -> None:
     made = run(2, Scripted("a", lambda n: GOOD if n else refused("refusal: no")))
-    verdicts = [{"answered": "failed", "length": "not_evaluated"}, {"answered": "passed", "length": "passed"}]
+    verdicts = [{"answered": GateOutcome.FAILED}, {"answered": GateOutcome.PASSED}]
     document = captions_document(
         made.captions, interval_s=1.0, prompts=DEFAULT_PROMPTS[:1], usage={"requests": 2}, verdicts=verdicts
     )
@@ -305,11 +336,9 @@ def test_document_and_verdicts() -> None:
         "words": 21,
         "similarity": None,
         "refused": "",
-        "verdicts": verdicts[1],
+        "verdicts": {"answered": "passed"},
     }
-    table = verdict_table(made.captions, verdicts)
-    assert table.column_names == ["frame_index", "timestamp_ns", "words", "similarity", "answered", "length"]
-    assert table["answered"].to_pylist() == ["failed", "passed"] and table["words"].to_pylist() == [0, 21]
+    assert json_document(document)
 
 
 def test_the_default_prompt_is_the_guides() -> None:

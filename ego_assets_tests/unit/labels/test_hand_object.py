@@ -12,20 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ego_assets.geometry.flow import dense_flow
 from ego_assets.labels.contact import FrameEvidence, observe_contact
 from ego_assets.labels.hand_object import (
     ARCHIVE,
-    CRITERIA,
     INDEX,
-    check_records,
     find_hand_objects,
     read_records,
     read_tracks,
-    record_of,
-    validate_record,
     write_tracks,
 )
 from ego_assets.labels.hand_pictures import draw_hands, draw_sheet_tiles, frames_to_show
+from ego_assets.labels.hand_records import check_records, record_of, validate_record
 from ego_assets.labels.hands import hand_box
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.errors import ArtifactCorrupted
@@ -171,6 +169,26 @@ def test_frames_that_cannot_be_compared_say_nothing() -> None:
     assert evidence([]) == []
 
 
+def test_no_motion_is_measured_while_no_hand_can_be_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def counted(*pictures: Any, **options: Any) -> Any:
+        measured.append(len(told))
+        return dense_flow(*pictures, **options)
+
+    monkeypatch.setattr("ego_assets.labels.contact.dense_flow", counted)
+    told: list[FrameEvidence] = []
+    # Frames 2 and 3 show a hand; gaps up to 0.35 s are bridged later on, and need the camera's motion.
+    looks = clip(10, lambda n: (200, None, (2 * n, 0)))
+    shown = [
+        (frame, found if n in (2, 3) else HandDetections.empty()) for n, (frame, found) in enumerate(looks)
+    ]
+    for each in observe_contact(shown):
+        told.append(each)
+    assert measured == [2, 3, 4, 5, 6]
+    assert [each.scene_map is not None for each in told] == [False] * 2 + [True] * 5 + [False] * 3
+
+
 # --- tracks and files -----------------------------------------------------------------------------------
 
 
@@ -289,23 +307,21 @@ def test_missing_and_unknown_fields_are_named(record: dict[str, Any]) -> None:
     assert validate_record(less) == ["left_hand_state is missing"]
 
 
-def test_verdicts_per_frame(record: dict[str, Any]) -> None:
+def test_every_record_is_judged_by_itself_and_against_the_one_before(record: dict[str, Any]) -> None:
     free = record | {"right_hand_state": "free", "right_contact_object_bbox": None}
     outside = record | {"right_hand_bbox": [-1, 0, 5, 5]}
     withdrawn = free | {"right_hand_state": "post-release"}
-    records = [record, free, withdrawn, outside, record | {"other_hands": "two"}]
-    check = check_records([each | {"frame_index": number} for number, each in enumerate(records)])
-    table = check.verdicts.to_pydict()
-    assert list(table) == ["frame_index", "timestamp_ns", *CRITERIA]
-    assert table["record_valid"] == [True] * 4 + [False]
-    assert table["boxes_inside"] == [True, True, True, False, False]
+    check = check_records([record, free, withdrawn, outside, record | {"other_hands": "two"}])
+    assert check.is_valid.tolist() == [True] * 4 + [False]
+    assert check.boxes_inside.tolist() == [True, True, True, False, False]
+    assert check.has_step.tolist() == [False, True, True, True, False]
     # From free to post-release is no step that a hand can take.
-    assert table["states_legal"] == [True, True, False, True, False]
+    assert check.step_is_legal.tolist() == [True, True, False, True, False]
+    assert check.has_hand.tolist() == [True] * 4 + [False]
     assert (check.steps, check.illegal_steps, check.boxes_outside) == (3, 1, 1)
     assert check.first_problem.startswith("record 4: other_hands")
     assert check.state_counts == {"free": 1, "pre-grasp": 0, "grasp": 2, "post-release": 1}
-    assert check.share("hand_visible") == pytest.approx(0.8)
-    assert check_records([]).share("hand_visible") is None
+    assert check.hand_share == 1.0 and check_records([]).hand_share == 0.0
 
 
 # --- pictures -------------------------------------------------------------------------------------------
@@ -320,7 +336,7 @@ def test_pictures_show_frames_with_hands_and_leave_the_frame_alone() -> None:
     left, top, right, bottom = tracks.right.boxes_xyxy[3].astype(int)
     assert (drawn[top:bottom, left:right] != before[top:bottom, left:right]).any()
     assert frames_to_show(tracks, 3) == [0, 4, 7]
-    tiles = draw_sheet_tiles((look for look, _ in HELD), tracks, width=192)
+    tiles = draw_sheet_tiles((look for look, _ in HELD), tracks, max_side=192)
     assert len(tiles) == 8 and tiles[0].shape == (108, 192, 3)
     nothing = tracks_of([(look, HandDetections.empty()) for look, _ in HELD])
     assert frames_to_show(nothing, 2) == [0, 7]

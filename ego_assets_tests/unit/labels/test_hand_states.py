@@ -58,7 +58,10 @@ def test_a_whole_grasp_goes_through_all_states() -> None:
     assert found.states[12:22] == ("grasp",) * 10
     assert found.states[22:26] == ("post-release",) * 4
     assert found.states[-6:] == ("free",) * 6
-    assert (found.contact_scores[12:22] > 0.5).all() and (found.state_scores >= 0.5).all()
+    assert (found.contact_scores[12:22] > 0.5).all()
+    # How sure contact is, or its absence; ways to an object and back follow from a rule that is not sure of anything.
+    moving = np.array([state in ("pre-grasp", "post-release") for state in found.states])
+    assert np.isnan(found.state_scores[moving]).all() and (found.state_scores[~moving] >= 0.5).all()
 
 
 def test_a_hand_that_drops_something_and_stays_is_free_at_once() -> None:

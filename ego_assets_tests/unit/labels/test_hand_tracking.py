@@ -14,8 +14,8 @@ from ego_assets.labels.hand_tracking import WearerHands, track_wearer_hands
 from ego_assets.labels.hands import (
     finger_flexion,
     hand_box,
+    hand_silhouette,
     palm_length,
-    pinch_width,
     smooth_landmarks,
 )
 from ego_assets.schema.hands import HandDetections
@@ -230,6 +230,24 @@ def test_shape_of_a_hand_does_not_depend_on_where_and_how_large_it_is() -> None:
     near, far = hand(100, 100, palm=80, curl=0.6), hand(300, 50, palm=20, curl=0.6)
     assert palm_length(near) == pytest.approx(4 * palm_length(far))
     assert finger_flexion(near) == pytest.approx(finger_flexion(far))
-    assert pinch_width(near) == pytest.approx(pinch_width(far))
     assert finger_flexion(hand(0, 0)).max() < 0.05 < finger_flexion(hand(0, 0, curl=1.0)).min()
     assert finger_flexion(np.zeros((21, 2))).tolist() == [0.0] * 4
+
+
+def test_the_silhouette_holds_the_landmarks_and_a_finger_s_width_around_them() -> None:
+    points = hand(100, 120, palm=40)
+    mask = hand_silhouette(points, width=200, height=180)
+    assert mask.shape == (180, 200) and mask.dtype == np.bool_
+    columns, rows = np.rint(points).astype(int).T
+    assert mask[rows, columns].all()
+    y, x = np.nonzero(mask)
+    distance = np.linalg.norm(np.stack([x, y], axis=1)[:, None] - points[None], axis=2).min(axis=1)
+    # Nothing is farther from every joint than half a long bone and half a finger's width.
+    assert distance.max() < 40
+    wider = hand_silhouette(points, width=200, height=180, margin_palms=0.2)
+    assert (wider | mask == wider).all() and wider.sum() > 1.3 * mask.sum()
+
+
+def test_the_silhouette_of_a_hand_beside_the_picture_is_empty() -> None:
+    assert not hand_silhouette(hand(-500, -500), width=64, height=48).any()
+    assert hand_silhouette(np.zeros((21, 2)), width=64, height=48).sum() < 12

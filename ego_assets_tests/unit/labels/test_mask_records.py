@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ego_assets.labels.mask_records import (
-    CATEGORIES,
     TRACK_SCHEMA,
     RecordedMasks,
     _extents,
@@ -22,12 +21,12 @@ from ego_assets.labels.mask_records import (
     instance_palette,
     motion_compensated_iou,
     record_masks,
-    write_categories,
     write_verdicts,
 )
 from ego_assets.media.frame_archive import FrameArchive, FrameArchiveIndex
 from ego_assets.media.rasters import decode_png
 from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.documents import json_document
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.masks import MASK_CATEGORIES, MaskFrame, MaskInstance
@@ -144,8 +143,7 @@ def test_the_sidecar_says_what_ids_mean(tmp_path: Path) -> None:
         resolution=(WIDTH, HEIGHT),
         frames_per_second=5.0,
     )
-    write_categories(document, tmp_path / CATEGORIES)
-    read = json.loads((tmp_path / CATEGORIES).read_text())
+    read = json.loads(json_document(document))
     assert read == document
     assert read["vocabulary"] == list(MASK_CATEGORIES) and read["bit_depth"] == 8
     assert read["backend"]["name"] == "regions_flow"
@@ -240,6 +238,14 @@ def test_unrelated_pictures_and_empty_masks_cannot_be_compared() -> None:
     noise = np.random.default_rng(9).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     assert np.isnan(motion_compensated_iou(ids, ids, picture(), noise))
     assert np.isnan(motion_compensated_iou(0 * ids, 0 * ids, picture(), picture()))
+
+
+@pytest.mark.parametrize("size", [(20, 320), (2, 2), (1, 50)])
+def test_unrelated_pictures_of_any_size_are_never_called_consistent(size: tuple[int, int]) -> None:
+    ids = np.ones(size, np.uint16)
+    dark = np.random.default_rng(1).integers(0, 60, (*size, 3), dtype=np.uint8)
+    light = np.random.default_rng(2).integers(160, 255, (*size, 3), dtype=np.uint8)
+    assert np.isnan(motion_compensated_iou(ids, ids, dark, light))
 
 
 def test_colours_of_ids_differ_from_their_neighbours() -> None:

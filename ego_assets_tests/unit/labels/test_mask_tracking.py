@@ -8,7 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
-from ego_assets.labels.mask_tracking import HAND_IDS, TrackingOptions, track_masks
+from ego_assets.labels.mask_tracking import (
+    HAND_IDS,
+    TrackingOptions,
+    _Look,
+    _Tracker,
+    _Unseen,
+    trace_back,
+    track_masks,
+)
 from ego_assets.labels.masks import FoundPerson
 from ego_assets.schema.detections import BgrImage
 from ego_assets.schema.frames import ClipFrame
@@ -119,6 +127,51 @@ def test_ids_survive_the_search_for_new_regions() -> None:
     assert len({square_id(masks, 60) for masks in found}) == 1
 
 
+@pytest.mark.parametrize(("memory_s", "is_known"), [(4.0, True), (0.0, False)])
+def test_a_thing_that_comes_back_soon_has_its_old_id(memory_s: float, is_known: bool) -> None:
+    hidden = scene(400)
+    options = TrackingOptions(reseed_interval_s=0.2, id_memory_s=memory_s)
+    found = track([scene(60)] * 3 + [hidden] * 3 + [scene(70)] * 3, options=options)
+    before, after = square_id(found[2], 60), square_id(found[-1], 70)
+    assert before not in {item.instance_id for item in found[5].instances}
+    assert (before == after) == is_known
+
+
+@pytest.mark.parametrize("other", [scene(60, colour=(200, 60, 40)), scene(170)], ids=["colour", "place"])
+def test_another_thing_does_not_get_the_id_of_one_that_is_gone(other: BgrImage) -> None:
+    found = track(
+        [scene(60)] * 3 + [scene(400)] * 3 + [other] * 3, options=TrackingOptions(reseed_interval_s=0.2)
+    )
+    assert square_id(found[2], 60) not in {item.instance_id for item in found[-1].instances}
+
+
+def test_where_a_lost_thing_would_be_moves_with_the_camera() -> None:
+    tracker = _Tracker(hands=None, contacts=None, people=None, options=TrackingOptions(reseed_interval_s=0.2))
+    shown = frames([scene(60), scene(400), *(scene(400, camera=8 * number) for number in (1, 2, 3))])
+    first = tracker.step(shown[0])
+    for frame in shown[1:]:
+        tracker.step(frame)
+    look, _ = tracker._unseen.looks[square_id(first, 60)]
+    assert look.centre_xy == pytest.approx([80 - 24, 70], abs=2.5) and look.area == pytest.approx(
+        1600, rel=0.1
+    )
+
+
+def test_a_lost_thing_is_recalled_once_where_it_would_be_and_not_for_ever() -> None:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[50:90, 60:100] = True
+    look = _Look.of(scene(60), mask)
+    unseen = _Unseen(memory_ns=STEP_NS, looks={7: (look, 0)})
+    unseen.move(np.array([-100.0, 0.0]), STEP_NS)
+    assert unseen.take(look, longer_side=WIDTH) == 0
+    moved = _Look.of(np.roll(scene(60), -50, axis=1), np.roll(mask, -50, axis=1))
+    assert unseen.take(moved, longer_side=WIDTH) == 7
+    assert unseen.take(moved, longer_side=WIDTH) == 0
+    forgotten = _Unseen(memory_ns=STEP_NS, looks={7: (look, 0)})
+    forgotten.move(np.zeros(2), 2 * STEP_NS)
+    assert forgotten.take(look, longer_side=WIDTH) == 0
+
+
 def test_a_turning_camera_brings_new_instances_and_keeps_the_known() -> None:
     found = track([scene(60, camera=8 * number) for number in range(8)])
     assert len({square_id(masks, 60, 8 * number) for number, masks in enumerate(found)}) == 1
@@ -179,6 +232,19 @@ def test_the_thing_in_a_hand_is_one_instance_though_it_has_two_colours() -> None
     assert found[2].reseeded and found[2].instance_ids[70, 70] == found[2].instance_ids[70, 90]
 
 
+def test_a_held_thing_shares_its_id_with_nothing_else() -> None:
+    tracker = _Tracker(hands=None, contacts=None, people=None, options=TrackingOptions())
+    regions = np.zeros((100, 100), np.int32)
+    regions[40:60, 40:60] = 1
+    first, second = tracker._new_id(0.5), tracker._new_id(0.5)
+    tracker._held = {"left": first}
+    # The background took over the id of what the hand held before.
+    ids = np.array([first, second], np.int32)
+    box = np.array([38, 38, 62, 62], np.float32)
+    assert tracker._hold("left", box, regions, ids, np.zeros((100, 100), np.int32))
+    assert ids[1] == first and ids[0] not in (0, first, second)
+
+
 def test_a_thing_like_the_table_is_cut_out_at_its_box() -> None:
     image = scene(20)
     image[30:110, 125:225] = (118, 126, 134)
@@ -228,13 +294,39 @@ def test_the_wearers_arms_are_no_person() -> None:
     assert not any(item.category == "person" for masks in found for item in masks.instances)
 
 
+@pytest.mark.parametrize("size", [(20, 320), (31, 31), (136, 240)])
+def test_unrelated_pictures_are_not_believable_however_flat(size: tuple[int, int]) -> None:
+    noise = [np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8) for seed in (1, 2)]
+    _, believable = trace_back(noise[0], noise[1], preset="medium")
+    assert believable.mean() < 0.25
+    places, believable = trace_back(noise[0], noise[0], preset="medium")
+    assert believable.mean() > 0.9 and np.abs(places[10, 10] - 10).max() < 0.5
+
+
+def test_a_cut_between_flat_pictures_is_seen() -> None:
+    noise = [
+        np.random.default_rng(seed).integers(0, 255, (24, 320, 3), dtype=np.uint8).astype(np.uint8)
+        for seed in (1, 2)
+    ]
+    found = track([noise[0], noise[0], noise[1]], options=TrackingOptions(reseed_interval_s=60))
+    ids = [{item.instance_id for item in masks.instances} for masks in found]
+    assert ids[0] & ids[1] and not ids[1] & ids[2]
+
+
 def test_pictures_that_change_their_size_are_refused() -> None:
     with pytest.raises(ValueError, match="one size"):
         track([scene(20), scene(20)[:, :100]])
 
 
 @pytest.mark.parametrize(
-    "option", [{"max_side": 10}, {"reseed_interval_s": 0}, {"hand_memory_s": -1}, {"min_covered": 2}]
+    "option",
+    [
+        {"max_side": 10},
+        {"reseed_interval_s": 0},
+        {"hand_memory_s": -1},
+        {"id_memory_s": -1},
+        {"min_covered": 2},
+    ],
 )
 def test_wrong_options_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from ego_assets.media.depth_archive import (
     DepthArchive,
+    cuts_at,
     depth_document,
     depth_values,
     picture_shift,
     write_depth_archive,
-    write_depth_document,
     write_map_verdicts,
 )
 from ego_assets.media.frame_archive import FrameArchiveIndex, read_member
@@ -29,6 +29,7 @@ from ego_assets.media.rasters import decode_png
 from ego_assets.schema.camera import PinholeCamera, Scale
 from ego_assets.schema.depth import DepthFrame, DepthStatus
 from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.documents import json_document
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.motion import CameraMotion
@@ -204,7 +205,7 @@ def test_maps_of_two_segments_are_not_compared(tmp_path: Path) -> None:
         frames_per_second=5.0,
         baseline_m=None,
     )
-    assert document["scale"] == "unknown" and "median" in document["unit"]
+    assert document["scale"] == "unknown" and "median" in document["unit"] and "first map" in document["unit"]
     first, second = document["segments"]
     assert (first["first_frame_index"], first["last_frame_index"], first["frames"]) == (0, 6, 2)
     assert (second["start_ns"], second["end_ns"]) == (400_000_000, 600_000_000)
@@ -220,8 +221,7 @@ def test_the_document_says_how_to_read_a_map(tmp_path: Path) -> None:
         frames_per_second=None,
         baseline_m=0.1,
     )
-    write_depth_document(document, tmp_path / "depth.json")
-    told = json.loads((tmp_path / "depth.json").read_text())
+    told = json.loads(json_document(document))
     assert told == document
     assert told["unit"] == "millimetre" == told["segments"][0]["unit"]
     assert told["invalid_value"] == 0 and told["largest_value"] == 65535
@@ -302,6 +302,16 @@ def test_the_shift_of_the_picture_is_a_share_of_its_width() -> None:
     assert np.isnan(picture_shift(None, np.array([0, 6, 12]), width=100)).all()
     # A motion that does not reach the end of the clip is not used.
     assert np.isnan(picture_shift(motion, np.array([0, 6, 13]), width=100)).all()
+
+
+def test_cuts_are_the_first_frames_of_a_list_after_them() -> None:
+    is_cut = np.zeros(10, np.bool_)
+    is_cut[[0, 4, 5, 9]] = True
+    motion = replace(CameraMotion.still(10), is_cut=is_cut)
+    assert cuts_at(motion, np.array([0, 3, 6, 9])) == {6, 9}
+    assert cuts_at(motion, np.array([1, 2, 3])) == frozenset()
+    assert cuts_at(motion, np.array([3, 4, 12])) == {4}, "frames without a motion begin nothing"
+    assert cuts_at(motion, np.array([], np.int64)) == frozenset()
 
 
 def test_the_motion_reaches_the_measurements(tmp_path: Path) -> None:

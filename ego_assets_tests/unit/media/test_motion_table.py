@@ -24,6 +24,7 @@ def some_motion(count: int, seed: int = 0) -> tuple[CameraMotion, npt.NDArray[np
         positions_xy=rng.normal(0, 100, (count, 2)).cumsum(axis=0),
         change=rng.uniform(0, 2, count).astype(np.float32),
         is_cut=rng.random(count) < 0.2,
+        unseen=rng.random(count) < 0.2,
     )
     return motion, np.cumsum(rng.integers(0, 50_000_000, count))
 
@@ -42,13 +43,14 @@ def test_what_is_stored_in_its_own_pixels_comes_back_exactly(count: int, seed: i
     assert np.array_equal(again.positions_xy, motion.positions_xy)
     assert np.array_equal(again.change, motion.change)
     assert np.array_equal(again.is_cut, motion.is_cut)
+    assert np.array_equal(again.unseen, motion.unseen)
     assert times_again.dtype == np.int64 and np.array_equal(times_again, times)
 
 
 def test_shifts_are_stored_in_pixels_of_the_proxy() -> None:
     motion, times = some_motion(5)
     table = motion_table(motion, times, measured_on=(1920, 1080), resolution=(1280, 720))
-    assert table.column_names == ["frame_index", "timestamp_ns", "x_px", "y_px", "change", "is_cut"]
+    assert table.column_names == ["frame_index", "timestamp_ns", "x_px", "y_px", "change", "is_cut", "unseen"]
     assert table["frame_index"].to_pylist() == [0, 1, 2, 3, 4]
     assert json.loads(table.schema.metadata[b"resolution"]) == [1280, 720]
     assert np.allclose(table["x_px"].to_numpy(), motion.positions_xy[:, 0] / 1.5)

@@ -17,7 +17,7 @@ from resources.models.registry import BACKENDS
 from resources.profiles import BackendConfig, Profile, build_backend
 
 FACTS = SceneFacts(
-    hands={"right": {"state": "grasp", "contact": True, "category": "tool"}},
+    hands={"right": {"state": "grasp", "category": "tool"}},
     objects={"container": 2},
     activity="manipulating",
     camera="still",
@@ -26,9 +26,8 @@ FACTS = SceneFacts(
 
 
 @pytest.fixture(params=[*sorted(BACKENDS["captions"]), "endpoint"])
-def captioner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Captioner]:
+def captioner(request: pytest.FixtureRequest) -> Iterator[Captioner]:
     if request.param == "endpoint":
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         with caption_server() as server:
             options = EndpointOptions(base_url=server.base_url)
             yield endpoint_ladder(options, models=["m"], prompts=DEFAULT_PROMPTS)[0].open()

@@ -24,7 +24,8 @@ TOLERANCE = 0.15
 
 @pytest.fixture(scope="module", params=sorted(BACKENDS["depth"]))
 def depth(request: pytest.FixtureRequest) -> DepthEstimator:
-    profile = Profile(name="conformance", backends={"depth": BackendConfig(backend=request.param)})
+    used = {task: BackendConfig(backend="dis") for task in BACKENDS["depth"][request.param].uses}
+    profile = Profile(name="conformance", backends={"depth": BackendConfig(backend=request.param), **used})
     try:
         estimator: DepthEstimator = build_backend(profile, "depth")
     except BackendUnavailable as error:
@@ -126,6 +127,27 @@ def test_black_frames_and_still_cameras_say_nothing(depth: DepthEstimator) -> No
     assert_nothing_said(list(depth.estimate(still_frames(black, 4), camera=camera_of(160, 120))))
     frames, _, camera = clip("still")
     assert_nothing_said(list(depth.estimate(frames, camera=camera)))
+
+
+def test_unrelated_pictures_say_nothing_of_each_other(depth: DepthEstimator) -> None:
+    if depth.is_dense:
+        pytest.skip("a network judges single pictures")
+    rooms = [Scene(SceneSpec(seed=seed, width=480, height=270, hands=False)) for seed in range(1, 7)]
+    pictures = [room.frame(0.0, 0).rendering.image for room in rooms]
+    frames = [ClipFrame(number, number * 200_000_000, picture) for number, picture in enumerate(pictures)]
+    *_, camera = clip("walk")
+    results = list(depth.estimate(frames, camera=camera))
+    assert_nothing_said(results)
+    assert {result.status for result in results} == {"failed"}
+
+
+def test_maps_of_two_scenes_know_nothing_of_each_other(depth: DepthEstimator) -> None:
+    frames, _, camera = clip("walk")
+    cut = frames[3].frame_index
+    whole = list(depth.estimate(frames, camera=camera, cuts=frozenset({cut})))
+    parts = [*depth.estimate(frames[:3], camera=camera), *depth.estimate(frames[3:], camera=camera)]
+    for one, other in zip(whole, parts, strict=True):
+        assert np.array_equal(one.depth, other.depth)
 
 
 def test_a_known_distance_makes_metres(depth: DepthEstimator) -> None:

@@ -57,7 +57,8 @@ def test_local_serves_every_task_with_the_defaults_of_the_classes() -> None:
         spec = registry.BACKENDS[task][config.backend]
         backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
         defaults = {name: p.default for name, p in inspect.signature(backend_class).parameters.items()}
-        assert config.settings == defaults, task
+        assert config.settings == {name: defaults[name] for name in spec.settings}, task
+        assert set(defaults) == {*spec.settings, *spec.uses}, task
 
 
 def test_the_finished_video_may_be_examined_by_another_backend(tmp_path: Path) -> None:
@@ -133,6 +134,55 @@ def test_a_detector_is_built_once_for_equal_settings(tmp_path: Path) -> None:
     assert build_backend(other, "faces") is not first
     assert first.info.backend == "centerface"
     assert first.info.weights_sha256 == registry.CENTERFACE.sha256
+
+
+MOTION = {
+    "depth": {"backend": "depth_from_motion"},
+    "flow": {"backend": "dis", "settings": {"preset": "fast"}},
+}
+
+
+def test_a_backend_is_built_with_those_it_uses(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, {"backends": MOTION}))
+    depth = build_backend(profile, "depth")
+    assert "DIS flow, fast" in depth.info.model
+    assert build_backend(profile, "depth") is depth
+    other = {**MOTION, "flow": {"backend": "dis"}}
+    again = build_backend(load_profile(write(tmp_path, {"backends": other})), "depth")
+    assert again is not depth and "DIS flow, medium" in again.info.model
+    (rung,) = build_ladder(profile, "depth")
+    assert rung.config == {"backend": "depth_from_motion", "flow": {"backend": "dis", "preset": "fast"}}
+    assert rung.open() is depth
+
+
+@pytest.mark.parametrize(
+    "depth",
+    [
+        {"backend": "depth_from_motion"},
+        {"backend": "sparse_motion", "fallbacks": [{"backend": "depth_from_motion"}]},
+    ],
+)
+def test_a_profile_names_what_its_backends_use(tmp_path: Path, depth: dict[str, object]) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"'depth_from_motion' uses a backend of 'flow'.*Add one of: dis"
+    ):
+        load_profile(write(tmp_path, {"backends": {"depth": depth}}))
+
+
+def test_what_a_backend_uses_is_no_setting(tmp_path: Path) -> None:
+    depth = {"backend": "depth_from_motion", "settings": {"flow": "dis"}}
+    with pytest.raises(ConfigurationError, match="unknown flow"):
+        load_profile(write(tmp_path, {"backends": {**MOTION, "depth": depth}}))
+
+
+def test_reference_keeps_the_layers_that_need_no_weights() -> None:
+    profile = load_profile("reference")
+    without_weights = {"flow", "depth", "actions", "captions", "embeddings"}
+    assert without_weights <= set(profile.backends)
+    for task in without_weights:
+        for rung in build_ladder(profile, task):
+            assert isinstance(rung.open(), PROTOCOLS[task])
+    assert not {"hands", "masks"} & set(profile.backends)
 
 
 def test_a_task_the_profile_leaves_out(tmp_path: Path) -> None:
@@ -224,5 +274,8 @@ def test_rates_of_a_profile(tmp_path: Path) -> None:
 def test_wrong_rates_are_named(tmp_path: Path, rate: object) -> None:
     with pytest.raises(ConfigurationError, match=r"frames_per_second\.depth expects a number above 0"):
         load_profile(write(tmp_path, {**GOOD, "frames_per_second": {"depth": rate}}))
-    with pytest.raises(ConfigurationError, match="unknown dept; known: actions, "):
+    with pytest.raises(ConfigurationError, match="unknown dept; known: depth, hands, masks"):
         load_profile(write(tmp_path, {**GOOD, "frames_per_second": {"dept": 1}}))
+    for task in ("faces", "flow", "captions", "actions"):
+        with pytest.raises(ConfigurationError, match=f"unknown {task}; known: depth, hands, masks"):
+            load_profile(write(tmp_path, {**GOOD, "frames_per_second": {task: 1}}))

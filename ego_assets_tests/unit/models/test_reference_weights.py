@@ -111,6 +111,11 @@ def test_the_reference_profile_serves_each_task() -> None:
         "faces": "retinaface_resnet50",
         "text": "paddleocr",
         "plates": "yolo_plates",
+        "flow": "dis",
+        "depth": "depth_from_motion",
+        "actions": "motion_rules",
+        "captions": "template",
+        "embeddings": "appearance",
     }
 
 

@@ -163,3 +163,22 @@ def test_arrays_of_different_lengths_are_refused() -> None:
         CameraMotion(
             positions_xy=np.zeros((3, 2)), change=np.zeros(3, np.float32), is_cut=np.zeros(2, np.bool_)
         )
+
+
+def test_a_picture_that_shows_nothing_is_told_apart_from_a_camera_that_does_not_move() -> None:
+    rng = np.random.default_rng(0)
+    scene = cv2.GaussianBlur(rng.integers(0, 255, (90, 160), np.uint8), (0, 0), 3)
+    lit, dark = cv2.normalize(scene, None, 30, 220, cv2.NORM_MINMAX), scene // 40
+    for picture, unseen in ((lit, False), (dark, True)):
+        meter = MotionMeter()
+        for index in range(3):
+            meter.measure(grey(index, picture))
+        motion = meter.camera_motion()
+        assert motion.unseen.tolist() == [unseen] * 3
+        assert motion.unseen_share(np.arange(3)) == float(unseen)
+        assert motion.change.tolist() == [0.0] * 3
+
+
+def grey(index: int, picture: np.ndarray) -> DecodedFrame:
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="gray")
+    return DecodedFrame(index, index * 33_333_333, frame, 0)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
 import logging
+import shutil
 import socket
+import subprocess
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
@@ -30,23 +36,49 @@ from ego_assets_tests.caption_server import (
     completion,
     failure,
 )
+from resources import endpoint as endpoint_module
 from resources.captioner import (
     CaptionEndpointUnavailable,
     EndpointCaptioner,
     EndpointOptions,
-    RateLimiter,
     endpoint_ladder,
     read_prompts,
 )
+from resources.endpoint import AnswerSpool, CircuitBreaker, RateLimiter, SharedState, post, shared_state
 
 KEY = "sk-very-secret"
 
 
+@pytest.fixture(autouse=True)
+def forget_endpoints() -> Iterator[None]:
+    yield
+    shared_state.cache_clear()
+
+
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CaptionServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def server() -> Iterator[CaptionServer]:
     with caption_server() as running:
         yield running
+
+
+class FakeTime:
+    """A clock that goes on where somebody waits, and notes the waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.waits: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+    def shared(self, *, requests_per_minute: float = 0) -> SharedState:
+        return SharedState(
+            limiter=RateLimiter(requests_per_minute, clock=self), breaker=CircuitBreaker(clock=self)
+        )
 
 
 def request(number: int = 0, *, width: int = 64, height: int = 48) -> CaptionRequest:
@@ -55,16 +87,32 @@ def request(number: int = 0, *, width: int = 64, height: int = 48) -> CaptionReq
     return CaptionRequest(frame=ClipFrame(number, number * 2_000_000_000, image), facts=facts)
 
 
-def client(server: CaptionServer, *, waits: list[float] | None = None, **options: Any) -> EndpointCaptioner:
+def level_of(body: dict[str, Any]) -> int:
+    """The number of the request that a picture belongs to."""
+    data = body["messages"][0]["content"][1]["image_url"]["url"].partition(",")[2]
+    level = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_GRAYSCALE).mean()
+    return round(level / 40)
+
+
+def client(
+    server: CaptionServer,
+    *,
+    time: FakeTime | None = None,
+    shared: SharedState | None = None,
+    answers: AnswerSpool | None = None,
+    prompt: int = 0,
+    **options: Any,
+) -> EndpointCaptioner:
     """A client that notes its waits instead of waiting."""
     settings = {"base_url": server.base_url, "api_key": KEY, "max_retries": 2, "timeout_s": 20.0, **options}
-    noted = [] if waits is None else waits
+    time = time or FakeTime()
     return EndpointCaptioner(
         EndpointOptions(**settings),
         model="asked-model",
-        prompt=DEFAULT_PROMPTS[0],
-        limiter=RateLimiter(0),
-        sleep=noted.append,
+        prompt=DEFAULT_PROMPTS[prompt],
+        shared=shared or time.shared(),
+        answers=answers,
+        sleep=time.sleep,
     )
 
 
@@ -103,70 +151,137 @@ def test_nothing_asked_is_nothing_sent(server: CaptionServer) -> None:
 
 
 def test_answers_keep_the_order_of_the_requests_and_concurrency_is_bounded(server: CaptionServer) -> None:
-    def by_picture(body: dict[str, Any], number: int) -> Reply:
-        data = body["messages"][0]["content"][1]["image_url"]["url"].partition(",")[2]
-        level = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_GRAYSCALE).mean()
-        return completion(f"level {round(level / 40)}")
-
-    server.respond = by_picture
+    server.respond = lambda body, number: completion(f"level {level_of(body)}")
     answers = client(server, concurrency=3).caption([request(number) for number in range(6)])
     assert [answer.text for answer in answers] == [f"level {number}" for number in range(6)]
     assert 1 <= server.most_at_once <= 3
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503])
 def test_what_passes_is_tried_again_with_growing_waits(server: CaptionServer, status: int) -> None:
-    waits: list[float] = []
+    time = FakeTime()
     server.script(failure(status), failure(status), completion())
-    [answer] = client(server, waits=waits).caption([request()])
-    assert answer.text == SENTENCE and len(server.requests) == 3
-    assert 0 < waits[0] <= 1.0 and waits[0] < waits[1] <= 2.0
+    [answer] = client(server, time=time).caption([request()])
+    assert answer.text == SENTENCE and len(server.requests) == answer.requests == 3
+    first, second = time.waits
+    assert 0.5 <= first <= 1.0 <= second <= 2.0
 
 
 def test_retry_after_in_seconds_and_as_a_date_is_honoured(server: CaptionServer) -> None:
-    waits: list[float] = []
+    time = FakeTime()
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     server.script(failure(429, Retry_After="17"), failure(503, Retry_After=date), completion())
-    client(server, waits=waits).caption([request()])
-    assert waits[0] == pytest.approx(17, abs=5) and 40 < waits[1] <= 60
+    client(server, time=time).caption([request()])
+    assert time.waits[0] == 17 and 40 < time.waits[1] <= 60
 
 
 def test_unreadable_retry_after_falls_back_to_the_usual_wait(server: CaptionServer) -> None:
-    waits: list[float] = []
+    time = FakeTime()
     server.script(failure(429, Retry_After="soon"), completion())
-    client(server, waits=waits).caption([request()])
-    assert 0 < waits[0] <= 1.0
+    client(server, time=time).caption([request()])
+    assert 0.5 <= time.waits[0] <= 1.0
 
 
 def test_an_endpoint_that_asks_for_an_hour_counts_as_down(server: CaptionServer) -> None:
-    waits: list[float] = []
+    time = FakeTime()
     server.script(failure(429, Retry_After="3600"))
     with pytest.raises(CaptionEndpointUnavailable, match="asks to wait 3600 s"):
-        client(server, waits=waits).caption([request()])
-    assert len(server.requests) == 1 and waits == []
+        client(server, time=time).caption([request()])
+    assert len(server.requests) == 1 and time.waits == []
 
 
 def test_patience_asked_of_one_request_holds_for_all(server: CaptionServer) -> None:
-    now = [100.0]
-    limiter = RateLimiter(0, clock=lambda: now[0])
-    options = EndpointOptions(base_url=server.base_url, max_retries=1)
-    waits: list[float] = []
-    asking = EndpointCaptioner(
-        options, model="m", prompt=DEFAULT_PROMPTS[0], limiter=limiter, sleep=waits.append
-    )
-    server.script(failure(429, Retry_After="9"), completion())
-    asking.caption([request()])
-    assert limiter.reserve() == 9.0
+    time = FakeTime()
+    shared = time.shared()
+    server.script(failure(429, Retry_After="9"))
+    with pytest.raises(CaptionEndpointUnavailable):
+        client(server, shared=shared, max_retries=0).caption([request()])
+    assert shared.limiter.take() == 9.0
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_an_endpoint_that_stays_down_is_a_transient_error(server: CaptionServer, status: int) -> None:
     server.script(failure(status, "overloaded"))
     with pytest.raises(TransientError, match=f"status {status}: overloaded") as caught:
-        client(server).caption([request(number) for number in range(8)])
+        client(server, concurrency=2).caption([request(number) for number in range(8)])
     assert isinstance(caught.value, CaptionEndpointUnavailable)
-    # Three tries of one request; those under way at the same time may have had theirs.
-    assert 3 <= len(server.requests) <= 3 * 8
+    # Three tries each of what was asked at the same time, and nothing after that.
+    assert 3 <= len(server.requests) <= 3 * 4
+
+
+def test_a_dead_endpoint_is_asked_once_for_many_clips(server: CaptionServer) -> None:
+    time = FakeTime()
+    shared = time.shared()
+    server.script(failure(500))
+    for _ in range(9):
+        with pytest.raises(CaptionEndpointUnavailable):
+            client(server, time=time, shared=shared).caption([request()])
+    assert len(server.requests) == 3
+    with pytest.raises(CaptionEndpointUnavailable, match="left alone for another"):
+        client(server, time=time, shared=shared).caption([request()])
+
+
+def test_after_the_pause_one_try_is_enough_to_see(server: CaptionServer) -> None:
+    time = FakeTime()
+    shared = time.shared()
+    server.script(failure(500))
+    for asked in (3, 4, 5):
+        with pytest.raises(CaptionEndpointUnavailable):
+            client(server, time=time, shared=shared).caption([request()])
+        assert len(server.requests) == asked
+        time.now += 301
+    server.script(completion())
+    assert client(server, time=time, shared=shared).caption([request()])[0].text == SENTENCE
+    server.script(failure(500), completion())
+    assert client(server, time=time, shared=shared).caption([request()])[0].text == SENTENCE
+
+
+def test_pictures_that_are_alike_are_counted_one_by_one(server: CaptionServer) -> None:
+    alike = [
+        CaptionRequest(frame=replace(request().frame, frame_index=n), facts=SceneFacts()) for n in (0, 9)
+    ]
+    answers = client(server).caption(alike)
+    assert len(server.requests) == sum(answer.requests for answer in answers) == 2
+    server.script(failure(500))
+    with pytest.raises(CaptionEndpointUnavailable):
+        client(server, concurrency=1, max_retries=0).caption(alike)
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_picture_on_which_alone_the_endpoint_fails_is_refused(
+    server: CaptionServer, concurrency: int
+) -> None:
+    def respond(body: dict[str, Any], number: int) -> Reply:
+        return failure(500, "cannot look") if level_of(body) == 2 else completion()
+
+    server.respond = respond
+    time = FakeTime()
+    asking = client(server, time=time, shared=time.shared(), concurrency=concurrency)
+    answers = asking.caption([request(number) for number in range(5)])
+    assert [bool(answer.text) for answer in answers] == [True, True, False, True, True]
+    assert answers[2].refused == "no answer: status 500: cannot look" and answers[2].requests == 3
+    # Asked for again in the next ways it is alone, and the endpoint still does not count as down.
+    for _ in range(2):
+        assert asking.caption([request(2)])[0].refused.startswith("no answer")
+    assert asking.caption([request(3)])[0].text == SENTENCE
+
+
+def test_what_was_answered_before_a_failure_is_not_asked_again(server: CaptionServer) -> None:
+    answers = AnswerSpool()
+    server.script(*[completion()] * 5, failure(429, Retry_After="600"))
+    moments = [request(number) for number in range(6)]
+    with pytest.raises(CaptionEndpointUnavailable):
+        client(server, answers=answers, concurrency=1).caption(moments)
+    server.script(completion())
+    found = client(server, answers=answers).caption(moments)
+    assert len(server.requests) == 7 and [answer.text for answer in found] == [SENTENCE] * 6
+    # What the failed attempt cost counts as well.
+    assert sum(answer.prompt_tokens for answer in found) == 6000
+    assert [answer.requests for answer in found] == [1] * 5 + [2]
+    # Another prompt is another question.
+    client(server, answers=answers, prompt=1).caption(moments[:1])
+    assert len(server.requests) == 8
 
 
 def test_a_body_that_comes_too_slowly_is_tried_again(server: CaptionServer) -> None:
@@ -190,18 +305,120 @@ def test_a_connection_cut_in_the_middle_is_tried_again(server: CaptionServer) ->
     assert answer.text == SENTENCE and len(server.requests) == 2
 
 
+def drips(connection: socket.socket, stopped: threading.Event, head: bytes, drop: bytes) -> None:
+    """A server that is always about to go on."""
+    connection.recv(65536)
+    with contextlib.suppress(OSError):
+        connection.sendall(head)
+        while not stopped.wait(0.05):
+            connection.sendall(drop)
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (b"", b""),
+    ],
+)
+def test_an_answer_that_drips_in_ends_with_the_time_limit(head: bytes, drop: bytes) -> None:
+    stopped = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        serving = threading.Thread(
+            target=lambda: drips(listening.accept()[0], stopped, head, drop), daemon=True
+        )
+        serving.start()
+        try:
+            with pytest.raises(TimeoutError):
+                post(f"http://127.0.0.1:{port}/v1", b"{}", headers={}, timeout_s=0.3, max_bytes=10_000)
+        finally:
+            stopped.set()
+        serving.join()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Certificate and key of 127.0.0.1, signed by itself, in one file."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    path = tmp_path / "certificate.pem"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += [
+        "-keyout",
+        str(tmp_path / "key.pem"),
+        "-out",
+        str(path),
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_text(path.read_text() + (tmp_path / "key.pem").read_text())
+    return path
+
+
+def test_encrypted_endpoints_are_trusted_by_certificate(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with caption_server(certificate=certificate) as server:
+        assert server.base_url.startswith("https://")
+        with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
+            client(server).caption([request()])
+        assert server.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        endpoint_module._tls.cache_clear()
+        try:
+            assert client(server).caption([request()])[0].text == SENTENCE
+        finally:
+            endpoint_module._tls.cache_clear()
+
+
+def test_a_host_that_nobody_knows_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: Any, **options: Any) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(CaptionEndpointUnavailable, match="nobody knows the name"):
+        client(CaptionServer(base_url="http://host.invalid/v1")).caption([request()])
+
+
+def test_an_answer_without_end_is_cut_off(server: CaptionServer) -> None:
+    server.script(Reply(body=b" " * 20_000))
+    with pytest.raises(http.client.HTTPException, match="larger than 10000 bytes"):
+        post(f"{server.base_url}/x", b"{}", headers={}, timeout_s=20, max_bytes=10_000)
+
+
+def test_no_proxy_of_the_environment_sees_key_or_picture(
+    server: CaptionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with caption_server() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.base_url)
+        assert client(server).caption([request()])[0].text == SENTENCE
+        assert proxy.requests == []
+
+
 def test_a_refused_connection_is_transient() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    waits: list[float] = []
-    options = EndpointOptions(base_url=f"http://127.0.0.1:{port}/v1", max_retries=3)
+    time = FakeTime()
     asking = EndpointCaptioner(
-        options, model="m", prompt=DEFAULT_PROMPTS[0], limiter=RateLimiter(0), sleep=waits.append
+        EndpointOptions(base_url=f"http://127.0.0.1:{port}/v1", max_retries=3),
+        model="m",
+        prompt=DEFAULT_PROMPTS[0],
+        shared=time.shared(),
+        sleep=time.sleep,
     )
     with pytest.raises(CaptionEndpointUnavailable, match="the connection was refused"):
         asking.caption([request()])
-    assert len(waits) == 3
+    assert len(time.waits) == 3
 
 
 @pytest.mark.parametrize(
@@ -235,6 +452,32 @@ def test_answers_without_a_caption_are_refused_with_the_reason(
     [answer] = client(server).caption([request()])
     assert (answer.text, answer.refused) == ("", reason)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("text", [f"{SENTENCE} \ud83d", f"no end\u0000</think> {SENTENCE}"])
+def test_texts_that_no_file_takes_are_cleaned(server: CaptionServer, text: str) -> None:
+    server.script(completion(text, model="m\ud83d\u0000"))
+    [answer] = client(server).caption([request()])
+    assert (answer.text, answer.model) == (SENTENCE, "m")
+
+
+@pytest.mark.parametrize("key", [KEY, 'sk-"with/marks\\'])
+def test_no_answer_repeats_the_key(server: CaptionServer, key: str) -> None:
+    server.script(completion(None, refusal=f"Bearer {key} may not see this."))
+    [answer] = client(server, api_key=key).caption([request()])
+    assert answer.refused == "refusal: Bearer (key) may not see this."
+    server.script(completion(f"{SENTENCE} {key}", model=key))
+    [answer] = client(server, api_key=key).caption([request(1)])
+    assert (answer.text, answer.model) == (f"{SENTENCE} (key)", "(key)")
+
+
+def test_a_placeholder_for_a_key_does_not_spoil_answers(server: CaptionServer) -> None:
+    assert client(server, api_key="e").caption([request()])[0].text == SENTENCE
+
+
+def test_json_too_deep_to_read_is_malformed(server: CaptionServer) -> None:
+    server.script(Reply(body=b"[" * 200_000))
+    assert client(server).caption([request()])[0].refused.startswith("malformed answer")
 
 
 def test_json_under_a_wrong_content_type_is_read(server: CaptionServer) -> None:
@@ -292,8 +535,10 @@ def test_settings_that_a_model_does_not_take_are_left_out(server: CaptionServer)
     server.respond = respond
     asking = client(server, max_retries=0, concurrency=1)
     assert [answer.text for answer in asking.caption([request(0), request(1)])] == [SENTENCE] * 2
-    # The second request knows what the first one has found out.
+    # The second request knows what the first one has found out, and so does the next client.
     assert len(server.requests) == 4
+    client(server, shared=asking._shared).caption([request(2)])
+    assert len(server.requests) == 5
     assert server.requests[0]["temperature"] == 0 and server.requests[0]["max_tokens"] == 2048
     assert server.requests[-1]["max_completion_tokens"] == 2048
 
@@ -335,6 +580,10 @@ def test_the_key_is_in_no_record_of_the_client(server: CaptionServer) -> None:
         "http://",
         "http://[bad",
         "http://host:port/v1",
+        "http://two words/v1",
+        "http://host/a path",
+        "http://host..name/v1",
+        "http://h\u00f6st/v1",
     ],
 )
 def test_addresses_that_nothing_can_be_sent_to(address: str) -> None:
@@ -360,38 +609,60 @@ def test_a_key_that_no_header_can_hold() -> None:
 
 @given(rate=st.floats(1, 6000), pauses=st.lists(st.floats(0, 120), max_size=40))
 def test_the_limiter_never_gives_more_than_its_rate(rate: float, pauses: list[float]) -> None:
-    now = [0.0]
-    limiter = RateLimiter(rate, clock=lambda: now[0])
+    time = FakeTime()
+    limiter = RateLimiter(rate, clock=time)
     sent = []
     for pause in pauses:
-        now[0] += pause
-        sent.append(now[0] + limiter.reserve())
+        time.now += pause
+        while (delay := limiter.take()) > 0:
+            time.sleep(delay)
+        sent.append(time.now)
     assert all(later - earlier >= 60 / rate * (1 - 1e-9) - 1e-6 for earlier, later in pairwise(sent))
-    assert all(at >= 0 for at in sent)
 
 
 def test_without_a_limit_nothing_waits() -> None:
     limiter = RateLimiter(0, clock=lambda: 5.0)
-    assert [limiter.reserve() for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert [limiter.take() for _ in range(3)] == [0.0, 0.0, 0.0]
+
+
+def test_patience_holds_for_those_who_wait_by_then() -> None:
+    time = FakeTime()
+    limiter = RateLimiter(60, clock=time)
+    assert (limiter.take(), limiter.take()) == (0.0, 1.0)
+    limiter.hold(10)
+    time.now += 1
+    assert limiter.take() == 9.0
+
+
+def test_after_a_hold_requests_do_not_come_all_at_once() -> None:
+    time = FakeTime()
+    limiter = RateLimiter(0, clock=time)
+    limiter.hold(10)
+    time.now += 10
+    assert (limiter.take(), limiter.take()) == (0.0, 0.5)
+    time.now += 20
+    assert (limiter.take(), limiter.take(), limiter.take()) == (0.0, 0.0, 0.0)
+
+
+def test_two_processes_do_not_wait_alike(server: CaptionServer) -> None:
+    times = [FakeTime(), FakeTime()]
+    for time in times:
+        server.script(failure(500), failure(500), completion())
+        client(server, time=time).caption([request()])
+    assert times[0].waits != times[1].waits
 
 
 def test_requests_wait_for_the_limiter(server: CaptionServer) -> None:
-    waits: list[float] = []
-    asking = EndpointCaptioner(
-        EndpointOptions(base_url=server.base_url, concurrency=1),
-        model="m",
-        prompt=DEFAULT_PROMPTS[0],
-        limiter=RateLimiter(30, clock=lambda: 0.0),
-        sleep=waits.append,
-    )
+    time = FakeTime()
+    asking = client(server, time=time, shared=time.shared(requests_per_minute=30), concurrency=1)
     asking.caption([request(number) for number in range(3)])
-    assert waits == [2.0, 4.0]
+    assert time.waits == [2.0, 2.0]
 
 
-def test_all_attempts_share_one_limiter() -> None:
+def test_all_attempts_share_pace_and_outages() -> None:
     options = EndpointOptions(base_url="http://host/v1", requests_per_minute=7)
     first, second = (rung.open() for rung in endpoint_ladder(options, models=["a"])[:2])
-    assert first._limiter is second._limiter
+    assert first._shared is second._shared
 
 
 @pytest.mark.parametrize(
@@ -424,7 +695,6 @@ def test_a_prompt_can_tell_what_other_layers_found(server: CaptionServer) -> Non
         EndpointOptions(base_url=server.base_url),
         model="m",
         prompt=DEFAULT_PROMPTS[2],
-        limiter=RateLimiter(0),
     )
     asking.caption([request()])
     assert "in a kitchen" in server.prompts()[0] and "{facts}" not in server.prompts()[0]

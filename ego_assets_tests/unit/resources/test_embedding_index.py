@@ -201,6 +201,23 @@ def test_rebuilding_replaces_everything_and_passes_over_unknown_clips(
     assert [n.clip_id for n in index.nearest(embedding(1))] == [kept]
 
 
+def test_rebuilding_in_blocks_keeps_every_vector(
+    database: Database, new_clip: NewClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 2)
+    entries = []
+    for seed in range(5):
+        clip = new_clip()
+        database.add_clip(clip)
+        entries.append((clip.clip_id, random_embedding(seed), DATA_VERSION))
+    index = EmbeddingIndex(database)
+    assert index.rebuild(entries) == 5 and index.rebuild([]) == 0
+    index.rebuild(entries)
+    for clip_id, given_, _ in entries:
+        found = index.get(clip_id)
+        assert found is not None and np.array_equal(found.embedding.vector, given_.vector)
+
+
 def test_the_migration_goes_back_and_forth(database: Database, new_clip: NewClip) -> None:
     clip_id = add(database, new_clip, embedding(1))
     database.downgrade("0003")

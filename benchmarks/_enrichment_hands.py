@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ego_assets.media.sampling import sample_frames
 from ego_assets.privacy.coverage import wilson_interval
 from ego_assets.schema.detections import iou_matrix
 from ego_assets.schema.frames import ClipFrame
-from ego_assets.schema.hands import HAND_SIDES, HandDetector, HandObjectTracks, HandState
+from ego_assets.schema.hands import HAND_SIDES, HAND_STATES, HandDetector, HandObjectTracks, HandState
 from ego_assets.synth import GroundTruth, SceneSpec, render_clip
 from resources.profiles import build_backend, load_profile
 
@@ -77,6 +78,8 @@ def _synthetic(folder: Path, *, quick: bool) -> list[tuple[Path, GroundTruth]]:
         SceneSpec(seed=11, duration_s=6.0),
         SceneSpec(seed=5, width=960, height=540, duration_s=5.0, camera_motion="still"),
         SceneSpec(seed=21, width=960, height=540, duration_s=6.0, location="office"),
+        SceneSpec(seed=53, width=960, height=540, duration_s=5.0, location="office", camera_motion="still"),
+        SceneSpec(seed=64, width=960, height=540, duration_s=5.0),
     ]
     rendered = []
     for number, spec in enumerate(specs[: 1 if quick else None]):
@@ -115,6 +118,15 @@ def _against_truth(
     clips = f"{len(rendered)} rendered clips"
     _share(reporter, "hands_synthetic_found_on_their_side", found, shown, clips)
     _share(reporter, "hands_synthetic_state_right", right_state, found, f"of hands found, {clips}")
+    for name in HAND_STATES:
+        truly = [state for truth_state, state in pairs if truth_state == name]
+        _share(
+            reporter,
+            f"hands_synthetic_recall_{name}",
+            truly.count(name),
+            len(truly),
+            f"of hands found in this state, {clips}",
+        )
     _share(reporter, "hands_synthetic_contact_right", contact, found, f"of hands found, {clips}")
     _share(reporter, "hands_synthetic_steps_legal", legal, steps, clips)
 
@@ -199,6 +211,7 @@ def _clips(reporter: Reporter, detector: HandDetector) -> None:
             reporter.report(f"hands_in_frames_{name}", None, "share", better="higher", reason=no_material())
             continue
         visible = total = agrees = sides = changes = 0
+        states: Counter[HandState] = Counter()
         seconds = 0.0
         for path in paths:
             recorded = _Recorder(detector)
@@ -209,6 +222,7 @@ def _clips(reporter: Reporter, detector: HandDetector) -> None:
             agreed, judged = recorded.opinions(tracks)
             agrees, sides = agrees + agreed, sides + judged
             for track in tracks.tracks:
+                states.update(state for state in track.states if state is not None)
                 pairs = zip(track.states, track.states[1:], strict=False)
                 changes += sum(None not in pair and pair[0] != pair[1] for pair in pairs)
         _share(
@@ -221,6 +235,14 @@ def _clips(reporter: Reporter, detector: HandDetector) -> None:
             sides,
             "hands whose side the network names as the tracks do",
         )
+        # Not accuracy: nobody has labelled the states of these clips.
+        for state in HAND_STATES:
+            reporter.report(
+                f"hands_state_share_{name}_{state}",
+                states[state] / states.total() if states else None,
+                "share",
+                reason=f"n={states.total()} hands in {len(paths)} clips",
+            )
         reporter.report(
             f"hands_state_changes_{name}",
             changes / seconds,

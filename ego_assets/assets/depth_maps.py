@@ -104,6 +104,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             work.models.ladder(_TASK),
             attempt,
             refusal=lambda made: refusal(made[2], is_dense=made[0].is_dense),
+            usable=lambda made: float(not blocking_refusal(made[2])),
             log=work.log,
         )
     estimator, archive, verdicts = climbed.result
@@ -134,6 +135,12 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         attempts=climbed.attempts,
         counts=archive.counts,
         resolution=sampled.size,
+        facts={
+            "frames_per_second": rate,
+            "scale": document["scale"],
+            "unit": document["unit"],
+            "camera": document["camera"],
+        },
         reviews=_reviews(climbed.accepted, verdicts, is_dense),
         metadata={
             **archive.counts,

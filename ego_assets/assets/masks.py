@@ -120,6 +120,12 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         attempts=climbed.attempts,
         counts=recorded.counts,
         resolution=sampled.size,
+        facts={
+            "frames_per_second": rate,
+            "bit_depth": recorded.bit_depth,
+            "categories": list(vocabulary),
+            "hands": hands is not None,
+        },
         metadata={
             **recorded.counts,
             "bit_depth": recorded.bit_depth,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ego_assets.gates.handling import HAND_FRAMES_SOURCE, MIN_HAND_FRAMES_SHARE, is_about_handling
 from ego_assets.gates.per_frame import FrameTest
 from ego_assets.schema.gates import GateOutcome, GateResult, GateSpec
+from ego_assets.schema.hands import HAND_STATES
 
 SCHEMA = GateSpec(
     name="schema",
@@ -27,7 +28,10 @@ BOXES_INSIDE = GateSpec(
 )
 STATES = GateSpec(
     name="states",
-    description="Every hand goes through states that follow one another: free, pre-grasp, grasp, post-release.",
+    description=(
+        "Every hand goes through states that follow one another: free, pre-grasp, grasp, post-release. In a clip about "
+        "handling things that shows hands for 5 s, more than one state is reached."
+    ),
     threshold=0,
     unit="share of steps that no hand can take",
 )
@@ -41,6 +45,10 @@ HANDS_VISIBLE = GateSpec(
     unit="share of frames with a hand, at least",
     source=HAND_FRAMES_SOURCE,
 )
+
+#: How long hands have to be seen, both counted, before all four states can be expected to come up (own: a reach, a
+#: hold and a withdrawal together take 2-3 s).
+MIN_SEEN_FOR_STATES_S = 5.0
 
 #: All gates of the layer, in the order in which they are judged.
 GATES = (SCHEMA, BOXES_INSIDE, STATES, HANDS_VISIBLE)
@@ -59,6 +67,7 @@ def judge_hand_object(
     hand_share: float,
     contact_share: float | None,
     activity: str,
+    frames_per_second: float = 10.0,
 ) -> list[GateResult]:
     """Judge the stored records; one verdict per gate, in the order of :data:`GATES`.
 
@@ -74,11 +83,18 @@ def judge_hand_object(
         hand_share: Share of the valid records with a hand of the wearer, 0-1.
         contact_share: Share of them in which a hand reaches, holds or lets go, 0-1; ``None`` without any.
         activity: What the clip says it is about; empty where it does not say.
+        frames_per_second: How many records cover a second.
     """
+    about_handling = is_about_handling(activity, contact_share=contact_share)
     return [
         _judge_schema(records, valid_records, first_problem),
         _judge_boxes(boxes, boxes_outside, judged=valid_records),
-        _judge_states(steps, illegal_steps, state_counts),
+        _judge_states(
+            steps,
+            illegal_steps,
+            state_counts,
+            many_hands=MIN_SEEN_FOR_STATES_S * frames_per_second if about_handling else None,
+        ),
         _judge_visible(valid_records, hand_share, contact_share, activity),
     ]
 
@@ -109,7 +125,10 @@ def _judge_boxes(boxes: int, outside: int, *, judged: int) -> GateResult:
     return BOXES_INSIDE.passed(f"All {boxes} boxes lie inside the frame.", value=0, boxes=boxes)
 
 
-def _judge_states(steps: int, illegal: int, counts: Mapping[str, int]) -> GateResult:
+def _judge_states(
+    steps: int, illegal: int, counts: Mapping[str, int], *, many_hands: float | None
+) -> GateResult:
+    """``many_hands``: hands seen from which on one state alone is suspicious; ``None`` where it never is."""
     if not steps:
         return STATES.not_evaluated("No hand is seen in two neighbouring frames.", state_counts=dict(counts))
     share = illegal / steps
@@ -118,6 +137,17 @@ def _judge_states(steps: int, illegal: int, counts: Mapping[str, int]) -> GateRe
             f"{illegal} of {steps} steps lead from a state to one that cannot follow it.",
             value=share,
             state_counts=dict(counts),
+        )
+    reached = [state for state in HAND_STATES if counts.get(state, 0)]
+    seen = sum(counts.values())
+    if many_hands is not None and seen >= many_hands and len(reached) == 1:
+        missing = [state for state in HAND_STATES if state not in reached]
+        return STATES.warned(
+            f"All {seen} hands seen are in the state {reached[0]}; never reached: {', '.join(missing)}. In a clip "
+            "about handling things hands reach, hold and let go: look whether that is so, or contact is misjudged.",
+            value=share,
+            state_counts=dict(counts),
+            never_reached=missing,
         )
     return STATES.passed(
         f"All {steps} steps are ones that a hand can take.", value=share, state_counts=dict(counts)

@@ -1,9 +1,11 @@
 """State of a hand over time: free, pre-grasp, grasp, post-release.
 
 Contact is decided first, over a whole stretch of frames: evidence of single frames is weak and often missing, so a
-two-state Markov chain carries it over time (forward-backward), and two thresholds keep it from flickering. Reaching for
-the object and withdrawing from it follow from how the hand moves against the place of contact. A small state machine
-then walks through the frames, so that every sequence is one that a hand can go through:
+two-state Markov chain carries it over time (forward-backward), and two thresholds keep it from flickering. Contact
+begins only upon evidence: a hand of which nothing is known is free, with a low score. Reaching for the object and
+withdrawing from it follow from how the hand moves against the place of contact. As the chain also carries evidence into
+the ways to a contact and from it, those are cut off where their own frames do not speak for contact. A small state
+machine then walks through the frames, so that every sequence is one that a hand can go through:
 
 ====================  ==================================================================================
 from                  to
@@ -40,28 +42,38 @@ TRANSITIONS: Mapping[HandState, frozenset[HandState]] = MappingProxyType(
     }
 )
 
-# Rate at which contact begins or ends, per second: grasps of daily life last seconds.
-_CHANGES_PER_S = 0.5
-# Contact begins where its probability rises above the first value and lasts until it falls below the second.
-_CONTACT_BEGINS, _CONTACT_ENDS = 0.6, 0.4
+# Rate at which contact begins or ends, per second: grasps of daily life last about a second and more.
+_CHANGES_PER_S = 1.0
+# Contact begins where its probability rises above the first value and lasts until it falls below the second, which
+# takes evidence against it: without any, the probability fades to a half.
+_CONTACT_BEGINS, _CONTACT_ENDS = 0.6, 0.45
 # Weights of the evidence in log-odds per frame. What moves together says most, and the more the faster the hand moves.
 # A hand that stays in its place in the scene while the camera moves rests on something or holds it. Fingers and colours
 # lean one way or the other and never decide alone against motion.
 _TOGETHER_WEIGHT, _TOGETHER_NEUTRAL, _FULL_SPEED_PALMS = 5.0, 0.18, 0.12
 _ANCHORED, _ANCHOR_MAX_SPEED_PALMS, _FULL_CAMERA_PALMS = 1.0, 0.08, 0.2
-_FLEXION_WEIGHT, _FLEXION_NEUTRAL = 1.0, 0.2
+_BENT_WEIGHT, _STRAIGHT_WEIGHT, _FLEXION_NEUTRAL = 2.0, 1.0, 0.2
 _DISTINCT_WEIGHT, _DISTINCT_NEUTRAL = 0.8, 0.25
 _MAX_LOG_ODDS = 4.0
 # Neighbouring frames repeat the same mistake, so each counts less than it would on its own; posture and colours hardly
 # change while a hand rests, and many frames of them are worth little more than one.
 _MOTION_INDEPENDENCE, _LOOKS_INDEPENDENCE = 0.5, 0.15
-# Before anything is known: a wearer's hand in view more often touches something than not.
+# Before anything is known: a wearer's hand in view more often touches something than not. Below the value at which
+# contact begins: the prior alone is no grasp.
 _PRIOR = 0.55
 
-#: A reach is at most this long, and so is a withdrawal.
-REACH_S, WITHDRAWAL_S = 1.2, 1.0
+#: A reach is at most this long, and so is a withdrawal: reaches for things at arm's length take 0.5-1 s.
+REACH_S, WITHDRAWAL_S = 0.8, 0.8
+# Time stamps are rounded.
+_ROUNDING_S = 0.005
+# Frames that together say less than this, in log-odds, leave open when contact begins.
+_UNDECIDED = 0.2
+# A hand that held something goes on holding it, unless a way of it says this much against: one frame in which what is
+# around the fingers clearly stayed behind.
+_SPEAKS_AGAINST = -0.4
 # Distance in palms that a hand has to cover to be reaching or withdrawing, and how far it may fall back meanwhile.
-_MIN_TRAVEL_PALMS, _JITTER_PALMS = 0.4, 0.08
+# Within a second, landmarks and the camera's fitted motion let a resting hand drift by up to half a palm.
+_MIN_TRAVEL_PALMS, _JITTER_PALMS = 0.6, 0.08
 # From here on a reach has begun: farther away the hand may still be on its way to anything.
 _FARTHEST_PALMS = 6.0
 
@@ -110,7 +122,7 @@ class HandStates:
         state_scores: ``float64 [N]``, how sure it is that a grasp has contact and a free hand has none, 0-1. NaN in
             pre-grasp and post-release, which follow from a way that the hand covers or does not: a rule without a
             probability.
-        contact_scores: ``float64 [N]``, probability of contact.
+        contact_scores: ``float64 [N]``, probability of contact; at most 0.5 on a way to a contact or from it.
     """
 
     states: tuple[HandState, ...]
@@ -122,8 +134,13 @@ def judge_states(signals: HandSignals) -> HandStates:
     """States of a hand over one stretch of frames; every step is one of :data:`TRANSITIONS`."""
     if signals.times_s.size == 0:
         return HandStates(states=(), state_scores=np.zeros(0), contact_scores=np.zeros(0))
-    probability = contact_probability(_log_odds(signals), signals.times_s)
-    contact = _with_hysteresis(probability)
+    log_odds = _log_odds(signals)
+    probability = contact_probability(log_odds, signals.times_s)
+    carried = _with_hysteresis(probability)
+    contact = _without_ways(carried, log_odds, signals)
+    # On a way, contact is only what evidence of other frames was carried over: no more likely than not.
+    on_a_way = carried & ~contact
+    probability[on_a_way] = np.minimum(probability[on_a_way], 0.5)
     reaching, withdrawing = _reaches(signals, contact), _withdrawals(signals, contact)
     states: list[HandState] = []
     for touches, reaches, withdraws in zip(contact, reaching, withdrawing, strict=True):
@@ -180,7 +197,8 @@ def _log_odds(signals: HandSignals) -> FloatArray:
     """Evidence of contact in each frame."""
     weight = np.clip(signals.speed_palms / _FULL_SPEED_PALMS, 0.0, 1.0)
     moved = _TOGETHER_WEIGHT * weight * (signals.together - _TOGETHER_NEUTRAL)
-    bent = _FLEXION_WEIGHT * (signals.flexion - _FLEXION_NEUTRAL)
+    closed = signals.flexion - _FLEXION_NEUTRAL
+    bent = np.where(closed > 0, _BENT_WEIGHT, _STRAIGHT_WEIGHT) * closed
     foreign = _DISTINCT_WEIGHT * (signals.distinct - _DISTINCT_NEUTRAL)
     still = signals.speed_palms < _ANCHOR_MAX_SPEED_PALMS
     camera = np.nan_to_num(np.clip(signals.camera_palms / _FULL_CAMERA_PALMS, 0.0, 1.0))
@@ -194,13 +212,67 @@ def _log_odds(signals: HandSignals) -> FloatArray:
 
 
 def _with_hysteresis(probability: FloatArray) -> npt.NDArray[np.bool_]:
+    """Where there is contact; a stretch begins without, so that what only the prior says is no grasp."""
     contact = np.zeros(probability.size, np.bool_)
-    # A stretch begins undecided, between the two thresholds.
-    touching = bool(probability[0] >= (_CONTACT_BEGINS + _CONTACT_ENDS) / 2)
+    touching = False
     for frame, value in enumerate(probability):
         touching = bool(value > _CONTACT_ENDS) if touching else bool(value >= _CONTACT_BEGINS)
         contact[frame] = touching
     return contact
+
+
+def _without_ways(
+    contact: npt.NDArray[np.bool_], log_odds: FloatArray, signals: HandSignals
+) -> npt.NDArray[np.bool_]:
+    """Contact without the ways to it and from it.
+
+    Carrying evidence over time makes contact begin too early and end too late. At either end, frames whose own evidence
+    does not speak for contact are given back where the hand covers a way in them.
+    """
+    kept = contact.copy()
+    edges = np.diff(np.concatenate([[False], contact, [False]]).astype(np.int8))
+    begins, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        rows = np.arange(begin, end)
+        before = np.arange(ends[number - 1] if number else 0, begin)[::-1]
+        after = np.arange(end, begins[number + 1] if number + 1 < begins.size else contact.size)
+        first = _first_touch(rows, before, log_odds, signals, longest_s=REACH_S, at_most=0.0)
+        kept[rows[:first]] = False
+        left = rows[first:][::-1]
+        last = _first_touch(left, after, log_odds, signals, longest_s=WITHDRAWAL_S, at_most=_SPEAKS_AGAINST)
+        kept[left[:last]] = False
+    return kept
+
+
+def _first_touch(
+    rows: npt.NDArray[np.int64],
+    outside: npt.NDArray[np.int64],
+    log_odds: FloatArray,
+    signals: HandSignals,
+    *,
+    longest_s: float,
+    at_most: float,
+) -> int:
+    """How many frames at one end of a contact are still way and not touch.
+
+    Args:
+        rows: Frames of the contact, beginning at that end.
+        outside: Frames without contact beyond that end, the nearest first: the way may go on there.
+        log_odds: ``float64 [N]``, evidence of each frame of the hand.
+        signals: Of the hand.
+        longest_s: Duration of the longest way.
+        at_most: The frames of a way together say no more than this for contact, in log-odds.
+    """
+    times = np.abs(signals.times_s[rows] - signals.times_s[rows[0]])
+    # The touch itself stays: at least one frame.
+    limit = min(int(np.searchsorted(times, longest_s, side="right")), rows.size - 1)
+    together = np.cumsum(log_odds[rows[:limit]])
+    if not together.size or together.min() > at_most:
+        return 0
+    # The last frame up to which the evidence is about as low as it gets.
+    count = int(np.flatnonzero(together <= together.min() + _UNDECIDED)[-1]) + 1
+    way = np.concatenate([rows[:count][::-1], outside])
+    return count if _leg(signals, int(rows[count]), way, longest_s).size else 0
 
 
 def _reaches(signals: HandSignals, contact: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -208,9 +280,9 @@ def _reaches(signals: HandSignals, contact: npt.NDArray[np.bool_]) -> npt.NDArra
     begins = np.flatnonzero(contact & ~np.concatenate([[True], contact[:-1]]))
     reaching = np.zeros(contact.size, np.bool_)
     for begin in begins:
-        frames = range(int(begin) - 1, -1, -1)
-        for frame in _leg(signals, contact, int(begin), frames, REACH_S):
-            reaching[frame] = True
+        before = np.flatnonzero(contact[:begin])
+        first = int(before[-1]) + 1 if before.size else 0
+        reaching[_leg(signals, begin, np.arange(first, begin)[::-1], REACH_S)] = True
     return reaching
 
 
@@ -219,27 +291,32 @@ def _withdrawals(signals: HandSignals, contact: npt.NDArray[np.bool_]) -> npt.ND
     ends = np.flatnonzero(contact & ~np.concatenate([contact[1:], [True]]))
     withdrawing = np.zeros(contact.size, np.bool_)
     for end in ends:
-        frames = range(int(end) + 1, contact.size)
-        for frame in _leg(signals, contact, int(end), frames, WITHDRAWAL_S):
-            withdrawing[frame] = True
+        after = np.flatnonzero(contact[end + 1 :])
+        last = int(end) + 1 + int(after[0]) if after.size else contact.size
+        withdrawing[_leg(signals, end, np.arange(end + 1, last), WITHDRAWAL_S)] = True
     return withdrawing
 
 
 def _leg(
-    signals: HandSignals, contact: npt.NDArray[np.bool_], touch: int, frames: range, longest_s: float
-) -> list[int]:
-    """The frames next to a contact over which the distance to it grows steadily; none where it hardly grows."""
-    leg: list[int] = []
+    signals: HandSignals, touch: int, frames: npt.NDArray[np.int64], longest_s: float
+) -> npt.NDArray[np.int64]:
+    """The frames next to a touch over which the distance to it grows steadily; none where it hardly grows.
+
+    Args:
+        signals: Of the hand.
+        touch: Frame of contact.
+        frames: Frames without contact, from the touch on.
+        longest_s: How far from the touch they may be.
+    """
     reached, farthest = 0, 0.0
-    for frame in frames:
-        if contact[frame] or abs(signals.times_s[frame] - signals.times_s[touch]) > longest_s:
+    for count, frame in enumerate(frames, start=1):
+        if abs(signals.times_s[frame] - signals.times_s[touch]) > longest_s + _ROUNDING_S:
             break
         distance = float(np.linalg.norm(signals.places_xy[frame] - signals.places_xy[touch]))
         distance /= max(signals.palm_px, 1.0)
         if math.isnan(distance) or distance > _FARTHEST_PALMS or distance < farthest - _JITTER_PALMS:
             break
-        leg.append(frame)
         # Frames at the end in which it stays where it is belong to rest, not to the leg.
         if distance > farthest + _JITTER_PALMS:
-            reached, farthest = len(leg), distance
-    return leg[:reached] if farthest >= _MIN_TRAVEL_PALMS else []
+            reached, farthest = count, distance
+    return frames[: reached if farthest >= _MIN_TRAVEL_PALMS else 0]

@@ -61,6 +61,36 @@ def test_impossible_steps_fail_without_blocking() -> None:
     assert verdict.value == pytest.approx(0.1)
 
 
+def states_of(**counts: int) -> dict[str, int]:
+    return {"free": 0, "pre-grasp": 0, "grasp": 0, "post-release": 0} | counts
+
+
+def test_one_state_alone_in_a_long_clip_about_handling_warns_and_names_the_others() -> None:
+    for state in ("grasp", "free"):
+        verdict = judged(state_counts=states_of(**{state: 50}))["states"]
+        assert verdict.outcome is GateOutcome.WARNED and not verdict.blocks and verdict.value == 0
+        missing = [other for other in states_of() if other != state]
+        assert verdict.details["never_reached"] == missing and ", ".join(missing) in verdict.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state_counts": states_of(grasp=49)},
+        {"state_counts": states_of(grasp=50), "frames_per_second": 30.0},
+        {"state_counts": states_of(grasp=49, free=1)},
+        {"state_counts": states_of(free=500), "activity": "walking"},
+        {"state_counts": states_of(free=500), "activity": "", "contact_share": 0.0},
+    ],
+)
+def test_one_state_alone_is_fine_where_no_other_is_expected(changes: dict[str, Any]) -> None:
+    assert judged(**changes)["states"].outcome is GateOutcome.PASSED
+
+
+def test_impossible_steps_outrank_a_single_state() -> None:
+    assert judged(state_counts=states_of(grasp=90), illegal_steps=1)["states"].outcome is GateOutcome.FAILED
+
+
 def test_a_clip_without_hands_is_fine() -> None:
     """A walk needs none, and where nothing is said nothing is expected."""
     nothing: dict[str, Any] = {"boxes": 0, "steps": 0, "hand_share": 0.0, "contact_share": 0.0}

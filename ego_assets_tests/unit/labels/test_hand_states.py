@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ego_assets.labels.hand_object import find_hand_objects
 from ego_assets.labels.hand_states import (
+    REACH_S,
     TRANSITIONS,
+    WITHDRAWAL_S,
     HandSignals,
     HandStates,
     contact_probability,
     is_legal,
     judge_states,
 )
-from ego_assets.schema.hands import HAND_STATES
+from ego_assets.media.sampling import sample_frames
+from ego_assets.schema.errors import BackendUnavailable
+from ego_assets.schema.hands import HAND_STATES, HandDetector, HandState
+from ego_assets.synth import SceneSpec, render_clip
+from resources.profiles import BackendConfig, Profile, build_backend
 
 
 def signals(count: int, **given_values: Any) -> HandSignals:
@@ -94,7 +103,7 @@ def test_what_moves_with_the_hand_is_held() -> None:
     with_it = judge_states(signals(10, together=np.full(10, 0.8), **moving))
     without = judge_states(signals(10, together=np.zeros(10), flexion=np.ones(10), **moving))
     assert set(with_it.states) == {"grasp"} and with_it.contact_scores.min() > 0.9
-    assert set(without.states) == {"free"} and without.contact_scores.max() < 0.2
+    assert set(without.states) == {"free"} and without.contact_scores.max() < 0.4
 
 
 def test_a_hand_that_stays_in_the_scene_while_the_camera_moves_touches_it() -> None:
@@ -108,6 +117,119 @@ def test_without_evidence_it_says_how_unsure_it_is() -> None:
     found = judge_states(signals(5))
     assert np.abs(found.contact_scores - 0.5).max() < 0.1
     assert (found.state_scores < 0.6).all()
+    # The prior alone is no grasp.
+    assert set(found.states) == {"free"}
+
+
+#: A clip in which the left hand stays in sight of a common detector from reach to withdrawal.
+CLIP = SceneSpec(
+    seed=53,
+    width=960,
+    height=540,
+    frame_rate=Fraction(10),
+    duration_s=5.0,
+    location="office",
+    camera_motion="still",
+)
+
+#: What the hand does at 10 frames a second, and how far along its way it is, in palms.
+SCRIPT: list[tuple[HandState, float]] = (
+    [("free", 0.0)] * 12
+    + [("pre-grasp", place) for place in (0.3, 0.9, 1.7, 2.5, 3.1, 3.4)]
+    + [("grasp", place) for place in (3.5, 3.4, 3.1, 2.8, 2.6, 2.5, 2.6, 2.8, 3.1, 3.4, 3.5, 3.5)]
+    + [("post-release", place) for place in (3.2, 2.5, 1.7, 0.9, 0.4, 0.1)]
+    + [("free", 0.0)] * 12
+)
+
+
+def seen(script: list[tuple[HandState, float]], *, seed: int) -> HandSignals:
+    """What a noisy observation of a script says: no opinion about contact, and often nothing about motion."""
+    random = np.random.default_rng(seed)
+    states, along = zip(*script, strict=True)
+    count = len(script)
+    places = 30.0 * np.stack([along, np.zeros(count)], axis=1) + random.normal(0, 0.6, (count, 2))
+    speed = np.abs(np.gradient(np.array(along))) + np.abs(random.normal(0, 0.02, count))
+    held = np.array(states) == "grasp"
+    together = np.clip(np.where(held, 0.65, 0.04) + random.normal(0, 0.1, count), 0, 1)
+    # Only a hand that moves shows what moves with it; and one frame in five shows nothing.
+    together[(speed < 0.06) | (random.random(count) < 0.2)] = np.nan
+    flexion = np.clip(np.where(held, 0.5, 0.1) + random.normal(0, 0.1, count), 0, 1)
+    return signals(
+        count,
+        places_xy=places,
+        palm_px=30.0,
+        together=together,
+        speed_palms=speed,
+        camera_palms=np.zeros(count),
+        flexion=flexion,
+    )
+
+
+def test_reach_hold_and_release_are_told_apart_from_noisy_rules() -> None:
+    right = {state: 0 for state in HAND_STATES}
+    for seed in range(8):
+        found = judge_states(seen(SCRIPT, seed=seed)).states
+        assert all(is_legal(a, b) for a, b in pairwise(found))
+        for (state, _), judged_state in zip(SCRIPT, found, strict=True):
+            right[state] += judged_state == state
+    recall = {state: count / (8 * sum(state == told for told, _ in SCRIPT)) for state, count in right.items()}
+    assert min(recall.values()) > 0.6, recall
+
+
+def carried(*, held: float) -> HandSignals:
+    """A hand that comes in over three palms, rests on a thing while the camera moves, and goes back."""
+    along = np.array([0, 0.6, 1.3, 2.1, 2.7, *[3.0] * 10, 2.7, 2.1, 1.3, 0.6, 0])
+    resting = along == 3.0
+    return signals(
+        along.size,
+        places_xy=np.stack([20 * along, np.zeros(along.size)], axis=1),
+        speed_palms=np.where(resting, 0.01, 0.6),
+        camera_palms=np.where(resting, 0.3, 0.0),
+        together=np.where(resting, np.nan, held),
+    )
+
+
+def test_a_hand_that_comes_into_view_reaching_reaches() -> None:
+    found = judge_states(carried(held=0.0))
+    assert found.states[:5] == ("pre-grasp",) * 5
+    assert found.states[5:15] == ("grasp",) * 10
+    assert found.states[15:] == ("post-release",) * 5
+    on_a_way = np.array([state != "grasp" for state in found.states])
+    assert (found.contact_scores[on_a_way] <= 0.5).all()
+
+
+def test_a_hand_that_carries_something_holds_it_all_the_way() -> None:
+    assert set(judge_states(carried(held=0.9)).states) == {"grasp"}
+
+
+def test_a_hand_that_goes_away_holding_does_not_let_go_for_want_of_evidence() -> None:
+    """Before a contact nothing known is enough for a reach; after it, letting go has to be seen."""
+    states = judge_states(carried(held=np.nan)).states
+    assert states[:5] == ("pre-grasp",) * 5 and set(states[5:]) == {"grasp"}
+
+
+def test_ways_are_bounded() -> None:
+    """A hand that comes from far sets out for the thing only towards the end."""
+    far = [(0.02, place) for place in np.linspace(-1.0, 4.9, 25)]
+    found = judged(*far, *HOLD, *far[::-1]).states
+    longest = round(max(REACH_S, WITHDRAWAL_S) * 10)
+    assert 0 < found.count("pre-grasp") <= longest and 0 < found.count("post-release") <= longest
+
+
+def test_a_rendered_hand_goes_through_all_states(tmp_path: Path) -> None:
+    """A detector, tracks, motion in the picture and states, from pixels."""
+    profile = Profile(name="t", backends={"hands": BackendConfig(backend="mediapipe_hands")})
+    try:
+        detector: HandDetector = build_backend(profile, "hands")
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    truth = render_clip(CLIP, tmp_path / "clip.mp4")
+    frames = sample_frames(tmp_path / "clip.mp4", frames_per_second=10.0)
+    track = find_hand_objects(frames.stream(), detector, resolution=frames.size).left
+    assert truth.left_hand_state
+    for name in HAND_STATES:
+        rows = [row for row, at in enumerate(frames.frame_index) if truth.left_hand_state[at] == name]
+        assert any(track.states[row] == name for row in rows), name
 
 
 def test_a_detectors_opinion_replaces_the_rules() -> None:

@@ -164,6 +164,7 @@ def _judge(work: ClipWork, tracks: HandObjectTracks, check: RecordCheck) -> list
         hand_share=check.hand_share,
         contact_share=contact_share(tracks),
         activity=work.clip.activity_category,
+        frames_per_second=work.frames_per_second(TASK) or work.clip.fps or 30.0,
     )
 
 

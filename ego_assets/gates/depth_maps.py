@@ -9,7 +9,7 @@ stability are lengths, and judged in metres only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -40,6 +40,9 @@ STILL_PICTURE = 0.005
 EMPTY_ALLOWED = 0.25
 #: Turns of the head and things passing close by spoil single maps; a wrong scale or a failing model spoils most.
 ALLOWED = 0.10
+#: Depth from motion leaves plain surfaces open on every real clip: it is a finding only where most maps are mostly
+#: holes.
+SPARSE_ALLOWED = 0.50
 #: Where fewer maps than this have parallax, they say nothing about the clip.
 MIN_SHARE_TO_JUDGE = 0.05
 #: A layer that says nothing about more than half of the clip deserves a warning.
@@ -63,6 +66,8 @@ VALIDITY = GateSpec(
     unit="share of maps with too few known pixels",
     source=f"{_GUIDE} for dense backends; own limit for depth from motion",
 )
+#: The same gate for depth from motion.
+VALIDITY_FROM_MOTION = replace(VALIDITY, threshold=SPARSE_ALLOWED)
 RANGE = GateSpec(
     name="range",
     description=(
@@ -222,6 +227,7 @@ def _judge_not_empty(test: _Test, measurements: DepthMeasurements) -> GateResult
 
 def _judge_validity(test: _Test, measurements: DepthMeasurements, is_dense: bool) -> GateResult:
     judged = test.judged
+    gate = VALIDITY if is_dense else VALIDITY_FROM_MOTION
     measured = float(measurements.measured_share[judged].mean())
     completed = float(measurements.completed_share[judged].mean())
     with_parallax = test.judged_count / judged.size
@@ -236,8 +242,8 @@ def _judge_validity(test: _Test, measurements: DepthMeasurements, is_dense: bool
         f"{measured:.0%} of the pixels were measured and {completed:.0%} completed, on average over "
         f"{test.judged_count} maps."
     )
-    if test.failing_share > VALIDITY.limit:
-        judge = VALIDITY.failed if is_dense else VALIDITY.warned
+    if test.failing_share > gate.limit:
+        judge = gate.failed if is_dense else gate.warned
         return judge(
             f"{seen} {test.failing_count} map(s) know less than {_min_valid(is_dense):.0%}: dark, overexposed or "
             "blurred frames, plain surfaces and a camera that hardly moves do that. Use the confidence maps, or leave "
@@ -246,13 +252,13 @@ def _judge_validity(test: _Test, measurements: DepthMeasurements, is_dense: bool
             **details,
         )
     if with_parallax < MIN_SHARE_WITH_PARALLAX:
-        return VALIDITY.warned(
+        return gate.warned(
             f"{seen} On the other {judged.size - test.judged_count} of {judged.size} frames the camera did not "
             "move enough to tell depth.",
             value=test.failing_share,
             **details,
         )
-    return VALIDITY.passed(seen, value=test.failing_share, **details)
+    return gate.passed(seen, value=test.failing_share, **details)
 
 
 def _judge_range(test: _Test, measurements: DepthMeasurements) -> GateResult:

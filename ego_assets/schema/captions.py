@@ -22,8 +22,8 @@ class SceneFacts:
             where nobody looked for hands.
         objects: Category to number of instances seen.
         activity: Label of the activity segment that contains the time, where that can be relied on.
-        camera: How the camera moves: ``still``, ``turning`` or ``moving``; ``unseen`` where the picture shows next to nothing;
-            empty where unknown.
+        camera: How the camera moves: ``still``, ``turning`` or ``moving``; ``unseen`` where the picture shows next to
+            nothing; empty where unknown.
         location: Kind of place as the collector stated it.
     """
 

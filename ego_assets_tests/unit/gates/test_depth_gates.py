@@ -59,7 +59,7 @@ def measured(
 
 def judged(found: DepthMeasurements, *, is_dense: bool = True) -> dict[str, GateResult]:
     verdicts = judge_depth(found, is_dense=is_dense)
-    assert [verdict.spec for verdict in verdicts] == list(GATES)
+    assert [verdict.spec.name for verdict in verdicts] == [gate.name for gate in GATES]
     return {verdict.spec.name: verdict for verdict in verdicts}
 
 
@@ -162,6 +162,12 @@ def test_valid_pixels_are_asked_of_each_kind_of_backend(
 def test_a_tenth_of_the_maps_may_know_less(bad: int, outcome: GateOutcome) -> None:
     found = measured(valid=spread(20, bad, good=0.95, wrong=0.5))
     assert outcomes(found)["validity"] is outcome
+
+
+@pytest.mark.parametrize(("bad", "outcome"), [(10, PASSED), (11, WARNED)])
+def test_half_of_the_maps_from_motion_may_know_less(bad: int, outcome: GateOutcome) -> None:
+    verdict = judged(measured(valid=spread(20, bad, good=0.6, wrong=0.3)), is_dense=False)["validity"]
+    assert (verdict.outcome, verdict.spec.threshold) == (outcome, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,11 @@ def showing_files(data: Path, clip_id: str) -> dict[Path, bytes]:
     }
 
 
+def pictures(files: dict[Path, bytes]) -> set[bytes]:
+    """Those in which people could be seen; depth and hand records of a clip may be alike before and after."""
+    return {content for path, content in files.items() if path.suffix != ".tar" or path.name == "frames.tar"}
+
+
 def test_a_reported_leak_is_taken_out_corrected_and_recorded(ego: Shell, tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", frames=12, rate=6)
     clip_id = ego.json("ingest", "clip.mp4")["ingested"][0]["clip_id"]
@@ -79,7 +84,7 @@ def test_a_reported_leak_is_taken_out_corrected_and_recorded(ego: Shell, tmp_pat
 
     ego("run")
     made_anew = showing_files(ego.data, clip_id)
-    assert made_anew and not set(leaking.values()) & set(made_anew.values())
+    assert made_anew and not pictures(leaking) & pictures(made_anew)
     shown = ego.json("incident", "show", number)
     assert shown["corrected_at"] and shown["purged_at"] and not shown["resolved_at"]
     assert not any((ego.data / "vault" / "quarantine").rglob("*.mp4"))

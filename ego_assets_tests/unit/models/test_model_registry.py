@@ -62,8 +62,9 @@ def test_the_pinned_wheels_carry_the_known_files(card: ModelCard) -> None:
 def test_settings_are_the_keyword_parameters_of_the_class(spec) -> None:
     backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
     parameters = inspect.signature(backend_class).parameters
-    assert tuple(parameters) == (("models_dir",) if spec.from_models_dir else ()) + spec.settings
-    assert all(parameter.default is not inspect.Parameter.empty for parameter in parameters.values())
+    given = (("models_dir",) if spec.from_models_dir else ()) + spec.uses
+    assert tuple(parameters) == given + spec.settings
+    assert all(parameters[name].default is not inspect.Parameter.empty for name in spec.settings)
 
 
 def test_a_digest_that_is_none_is_refused() -> None:

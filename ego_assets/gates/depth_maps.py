@@ -9,12 +9,13 @@ stability are lengths, and judged in metres only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from ego_assets.gates.per_frame import FrameTest
 from ego_assets.schema.depth import DepthMeasurements
 from ego_assets.schema.gates import GateOutcome, GateResult, GateSpec
 
@@ -95,34 +96,6 @@ STABILITY = GateSpec(
 GATES = (NOT_EMPTY, VALIDITY, RANGE, STABILITY)
 
 
-@dataclass(frozen=True, eq=False)
-class _Test:
-    """One criterion on every map: which maps it can judge, which of them fall through, and what that is called."""
-
-    judged: npt.NDArray[np.bool_]
-    failing: npt.NDArray[np.bool_]
-    outcome: GateOutcome = GateOutcome.FAILED
-
-    @property
-    def judged_count(self) -> int:
-        return int(self.judged.sum())
-
-    @property
-    def failing_count(self) -> int:
-        return int((self.judged & self.failing).sum())
-
-    @property
-    def failing_share(self) -> float:
-        return self.failing_count / self.judged_count if self.judged_count else 0.0
-
-    def details(self, frame_index: npt.NDArray[np.int64]) -> dict[str, object]:
-        return {
-            "judged_maps": self.judged_count,
-            "failing_maps": self.failing_count,
-            "first_failing_frames": frame_index[self.judged & self.failing][:20].tolist(),
-        }
-
-
 def judge_depth(measurements: DepthMeasurements, *, is_dense: bool) -> list[GateResult]:
     """Judge the maps of a clip; one verdict per gate, in the order of :data:`GATES`.
 
@@ -153,13 +126,8 @@ def judge_depth(measurements: DepthMeasurements, *, is_dense: bool) -> list[Gate
 
 def map_verdicts(measurements: DepthMeasurements, *, is_dense: bool) -> Mapping[str, tuple[GateOutcome, ...]]:
     """The verdict of every gate on every map, by name of the gate."""
-    found: dict[str, tuple[GateOutcome, ...]] = {}
-    for name, test in _tests(measurements, is_dense).items():
-        found[name] = tuple(
-            GateOutcome.NOT_EVALUATED if not judged else test.outcome if failing else GateOutcome.PASSED
-            for judged, failing in zip(test.judged, test.failing, strict=True)
-        )
-    return MappingProxyType(found)
+    tests = _tests(measurements, is_dense)
+    return MappingProxyType({name: test.outcomes() for name, test in tests.items()})
 
 
 def refusal(verdicts: Sequence[GateResult], *, is_dense: bool) -> str:
@@ -175,28 +143,25 @@ def refusal(verdicts: Sequence[GateResult], *, is_dense: bool) -> str:
     )
 
 
-def _tests(measurements: DepthMeasurements, is_dense: bool) -> dict[str, _Test]:
+def _tests(measurements: DepthMeasurements, is_dense: bool) -> dict[str, FrameTest]:
     judged = measurements.can_be_judged
     valid_share = measurements.valid_share
     # Comparisons with NaN are false: what is not known is not judged.
     metric = judged & measurements.is_metric & (valid_share > 0)
     low, high = MAXIMUM_RANGE_M
     outside = (measurements.maximum < low) | (measurements.maximum > high)
-    still = _is_still(measurements)
-    return {
-        NOT_EMPTY.name: _Test(judged, valid_share <= 0),
-        VALIDITY.name: _Test(
-            judged,
-            valid_share < _min_valid(is_dense),
-            GateOutcome.FAILED if is_dense else GateOutcome.WARNED,
-        ),
-        RANGE.name: _Test(metric, outside),
-        STABILITY.name: _Test(
-            metric & still & np.isfinite(measurements.change),
-            ~(measurements.change < MAX_CHANGE_M),
-            GateOutcome.WARNED,
-        ),
-    }
+    still = metric & _is_still(measurements) & np.isfinite(measurements.change)
+    too_few = valid_share < _min_valid(is_dense)
+    changed = ~(measurements.change < MAX_CHANGE_M)
+    tests = (
+        FrameTest(gate=NOT_EMPTY, judged=judged, failing=valid_share <= 0),
+        FrameTest(gate=VALIDITY, judged=judged, failing=too_few)
+        if is_dense
+        else FrameTest(gate=VALIDITY_FROM_MOTION, judged=judged, failing=too_few, outcome=GateOutcome.WARNED),
+        FrameTest(gate=RANGE, judged=metric, failing=outside),
+        FrameTest(gate=STABILITY, judged=still, failing=changed, outcome=GateOutcome.WARNED),
+    )
+    return {test.gate.name: test for test in tests}
 
 
 def _is_still(measurements: DepthMeasurements) -> npt.NDArray[np.bool_]:
@@ -210,7 +175,7 @@ def _min_valid(is_dense: bool) -> float:
     return MIN_VALID_DENSE if is_dense else MIN_VALID_FROM_MOTION
 
 
-def _judge_not_empty(test: _Test, measurements: DepthMeasurements) -> GateResult:
+def _judge_not_empty(test: FrameTest, measurements: DepthMeasurements) -> GateResult:
     details = test.details(measurements.frame_index)
     details["failed_frames"] = sum(status == "failed" for status in measurements.status)
     seen = f"{test.failing_count} of {test.judged_count} depth maps are all zero."
@@ -225,9 +190,8 @@ def _judge_not_empty(test: _Test, measurements: DepthMeasurements) -> GateResult
     return NOT_EMPTY.passed(seen, value=test.failing_share, **details)
 
 
-def _judge_validity(test: _Test, measurements: DepthMeasurements, is_dense: bool) -> GateResult:
+def _judge_validity(test: FrameTest, measurements: DepthMeasurements, is_dense: bool) -> GateResult:
     judged = test.judged
-    gate = VALIDITY if is_dense else VALIDITY_FROM_MOTION
     measured = float(measurements.measured_share[judged].mean())
     completed = float(measurements.completed_share[judged].mean())
     with_parallax = test.judged_count / judged.size
@@ -242,9 +206,8 @@ def _judge_validity(test: _Test, measurements: DepthMeasurements, is_dense: bool
         f"{measured:.0%} of the pixels were measured and {completed:.0%} completed, on average over "
         f"{test.judged_count} maps."
     )
-    if test.failing_share > gate.limit:
-        judge = gate.failed if is_dense else gate.warned
-        return judge(
+    if test.failing_share > test.gate.limit:
+        return test.fell_through(
             f"{seen} {test.failing_count} map(s) know less than {_min_valid(is_dense):.0%}: dark, overexposed or "
             "blurred frames, plain surfaces and a camera that hardly moves do that. Use the confidence maps, or leave "
             "the depth of this clip out.",
@@ -252,16 +215,16 @@ def _judge_validity(test: _Test, measurements: DepthMeasurements, is_dense: bool
             **details,
         )
     if with_parallax < MIN_SHARE_WITH_PARALLAX:
-        return gate.warned(
+        return test.gate.warned(
             f"{seen} On the other {judged.size - test.judged_count} of {judged.size} frames the camera did not "
             "move enough to tell depth.",
             value=test.failing_share,
             **details,
         )
-    return gate.passed(seen, value=test.failing_share, **details)
+    return test.gate.passed(seen, value=test.failing_share, **details)
 
 
-def _judge_range(test: _Test, measurements: DepthMeasurements) -> GateResult:
+def _judge_range(test: FrameTest, measurements: DepthMeasurements) -> GateResult:
     if not test.judged_count:
         return RANGE.not_evaluated(_not_metric(measurements))
     maxima = measurements.maximum[test.judged]
@@ -281,7 +244,7 @@ def _judge_range(test: _Test, measurements: DepthMeasurements) -> GateResult:
     return RANGE.passed(seen, value=test.failing_share, **details)
 
 
-def _judge_stability(test: _Test, measurements: DepthMeasurements) -> GateResult:
+def _judge_stability(test: FrameTest, measurements: DepthMeasurements) -> GateResult:
     if not (measurements.is_metric & (measurements.valid_share > 0)).any():
         return STABILITY.not_evaluated(_not_metric(measurements))
     if not test.judged_count:

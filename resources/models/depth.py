@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ego_assets.geometry.correspondence import CornerMatcher, DenseMatcher
+from ego_assets.geometry.correspondence import CornerMatcher, DenseMatcher, Matcher
 from ego_assets.geometry.motion_depth import DepthFromMotion, MotionDepthConfig
 from ego_assets.schema.camera import CameraTrajectory, PinholeCamera
 from ego_assets.schema.depth import DepthFrame
@@ -13,7 +13,39 @@ from ego_assets.schema.flow import FlowEstimator
 from ego_assets.schema.frames import ClipFrame
 
 
-class MotionDepth:
+class _FromMotion:
+    """What both have in common: they differ in how points are found again in another picture."""
+
+    _matcher: Matcher
+    _config: MotionDepthConfig
+
+    @property
+    def is_dense(self) -> bool:
+        """Only pixels with evidence get a depth."""
+        return False
+
+    def estimate(
+        self,
+        frames: Iterable[ClipFrame],
+        *,
+        camera: PinholeCamera,
+        poses: CameraTrajectory | None = None,
+        baseline_m: float | None = None,
+        cuts: frozenset[int] = frozenset(),
+    ) -> Iterator[DepthFrame]:
+        """One map per frame, in order, a window behind the frames."""
+        engine = DepthFromMotion(
+            self._matcher,
+            camera=camera,
+            config=self._config,
+            poses=poses,
+            baseline_m=baseline_m,
+            cuts=cuts,
+        )
+        return engine.run(frames)
+
+
+class MotionDepth(_FromMotion):
     """Depth from dense flow. Implements :class:`ego_assets.schema.depth.DepthEstimator`.
 
     Args:
@@ -37,6 +69,7 @@ class MotionDepth:
             max_side=max_side, window_frames=window_frames, completion=completion, calibration=calibration
         )
         self._flow = flow
+        self._matcher = DenseMatcher(flow)
 
     @property
     def info(self) -> BackendInfo:
@@ -45,33 +78,8 @@ class MotionDepth:
             task="depth", backend="depth_from_motion", model=f"depth from motion by {self._flow.info.model}"
         )
 
-    @property
-    def is_dense(self) -> bool:
-        """Only pixels with evidence get a depth."""
-        return False
 
-    def estimate(
-        self,
-        frames: Iterable[ClipFrame],
-        *,
-        camera: PinholeCamera,
-        poses: CameraTrajectory | None = None,
-        baseline_m: float | None = None,
-        cuts: frozenset[int] = frozenset(),
-    ) -> Iterator[DepthFrame]:
-        """One map per frame, in order, a window behind the frames."""
-        engine = DepthFromMotion(
-            DenseMatcher(self._flow),
-            camera=camera,
-            config=self._config,
-            poses=poses,
-            baseline_m=baseline_m,
-            cuts=cuts,
-        )
-        return engine.run(frames)
-
-
-class SparseMotionDepth:
+class SparseMotionDepth(_FromMotion):
     """Depth of tracked corners, and between them. Implements :class:`ego_assets.schema.depth.DepthEstimator`.
 
     Each corner stands on its own, where dense flow smooths: what defeats flow, such as repeated texture or changing
@@ -105,28 +113,3 @@ class SparseMotionDepth:
         return BackendInfo(
             task="depth", backend="sparse_motion", model="depth from motion by OpenCV Lucas-Kanade corners"
         )
-
-    @property
-    def is_dense(self) -> bool:
-        """Only pixels with evidence get a depth."""
-        return False
-
-    def estimate(
-        self,
-        frames: Iterable[ClipFrame],
-        *,
-        camera: PinholeCamera,
-        poses: CameraTrajectory | None = None,
-        baseline_m: float | None = None,
-        cuts: frozenset[int] = frozenset(),
-    ) -> Iterator[DepthFrame]:
-        """One map per frame, in order, a window behind the frames."""
-        engine = DepthFromMotion(
-            self._matcher,
-            camera=camera,
-            config=self._config,
-            poses=poses,
-            baseline_m=baseline_m,
-            cuts=cuts,
-        )
-        return engine.run(frames)

@@ -209,7 +209,7 @@ def test_a_moving_camera_may_change_what_it_sees(moved: float, shift: float, out
 def test_only_neighbours_that_can_be_compared_are() -> None:
     found = measured(4, change=[NAN, 0.1, NAN, 0.1])
     verdict = judged(found)["stability"]
-    assert verdict.outcome is PASSED and verdict.details["judged_maps"] == 2
+    assert verdict.outcome is PASSED and verdict.details["judged_frames"] == 2
 
 
 def test_another_attempt_is_worth_while_where_the_backend_is_to_blame() -> None:

@@ -19,6 +19,8 @@ from ego_assets.schema.errors import ConfigurationError
 from ego_assets.schema.masks import MASK_VOCABULARIES, UNKNOWN_CATEGORY
 from ego_assets.schema.vocabulary import AudioPolicy, PlatesPolicy, RedactionMethod
 
+#: Rate of depth and masks that disk space is estimated for where the settings state none.
+USUAL_RASTERS_PER_SECOND = 5.0
 #: Pixels of a proxy of a widescreen clip.
 PROXY_PIXELS = 1280 * 720
 
@@ -71,6 +73,12 @@ class EnrichmentSettings:
         if source == "full" and clip.width and clip.height:
             return clip.width * clip.height
         return PROXY_PIXELS
+
+    def raster_bytes(self, clip: Clip, task: str, *, bits_per_pixel: float) -> int:
+        """About how much disk space the pictures of a task take; its rate is that of ``local`` where none is set."""
+        rate = self.layer_frames_per_second.get(task, USUAL_RASTERS_PER_SECOND)
+        pixels = self.pixels(clip, self.enrichment_input)
+        return int(clip.estimated_duration_s * rate * pixels * bits_per_pixel / 8)
 
 
 class Settings(BaseSettings):

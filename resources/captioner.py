@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import cv2
-import numpy as np
 import yaml
 
 from ego_assets import __version__
@@ -33,6 +31,7 @@ from ego_assets.labels.captions import clean_text, looks_like_refusal, one_line
 from ego_assets.labels.prompts import DEFAULT_PROMPTS, Prompt, parse_prompts
 from ego_assets.labels.scene_facts import describe
 from ego_assets.media.contact_sheet import encode_jpeg
+from ego_assets.media.resize import shrink
 from ego_assets.schema.captions import CaptionAnswer, Captioner, CaptionRequest, CaptionSource
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.errors import ConfigurationError, TransientError
@@ -535,9 +534,4 @@ def _data_uri(jpeg: bytes) -> str:
 
 
 def _jpeg(image: BgrImage) -> bytes:
-    height, width = image.shape[:2]
-    scale = LONGEST_SIDE_PX / max(height, width)
-    if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return encode_jpeg(image, quality=_JPEG_QUALITY)
+    return encode_jpeg(shrink(image, LONGEST_SIDE_PX), quality=_JPEG_QUALITY)

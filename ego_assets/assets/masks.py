@@ -23,16 +23,12 @@ if TYPE_CHECKING:
 
 _TASK = "masks"
 _HANDS = "hand_object"
-#: Rate that disk space is estimated for where the settings state none: that of the profile ``local``.
-_USUAL_RATE = 5.0
 #: A PNG of instance ids takes about this many bits a pixel.
 _BITS_PER_PIXEL = 0.4
 
 
 def _estimate_bytes(clip: Clip, settings: EnrichmentSettings) -> int:
-    pixels = settings.pixels(clip, settings.enrichment_input)
-    rate = settings.layer_frames_per_second.get(_TASK, _USUAL_RATE)
-    return int(clip.estimated_duration_s * rate * pixels * _BITS_PER_PIXEL / 8)
+    return settings.raster_bytes(clip, _TASK, bits_per_pixel=_BITS_PER_PIXEL)
 
 
 def deliver(document: ArtifactDocument, read: Callable[[str], bytes]) -> list[DeliveryMember]:

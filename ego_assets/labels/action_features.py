@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.labels.hands import MAX_GAP_S
-from ego_assets.schema.arrays import read_only
+from ego_assets.schema.arrays import hold_arrays
 from ego_assets.schema.hands import HandObjectTracks, HandState
 from ego_assets.schema.motion import CameraMotion
 from ego_assets.schema.timeline import NANOSECONDS
@@ -73,11 +73,8 @@ class StepFeatures:
     hand_speed: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            values = getattr(self, field.name)
-            if values.shape != self.turn_speed.shape or values.ndim != 1:
-                raise ValueError(f"{field.name}: expected [{self.turn_speed.size}], got {list(values.shape)}")
-            object.__setattr__(self, field.name, read_only(values))
+        count = self.turn_speed.size
+        hold_arrays(self, **{field.name: (count,) for field in fields(self)})
 
 
 def step_features(

@@ -33,6 +33,7 @@ from ego_assets.labels.regions import (
     segment_regions,
     used_labels,
 )
+from ego_assets.media.resize import shrink
 from ego_assets.schema.detections import BgrImage
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks, HandTrack
@@ -305,7 +306,7 @@ class _Tracker:
 
     def step(self, frame: ClipFrame) -> MaskFrame:
         """The instances of the next frame."""
-        work, time_ns = _shrunk(frame.image, self._options.max_side), frame.timestamp_ns
+        work, time_ns = shrink(frame.image, self._options.max_side), frame.timestamp_ns
         grey = np.asarray(cv2.cvtColor(work, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
         carried, reliable = self._carry(grey, time_ns)
         taken = self._place_hands(work, frame, carried)
@@ -650,15 +651,6 @@ class _Tracker:
                 return MaskInstance(instance_id=hand_id, category=HAND_CATEGORY, score=score, side=side)
         category = PERSON_CATEGORY if instance_id in self._person_ids else UNKNOWN_CATEGORY
         return MaskInstance(instance_id=instance_id, category=category, score=self._scores[instance_id])
-
-
-def _shrunk(image: BgrImage, max_side: int) -> BgrImage:
-    height, width = image.shape[:2]
-    scale = max_side / max(height, width)
-    if scale >= 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _scale_to(work: BgrImage, tracks: HandObjectTracks) -> npt.NDArray[np.float32]:

@@ -17,7 +17,7 @@ from ego_assets.labels.action_features import STILL_SPEED
 from ego_assets.labels.actions import HAND_LABELS, IDLE
 from ego_assets.labels.prompts import FEWEST_WORDS, MOST_WORDS
 from ego_assets.schema.actions import ActionSegment
-from ego_assets.schema.arrays import read_only
+from ego_assets.schema.arrays import hold_arrays
 from ego_assets.schema.captions import SceneFacts
 from ego_assets.schema.detections import iou_matrix
 from ego_assets.schema.hands import HandObjectTracks, HandTrack
@@ -88,15 +88,7 @@ class MaskRows:
 
     def __post_init__(self) -> None:
         count = len(self.categories)
-        for name, shape in (
-            ("timestamps_ns", (count,)),
-            ("boxes_xyxy", (count, 4)),
-            ("area_share", (count,)),
-        ):
-            array = getattr(self, name)
-            if array.shape != shape:
-                raise ValueError(f"{name}: expected {list(shape)}, got {list(array.shape)}")
-            object.__setattr__(self, name, read_only(array))
+        hold_arrays(self, timestamps_ns=(count,), boxes_xyxy=(count, 4), area_share=(count,))
         if np.any(np.diff(self.timestamps_ns) < 0):
             raise ValueError("timestamps_ns: expected rows in order of time, got a step back")
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.schema.arrays import read_only
+from ego_assets.schema.arrays import hold_arrays
 
 #: Where intrinsics come from: the clip's sidecar, an assumed field of view of that kind of camera, or such a one whose
 #: focal length was corrected by what the picture shows.
@@ -93,16 +93,12 @@ class CameraTrajectory:
 
     def __post_init__(self) -> None:
         count = self.frame_index.size
-        expected = {
-            "frame_index": (count,),
-            "timestamps_ns": (count,),
-            "T_world_camera": (count, 4, 4),
-            "segment": (count,),
-        }
-        for name, shape in expected.items():
-            array = getattr(self, name)
-            if array.shape != shape:
-                raise ValueError(f"{name}: expected {list(shape)}, got {list(array.shape)}")
-            object.__setattr__(self, name, read_only(array))
+        hold_arrays(
+            self,
+            frame_index=(count,),
+            timestamps_ns=(count,),
+            T_world_camera=(count, 4, 4),
+            segment=(count,),
+        )
         if np.any(np.diff(self.frame_index) <= 0):
             raise ValueError("frame_index: expected ascending frames, got a step back or a repetition")

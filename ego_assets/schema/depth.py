@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.schema.arrays import read_only
+from ego_assets.schema.arrays import hold_arrays, read_only
 from ego_assets.schema.camera import CameraTrajectory, PinholeCamera, Scale
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.frames import ClipFrame
@@ -141,13 +141,7 @@ class DepthMeasurements:
 
     def __post_init__(self) -> None:
         count = len(self.status)
-        for name in self.__dataclass_fields__:
-            if name == "status":
-                continue
-            array = getattr(self, name)
-            if array.shape != (count,):
-                raise ValueError(f"{name}: expected [{count}], got {list(array.shape)}")
-            object.__setattr__(self, name, read_only(array))
+        hold_arrays(self, **{name: (count,) for name in self.__dataclass_fields__ if name != "status"})
 
     @property
     def valid_share(self) -> npt.NDArray[np.float64]:

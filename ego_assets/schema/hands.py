@@ -9,7 +9,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.schema.arrays import read_only
+from ego_assets.schema.arrays import hold_arrays
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.frames import ClipFrame
 
@@ -48,7 +48,7 @@ class HandDetections:
 
     def __post_init__(self) -> None:
         count = self.scores.shape[0]
-        _hold_arrays(
+        hold_arrays(
             self,
             boxes_xyxy=(count, 4),
             scores=(count,),
@@ -117,7 +117,7 @@ class HandTrack:
 
     def __post_init__(self) -> None:
         count = self.visible.shape[0]
-        _hold_arrays(
+        hold_arrays(
             self,
             visible=(count,),
             boxes_xyxy=(count, 4),
@@ -157,7 +157,7 @@ class HandObjectTracks:
 
     def __post_init__(self) -> None:
         count = self.frame_index.shape[0]
-        _hold_arrays(self, frame_index=(count,), timestamps_ns=(count,), other_hands=(count,))
+        hold_arrays(self, frame_index=(count,), timestamps_ns=(count,), other_hands=(count,))
         for name, track in (("left", self.left), ("right", self.right)):
             if track.side != name or track.visible.size != count:
                 raise ValueError(
@@ -177,12 +177,3 @@ class HandObjectTracks:
         place = int(np.searchsorted(self.frame_index, frame_index))
         covered = place < self.frame_index.size and self.frame_index[place] == frame_index
         return place if covered else None
-
-
-def _hold_arrays(holder: object, **shapes: tuple[int, ...]) -> None:
-    """Check the arrays of a frozen dataclass and make them read-only."""
-    for name, shape in shapes.items():
-        array = getattr(holder, name)
-        if array.shape != shape:
-            raise ValueError(f"{name}: expected {list(shape)}, got {list(array.shape)}")
-        object.__setattr__(holder, name, read_only(array))

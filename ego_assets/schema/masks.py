@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.schema.arrays import read_only
+from ego_assets.schema.arrays import hold_arrays, read_only
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks
@@ -142,11 +142,7 @@ class MaskMeasurements:
 
     def __post_init__(self) -> None:
         count = self.frame_index.size
-        for name in self.__dataclass_fields__:
-            array = getattr(self, name)
-            if array.shape != (count,):
-                raise ValueError(f"{name}: expected [{count}], got {list(array.shape)}")
-            object.__setattr__(self, name, read_only(array))
+        hold_arrays(self, **{name: (count,) for name in self.__dataclass_fields__})
 
     def __len__(self) -> int:
         return int(self.frame_index.size)

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.schema.arrays import read_only
+from ego_assets.schema.arrays import hold_arrays
 from ego_assets.schema.errors import EgoAssetsError
 from ego_assets.schema.hands import HandState
 from ego_assets.schema.timeline import NANOSECONDS
@@ -63,19 +63,15 @@ class GroundTruth:
 
     def __post_init__(self) -> None:
         frames, samples = self.timestamps_ns.size, self.imu_timestamps_ns.size
-        expected = {
-            "timestamps_ns": (frames,),
-            "T_world_camera": (frames, 4, 4),
-            "intrinsics": (3, 3),
-            "imu_timestamps_ns": (samples,),
-            "angular_velocity_rad_s": (samples, 3),
-            "linear_acceleration_m_s2": (samples, 3),
-        }
-        for name, shape in expected.items():
-            array = getattr(self, name)
-            if array.shape != shape:
-                raise ValueError(f"{name}: expected {list(shape)}, got {list(array.shape)}")
-            object.__setattr__(self, name, read_only(array))
+        hold_arrays(
+            self,
+            timestamps_ns=(frames,),
+            T_world_camera=(frames, 4, 4),
+            intrinsics=(3, 3),
+            imu_timestamps_ns=(samples,),
+            angular_velocity_rad_s=(samples, 3),
+            linear_acceleration_m_s2=(samples, 3),
+        )
         for name in ("left_hand_state", "right_hand_state"):
             states = getattr(self, name)
             if len(states) not in (0, frames):

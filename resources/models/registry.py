@@ -72,18 +72,32 @@ CENTERFACE = ModelCard(
     input_contract="float32 [batch, 3, height, width], RGB 0-255, sides multiples of 32",
 )
 
-BLAZEFACE = ModelCard(
-    name="BlazeFace short range 2021",
-    task="faces",
-    source="https://github.com/google-ai-edge/mediapipe",
-    sha256="bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
-    licence="Apache-2.0",
-    commercial_use=True,
-    size_bytes=229_714,
-    file="modules/face_detection/face_detection_short_range.tflite",
-    shipped_in="mediapipe",
-    extra="local",
-    input_contract="float32 [1, 3, 128, 128], RGB from -1 to 1",
+
+def _mediapipe_model(
+    task: str, file: str, name: str, sha256: str, size_bytes: int, input_contract: str
+) -> ModelCard:
+    return ModelCard(
+        name=name,
+        task=task,
+        source="https://github.com/google-ai-edge/mediapipe",
+        sha256=sha256,
+        licence="Apache-2.0",
+        commercial_use=True,
+        size_bytes=size_bytes,
+        file=f"modules/{file}",
+        shipped_in="mediapipe",
+        extra="local",
+        input_contract=input_contract,
+    )
+
+
+BLAZEFACE = _mediapipe_model(
+    "faces",
+    "face_detection/face_detection_short_range.tflite",
+    "BlazeFace short range 2021",
+    "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
+    229_714,
+    "float32 [1, 3, 128, 128], RGB from -1 to 1",
 )
 
 PP_OCR_DETECTOR = ModelCard(
@@ -221,46 +235,34 @@ WPOD_NET = ModelCard(
 )
 
 
-def _hand_model(file: str, name: str, sha256: str, size_bytes: int, input_contract: str) -> ModelCard:
-    return ModelCard(
-        name=name,
-        task="hands",
-        source="https://github.com/google-ai-edge/mediapipe",
-        sha256=sha256,
-        licence="Apache-2.0",
-        commercial_use=True,
-        size_bytes=size_bytes,
-        file=f"modules/{file}",
-        shipped_in="mediapipe",
-        extra="local",
-        input_contract=input_contract,
-    )
-
-
 _PALM_INPUT = "float32 [1, 192, 192, 3], RGB 0-1"
 _HAND_INPUT = "float32 [1, 224, 224, 3], RGB 0-1, the hand upright"
-PALM_DETECTION_LITE = _hand_model(
+PALM_DETECTION_LITE = _mediapipe_model(
+    "hands",
     "palm_detection/palm_detection_lite.tflite",
     "MediaPipe palm detection lite",
     "e9a4aaddf90dda56a87235303cf00e4c2d3fb28725f68fd88772997dac905c18",
     1_985_440,
     _PALM_INPUT,
 )
-PALM_DETECTION_FULL = _hand_model(
+PALM_DETECTION_FULL = _mediapipe_model(
+    "hands",
     "palm_detection/palm_detection_full.tflite",
     "MediaPipe palm detection full",
     "1b14e9422c6ad006cde6581a46c8b90dd573c07ab7f3934b5589e7cea3f89a54",
     2_339_846,
     _PALM_INPUT,
 )
-HAND_LANDMARKS_LITE = _hand_model(
+HAND_LANDMARKS_LITE = _mediapipe_model(
+    "hands",
     "hand_landmark/hand_landmark_lite.tflite",
     "MediaPipe hand landmarks lite",
     "048edd3645c9bf7397d19a9f6e3a42957d6e414c9bea6598030a2e9b624156e6",
     2_071_597,
     _HAND_INPUT,
 )
-HAND_LANDMARKS_FULL = _hand_model(
+HAND_LANDMARKS_FULL = _mediapipe_model(
+    "hands",
     "hand_landmark/hand_landmark_full.tflite",
     "MediaPipe hand landmarks full",
     "11c272b891e1a99ab034208e23937a8008388cf11ed2a9d776ed3d01d0ba00e3",
@@ -269,37 +271,24 @@ HAND_LANDMARKS_FULL = _hand_model(
 )
 
 
-def _person_model(file: str, name: str, sha256: str, size_bytes: int, input_contract: str) -> ModelCard:
-    return ModelCard(
-        name=name,
-        task="masks",
-        source="https://github.com/google-ai-edge/mediapipe",
-        sha256=sha256,
-        licence="Apache-2.0",
-        commercial_use=True,
-        size_bytes=size_bytes,
-        file=f"modules/{file}",
-        shipped_in="mediapipe",
-        extra="local",
-        input_contract=input_contract,
-    )
-
-
-SELFIE_SEGMENTATION = _person_model(
+SELFIE_SEGMENTATION = _mediapipe_model(
+    "masks",
     "selfie_segmentation/selfie_segmentation_landscape.tflite",
     "MediaPipe selfie segmentation landscape",
     "a77d03f4659b9f6b6c1f5106947bf40e99d7655094b6527f214ea7d451106edd",
     250_145,
     "float32 [1, 144, 256, 3], RGB 0-1",
 )
-POSE_DETECTION = _person_model(
+POSE_DETECTION = _mediapipe_model(
+    "masks",
     "pose_detection/pose_detection.tflite",
     "MediaPipe pose detection",
     "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
     2_959_046,
     "float32 [1, 224, 224, 3], RGB from -1 to 1",
 )
-POSE_LANDMARKS_FULL = _person_model(
+POSE_LANDMARKS_FULL = _mediapipe_model(
+    "masks",
     "pose_landmark/pose_landmark_full.tflite",
     "MediaPipe pose landmarks full",
     "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",

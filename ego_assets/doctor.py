@@ -133,7 +133,7 @@ def _database(settings: Settings) -> Finding:
     from resources.platform import open_database
 
     try:
-        count = len(open_database(settings.database).clips())
+        count = len(open_database(settings).clips())
     except Exception as error:
         return Finding(
             subject="database",

@@ -115,21 +115,21 @@ class Project:
         """The metadata database."""
         from resources.platform import open_database
 
-        return open_database(self.settings.database)
+        return open_database(self.settings)
 
     @cached_property
     def store(self) -> ArtifactStore:
         """The artifact store."""
-        from resources.storage import ArtifactStore
+        from resources.platform import open_store
 
-        return ArtifactStore(self.settings.store)
+        return open_store(self.settings)
 
     @cached_property
     def vault(self) -> Vault:
         """The vault."""
-        from resources.vault import Vault
+        from resources.platform import open_vault
 
-        return Vault(self.settings.vault, self.database)
+        return open_vault(self.settings, self.database)
 
     @cached_property
     def intake(self) -> Intake:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ego_assets.schema.buckets import BucketAccess, bucket_of, is_bucket_url
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.errors import ConfigurationError
 from ego_assets.schema.masks import MASK_VOCABULARIES, UNKNOWN_CATEGORY
@@ -99,12 +101,112 @@ class Settings(BaseSettings):
     vault_dir: Path | None = Field(
         default=None, description="Folder of the originals; empty means data_dir/vault."
     )
+    vault_url: str = Field(
+        default="",
+        description="URL of the originals where they lie in a bucket: another one than that of the artifacts.",
+    )
     uploads_dir: Path | None = Field(
         default=None,
         description="Watched folder; empty means data_dir/uploads. Layout: raw/COLLECTOR/DATE/FILE.",
     )
+    uploads_url: str = Field(
+        default="", description="URL of a bucket that is watched instead of a folder; the same layout."
+    )
+    uploads_queue_url: str = Field(
+        default="",
+        description="Address of the SQS queue that hears of new objects below uploads_url; empty means listing.",
+    )
     deliveries_dir: Path | None = Field(
         default=None, description="Folder of the deliveries; empty means data_dir/deliveries."
+    )
+    deliveries_url: str = Field(
+        default="", description="URL that finished deliveries are copied to; the folder keeps them too."
+    )
+    store_s3_endpoint_url: str = Field(
+        default="", description="Address of the S3 service of artifacts and deliveries; empty means Amazon's."
+    )
+    store_s3_region: str = Field(default="", description="Region of the bucket of artifacts and deliveries.")
+    store_aws_profile: str = Field(
+        default="", description="AWS profile for artifacts and deliveries; empty means the usual credentials."
+    )
+    store_aws_access_key_id: str = Field(
+        default="", description="Key for artifacts and deliveries, where no profile is used."
+    )
+    store_aws_secret_access_key: SecretStr = Field(
+        default=SecretStr(""), description="Secret that belongs to that key."
+    )
+    store_s3_kms_key_id: str = Field(
+        default="", description="KMS key with which artifacts and deliveries are encrypted in the bucket."
+    )
+    store_gcs_token: str = Field(
+        default="", description="Service account file for artifacts and deliveries at gs:// URLs."
+    )
+    vault_s3_endpoint_url: str = Field(
+        default="", description="Address of the S3 service of the originals; empty means Amazon's."
+    )
+    vault_s3_region: str = Field(default="", description="Region of the bucket of the originals.")
+    vault_aws_profile: str = Field(
+        default="",
+        description="AWS profile for the originals: other credentials than those of the artifacts.",
+    )
+    vault_aws_access_key_id: str = Field(
+        default="", description="Key for the originals, where no profile is used."
+    )
+    vault_aws_secret_access_key: SecretStr = Field(
+        default=SecretStr(""), description="Secret that belongs to that key."
+    )
+    vault_s3_kms_key_id: str = Field(
+        default="", description="KMS key with which originals are encrypted in the bucket."
+    )
+    vault_gcs_token: str = Field(
+        default="", description="Service account file for the originals at gs:// URLs."
+    )
+    uploads_s3_endpoint_url: str = Field(
+        default="", description="Address of the S3 and SQS services of the uploads; empty means Amazon's."
+    )
+    uploads_s3_region: str = Field(default="", description="Region of the bucket of the uploads.")
+    uploads_aws_profile: str = Field(
+        default="", description="AWS profile for the uploads; empty means the usual credentials."
+    )
+    uploads_aws_access_key_id: str = Field(
+        default="", description="Key for the uploads, where no profile is used."
+    )
+    uploads_aws_secret_access_key: SecretStr = Field(
+        default=SecretStr(""), description="Secret that belongs to that key."
+    )
+    uploads_gcs_token: str = Field(
+        default="", description="Service account file for the uploads at gs:// URLs."
+    )
+    bucket_max_attempts: int = Field(
+        default=6, ge=1, le=20, description="Tries of one request to a bucket, the first one included."
+    )
+    bucket_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long one answer of a bucket may take, in seconds."
+    )
+    vault_encryption: Literal["on", "off"] = Field(
+        default="on",
+        description="Whether the vault's files are encrypted (AES-256-GCM); off leaves originals readable on disk.",
+    )
+    vault_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Key of the vault, 32 bytes in base64; empty means the generated key in vault_key_file.",
+    )
+    vault_previous_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="Earlier keys of the vault, separated by commas; needed until all files are rotated.",
+    )
+    vault_key_file: Path | None = Field(
+        default=None,
+        description="File of the generated key; empty means data_dir/keys/vault.key. Keep a copy apart from the vault.",
+    )
+    database_pool_size: int = Field(
+        default=5, ge=1, le=200, description="Connections to Postgres that a process keeps open."
+    )
+    database_max_overflow: int = Field(
+        default=10,
+        ge=0,
+        le=200,
+        description="Connections to Postgres beyond those, while many threads want one.",
     )
     profile: str = Field(
         default="local",
@@ -263,8 +365,37 @@ class Settings(BaseSettings):
             raise ValueError(f"expected a file, found none at {value}")
         return value
 
+    @model_validator(mode="after")
+    def _places_fit_together(self) -> Settings:
+        for name in ("vault", "uploads", "deliveries"):
+            url = getattr(self, f"{name}_url")
+            if url and not is_bucket_url(url):
+                raise ValueError(
+                    f"EGO_{name.upper()}_URL: expected a URL such as s3://bucket/prefix, got {url!r}; a folder "
+                    f"goes into EGO_{name.upper()}_DIR"
+                )
+            if url and name != "deliveries" and getattr(self, f"{name}_dir") is not None:
+                raise ValueError(f"EGO_{name.upper()}_URL and EGO_{name.upper()}_DIR: expected one of them")
+        for role in ("store", "vault", "uploads"):
+            key = getattr(self, f"{role}_aws_access_key_id")
+            if bool(key) != bool(getattr(self, f"{role}_aws_secret_access_key").get_secret_value()):
+                raise ValueError(
+                    f"EGO_{role.upper()}_AWS_ACCESS_KEY_ID and EGO_{role.upper()}_AWS_SECRET_ACCESS_KEY: "
+                    "expected both or neither"
+                )
+        if self.uploads_queue_url and not self.uploads_url:
+            raise ValueError("EGO_UPLOADS_QUEUE_URL: expected EGO_UPLOADS_URL with it")
+        shared = {bucket_of(url) for url in (self.store, self.deliveries_url) if is_bucket_url(url)}
+        if self.vault_url and bucket_of(self.vault_url) in shared:
+            raise ValueError(
+                f"EGO_VAULT_URL: expected another bucket than that of artifacts and deliveries, got "
+                f"{bucket_of(self.vault_url)} for both; who may read artifacts must not be able to read originals"
+            )
+        return self
+
     @field_validator(
         "vault_dir",
+        "vault_key_file",
         "uploads_dir",
         "deliveries_dir",
         "models_dir",
@@ -328,8 +459,47 @@ class Settings(BaseSettings):
 
     @property
     def vault(self) -> Path:
-        """Root of the vault, absolute."""
+        """Folder of the vault, absolute; nothing lies in it where :attr:`vault_root` is a bucket."""
         return (self.vault_dir or self.root / "vault").expanduser().resolve()
+
+    @property
+    def vault_root(self) -> str:
+        """Where the vault lies: a folder or the URL of a bucket."""
+        return self.vault_url or str(self.vault)
+
+    @property
+    def vault_key_path(self) -> Path:
+        """File of the vault's generated key, absolute."""
+        return (self.vault_key_file or self.root / "keys" / "vault.key").expanduser().resolve()
+
+    @property
+    def store_access(self) -> BucketAccess:
+        """How the bucket of artifacts and deliveries is reached."""
+        return self._bucket_access("store")
+
+    @property
+    def vault_access(self) -> BucketAccess:
+        """How the bucket of the originals is reached."""
+        return self._bucket_access("vault")
+
+    @property
+    def uploads_access(self) -> BucketAccess:
+        """How the bucket of the uploads is reached."""
+        return self._bucket_access("uploads")
+
+    def _bucket_access(self, role: Literal["store", "vault", "uploads"]) -> BucketAccess:
+        return BucketAccess(
+            endpoint_url=getattr(self, f"{role}_s3_endpoint_url"),
+            region=getattr(self, f"{role}_s3_region"),
+            aws_profile=getattr(self, f"{role}_aws_profile"),
+            access_key_id=getattr(self, f"{role}_aws_access_key_id"),
+            secret_access_key=getattr(self, f"{role}_aws_secret_access_key").get_secret_value(),
+            # Nothing is written to the uploads but their removal.
+            kms_key_id=getattr(self, f"{role}_s3_kms_key_id", ""),
+            gcs_token=getattr(self, f"{role}_gcs_token"),
+            max_attempts=self.bucket_max_attempts,
+            timeout_s=self.bucket_timeout_s,
+        )
 
     @property
     def uploads(self) -> Path:
@@ -372,5 +542,9 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = [f"EGO_{found['loc'][0]}".upper() + f": {found['msg']}" for found in error.errors()]
+        # What concerns several variables names them itself.
+        wrong = [
+            "".join(f"EGO_{name}".upper() + ": " for name in found["loc"][:1]) + found["msg"]
+            for found in error.errors()
+        ]
         raise ConfigurationError(f"{'; '.join(wrong)}. Correct the environment or .env.") from None

@@ -5,11 +5,12 @@ per URL, one loaded model per backend, however many runs come by.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster import ConfigurableResource, ResourceDependency
+from dagster import ConfigurableResource
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -23,14 +24,32 @@ if TYPE_CHECKING:
     from resources.vault import Vault
 
 
+def open_database(settings: "Settings") -> "Database":
+    """The metadata database, migrated to the newest schema; one per URL in a process."""
+    return _open_database(settings.database)
+
+
 @lru_cache(maxsize=8)
-def open_database(url: str) -> "Database":
-    """The metadata database at ``url``, migrated to the newest schema."""
+def _open_database(url: str) -> "Database":
     from resources.database import Database
 
     database = Database(url)
     database.upgrade()
     return database
+
+
+def open_store(settings: "Settings") -> "ArtifactStore":
+    """The artifact store."""
+    from resources.storage import ArtifactStore
+
+    return ArtifactStore(settings.store)
+
+
+def open_vault(settings: "Settings", database: "Database") -> "Vault":
+    """The vault of originals; every open is audited in ``database``."""
+    from resources.vault import Vault
+
+    return Vault(settings.vault, database)
 
 
 class ProfileModels:
@@ -87,45 +106,47 @@ def open_models(profile: str, models_dir: Path | None = None) -> ProfileModels:
     return ProfileModels(load_profile(profile), models_dir=models_dir)
 
 
-class DatabaseResource(ConfigurableResource):  # type: ignore[type-arg]
-    """The metadata database: clips, gates, reviews, audit."""
+@dataclass(frozen=True)
+class DatabaseResource:
+    """The metadata database: clips, gates, reviews, audit.
 
-    url: str = Field(description="SQLAlchemy URL; SQLite and Postgres are supported.")
+    Like the store and the vault no configurable resource, because Dagster shows the values of those, and a URL may
+    hold a password.
+    """
+
+    settings: "Settings"
 
     def get(self) -> "Database":
         """The database, migrated."""
-        return open_database(self.url)
+        return open_database(self.settings)
 
 
-class StoreResource(ConfigurableResource):  # type: ignore[type-arg]
+@dataclass(frozen=True)
+class StoreResource:
     """The artifact store."""
 
-    root: str = Field(description="Folder or fsspec URL.")
+    settings: "Settings"
 
     def get(self) -> "ArtifactStore":
         """The store."""
-        from resources.storage import ArtifactStore
-
-        return ArtifactStore(self.root)
+        return open_store(self.settings)
 
 
-class VaultResource(ConfigurableResource):  # type: ignore[type-arg]
+@dataclass(frozen=True)
+class VaultResource:
     """The vault of originals. Only ingest, raw quality and the privacy pass ask for it."""
 
-    root: str = Field(description="Folder of the vault.")
-    database: ResourceDependency[DatabaseResource]
+    settings: "Settings"
 
     def get(self) -> "Vault":
         """The vault; every open is audited in the database."""
-        from resources.vault import Vault
-
-        return Vault(Path(self.root), self.database.get())
+        return open_vault(self.settings, open_database(self.settings))
 
     def intake(self) -> "Intake":
         """The way in."""
         from resources.intake import Intake
 
-        return Intake(self.database.get(), self.get())
+        return Intake(open_database(self.settings), self.get())
 
 
 class ModelsResource(ConfigurableResource):  # type: ignore[type-arg]
@@ -141,11 +162,10 @@ class ModelsResource(ConfigurableResource):  # type: ignore[type-arg]
 
 def build_resources(settings: "Settings") -> dict[str, Any]:
     """All resources of the platform for these settings."""
-    database = DatabaseResource(url=settings.database)
     return {
         "settings": settings,
-        "database": database,
-        "store": StoreResource(root=settings.store),
-        "vault": VaultResource(root=str(settings.vault), database=database),
+        "database": DatabaseResource(settings),
+        "store": StoreResource(settings),
+        "vault": VaultResource(settings),
         "models": ModelsResource(profile=settings.profile, models_dir=str(settings.models)),
     }

@@ -22,6 +22,7 @@ from rich.table import Table
 from ego_assets.commands.audit import audit
 from ego_assets.commands.incident import app as incident_app
 from ego_assets.commands.privacy import blur, detect
+from ego_assets.commands.reprocess import reprocess
 from ego_assets.commands.review import app as review_app
 from ego_assets.commands.similar import similar
 from ego_assets.processing import process_clips
@@ -66,6 +67,7 @@ app.add_typer(incident_app)
 app.command()(audit)
 app.command()(blur)
 app.command()(detect)
+app.command()(reprocess)
 app.command()(similar)
 CollectorOption = Annotated[str, typer.Option(help="Only clips of this collector.")]
 

@@ -398,6 +398,40 @@ class Project:
             error=_step_errors(result.all_events),
         )
 
+    def may_run(self, clip: Clip, layers: Sequence[str]) -> bool:
+        """Whether these layers of a clip may be made: nothing stopped it before the first of them."""
+        from ego_assets.batching import ancestors_of
+
+        specs = {spec.name: spec for spec in self.specs}
+        first = min((specs[name] for name in layers), key=lambda spec: spec.stage)
+        essential = [name for name in ancestors_of(first.name, specs) if specs[name].essential]
+        standing = self.database.standing(clip.clip_id)
+        return standing.refusal(inputs=essential, held_stops=not first.runs_when_held) is None
+
+    def request_backfill(self, layers: Sequence[str], clip_ids: Sequence[str], *, only: bool) -> str:
+        """Ask the daemon to make layers of some clips anew; returns the backfill's id.
+
+        Args:
+            layers: The layers.
+            clip_ids: The clips.
+            only: Leave out what depends on the layers.
+        """
+        from ego_assets.backfills import request_backfill
+
+        chosen = set(layers)
+        if not only:
+            for spec in self.specs:
+                if chosen.intersection((*spec.inputs, *spec.optional_inputs)):
+                    chosen.add(spec.name)
+        self.add_partitions(clip_ids)
+        return request_backfill(
+            self.instance,
+            self.definitions,
+            layers=[spec.name for spec in self.specs if spec.name in chosen],
+            clip_ids=clip_ids,
+            title=f"Reprocess {', '.join(layers)}",
+        )
+
     def run_collection(self) -> str:
         """Rebuild what is made over the whole collection; returns what went wrong, or nothing."""
         from ego_assets.jobs import COLLECTION_JOB

@@ -136,7 +136,7 @@ def test_a_backfill_of_fifty_clips_with_two_bad_ones_completes_forty_eight(
     assert all(project.database.clip(clip_id).failed == (clip_id in bad) for clip_id in clip_ids)
 
     before, runs_before = versions(project, expected), runs_of(project, expected)
-    launch_backfill(platform, ["hand_object"], sorted(expected))
+    wait_for_backfill(platform, project.request_backfill(["hand_object"], sorted(expected), only=True))
     after, runs_after = versions(project, expected), runs_of(project, expected)
     assert after == before, "the same work gives the same versions, and no other layer is touched"
     again = {
@@ -146,7 +146,7 @@ def test_a_backfill_of_fifty_clips_with_two_bad_ones_completes_forty_eight(
 
 
 def launch_backfill(platform: Platform, layers: list[str], clip_ids: list[str]) -> None:
-    """Launch a backfill and wait for its end."""
+    """Launch a backfill as the UI does, and wait for its end."""
     mutation = """
     mutation($params: LaunchBackfillParams!) {
       launchPartitionBackfill(backfillParams: $params) {
@@ -159,13 +159,16 @@ def launch_backfill(platform: Platform, layers: list[str], clip_ids: list[str]) 
     params = {"assetSelection": [{"path": [name]} for name in layers], "partitionNames": clip_ids}
     launched = platform.query(mutation, params=params)["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    wait_for_backfill(platform, launched["backfillId"])
 
+
+def wait_for_backfill(platform: Platform, backfill_id: str) -> None:
     status = """
     query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }
     """
 
     def finished() -> str | None:
-        answer = platform.query(status, id=launched["backfillId"])["partitionBackfillOrError"]["status"]
+        answer = platform.query(status, id=backfill_id)["partitionBackfillOrError"]["status"]
         return answer if answer not in ("REQUESTED", "FAILING", "CANCELING") else None
 
     platform.wait("the backfill", finished, timeout_s=900)

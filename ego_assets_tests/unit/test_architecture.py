@@ -50,6 +50,7 @@ DOMAIN = [name for name in ALLOWED if name.startswith("ego_assets.") and name !=
 #: The modules that may know Dagster.
 DAGSTER_MODULES = {
     "ego_assets.assets",
+    "ego_assets.backfills",
     "ego_assets.batching",
     "ego_assets.definitions",
     "ego_assets.event_pictures",

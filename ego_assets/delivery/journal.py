@@ -10,15 +10,75 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Self
 
 from ego_assets.schema.artifact import FileEntry
 
 JOURNAL = ".journal.jsonl"
 _TEMPORARY = ".part"
-_BLOCK_BYTES = 1 << 20
+#: Large enough that hashing a block and writing it take longer than handing it over.
+_BLOCK_BYTES = 4 << 20
+
+
+class HashedFile:
+    """A new file whose digest is known when it is closed: a block is hashed while it is written.
+
+    Args:
+        path: The file; replaced where it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._digest = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(max_workers=1)
+        self._hashing: Future[None] | None = None
+        self._block = bytearray()
+        self.bytes = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append ``data``; returns its size."""
+        self._block += data
+        self.bytes += len(data)
+        if len(self._block) >= _BLOCK_BYTES:
+            self._flush()
+        return len(data)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the content, hexadecimal; complete once the file is closed."""
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Finish the file and wait until it is on the disk."""
+        try:
+            self._flush()
+            if self._hashing is not None:
+                self._hashing.result()
+            os.fsync(self._file.fileno())
+        finally:
+            self._hasher.shutdown()
+            self._file.close()
+
+    def _flush(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+        block, self._block = self._block, bytearray()
+        self._hashing = self._hasher.submit(self._digest.update, block)
+        rest = memoryview(block)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Journal:
@@ -43,37 +103,46 @@ class Journal:
         return name in self._entries
 
     @contextmanager
-    def create(self, name: str) -> Iterator[BinaryIO]:
+    def create(self, name: str) -> Iterator[HashedFile]:
         """A file to write; it appears under its name, finished, when the ``with`` ends without an error."""
-        with self.create_path(name) as path, path.open("wb", buffering=_BLOCK_BYTES) as file:
-            yield file
+        with self._temporary(name) as path:
+            with HashedFile(path) as file:
+                yield file
+            path.replace(self._folder / name)
+        self._note(FileEntry(name=name, bytes=file.bytes, sha256=file.sha256))
 
     @contextmanager
     def create_path(self, name: str) -> Iterator[Path]:
-        """As :meth:`create`, for writers that want a path; its name ends like the file's."""
+        """As :meth:`create`, for writers that want a path; it ends as the file's name does."""
+        with self._temporary(name) as path:
+            yield path
+            path.replace(self._folder / name)
+        self.add(name)
+
+    def add(self, name: str) -> None:
+        """Note a file that is there already as finished."""
+        path = self._folder / name
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        self._note(FileEntry(name=name, bytes=path.stat().st_size, sha256=digest))
+
+    @contextmanager
+    def _temporary(self, name: str) -> Iterator[Path]:
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{_TEMPORARY}-{target.name}")
         try:
             yield temporary
-            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-        self.add(name)
 
-    def add(self, name: str) -> FileEntry:
-        """Note a file that is there as finished."""
-        path = self._folder / name
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        entry = FileEntry(name=name, bytes=path.stat().st_size, sha256=digest)
+    def _note(self, entry: FileEntry) -> None:
         with self._path.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps([entry.name, entry.bytes, entry.sha256]) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
-        self._entries[name] = entry
-        return entry
+        self._entries[entry.name] = entry
 
     def close(self) -> None:
         """Remove the journal: the delivery is whole."""

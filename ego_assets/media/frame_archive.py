@@ -26,8 +26,9 @@ from ego_assets.media.source import MediaSource, open_binary
 from ego_assets.schema.arrays import read_only
 from ego_assets.schema.errors import ArtifactCorrupted
 
-_BLOCK = 512
-_RECORD = 20 * _BLOCK
+#: Members of a tar begin at multiples of this many bytes, and a tar ends at one of this many.
+TAR_BLOCK = 512
+TAR_RECORD = 20 * TAR_BLOCK
 _WRITE_BUFFER_BYTES = 1 << 20
 _MAX_MEMBER_BYTES = 8**11 - 1
 _EXTENSION = re.compile(r"[a-z0-9]+(\.[a-z0-9]+)*")
@@ -107,21 +108,21 @@ class FrameArchiveWriter:
         if size > _MAX_MEMBER_BYTES:
             raise ValueError(f"data: expected at most {_MAX_MEMBER_BYTES} bytes, got {size}")
         name = member_name(frame_index, extension)
-        self._file.write(_header(name, size))
+        self._file.write(tar_header(name, size))
         self._file.write(data)
-        padding = -size % _BLOCK
+        padding = -size % TAR_BLOCK
         self._file.write(bytes(padding))
         self._frame_indices.append(frame_index)
         self._timestamps_ns.append(timestamp_ns)
         self._names.append(name)
-        self._offsets.append(self._position + _BLOCK)
+        self._offsets.append(self._position + TAR_BLOCK)
         self._sizes.append(size)
-        self._position += _BLOCK + size + padding
+        self._position += TAR_BLOCK + size + padding
 
     def close(self) -> None:
         """Finish the archive and write the index."""
-        end = self._position + 2 * _BLOCK
-        self._file.write(bytes(2 * _BLOCK + -end % _RECORD))
+        end = self._position + 2 * TAR_BLOCK
+        self._file.write(bytes(2 * TAR_BLOCK + -end % TAR_RECORD))
         self._file.close()
         columns = [
             np.array(self._frame_indices, np.int64),
@@ -289,10 +290,10 @@ class FrameArchive:
         return read_member(self._file, self.index.entry(frame_index))
 
 
-def _header(name: str, size: int) -> bytes:
+def tar_header(name: str, size: int) -> bytes:
     """A ustar header of a regular file with mode 0644 (POSIX.1-1988), its checksum included."""
     before = name.encode("ascii").ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2
     before += b"%011o\0" % size + b"0" * 11 + b"\0"
-    after = (b"0" + bytes(100) + b"ustar\x0000").ljust(_BLOCK - 156, b"\0")
+    after = (b"0" + bytes(100) + b"ustar\x0000").ljust(TAR_BLOCK - 156, b"\0")
     checksum = sum(before) + sum(after) + 8 * ord(" ")
     return before + b"%06o\0 " % checksum + after

@@ -4,7 +4,8 @@ A sample is a time step: ``{clip_id}_{frame}.rgb.jpg``, ``.depth.png``, ``.mask.
 and ``.metadata.json``, as far as the clip has them. Files are copied from the layers, never encoded again.
 
 Samples of several clips are mixed, so that neighbours in a shard are not pictures of the same second. The order is that
-of the definition's seed and of nothing else, and a shard holds clips of one split.
+of the definition's seed and of nothing else. A shard holds clips of one split that have the same members, because
+loaders take the first sample of a shard for the pattern of all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,14 @@ NO_SPLIT = "all"
 
 #: Clips whose samples are mixed with one another.
 MIXED_CLIPS = 16
+
+#: Member of a sample by the folder of a clip that it comes from.
+_MEMBER_FOLDERS: Mapping[str, str] = {
+    "rgb.jpg": "rgb",
+    "depth.png": "depth",
+    "mask.png": "segmentation",
+    "hands.json": "hand_object",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +77,12 @@ def write(
     """
     total = sum(int(clip.grid.frame_index.size) for clip in clips)
     done, shards = 0, []
-    for split in (*SPLITS, None):
-        chosen = [clip for clip in clips if clip.split == split]
-        samples = _mixed(chosen, random.Random(f"{definition.seed} {split}"))
-        for number, shard in enumerate(_shards(samples, definition.shard_bytes)):
-            name = f"{split or NO_SPLIT}-{number:06d}.tar"
+    numbers: Counter[str | None] = Counter()
+    for (split, members), alike in _alike(clips).items():
+        samples = _mixed(alike, random.Random(f"{definition.seed} {split}"))
+        for shard in _shards(samples, definition.shard_bytes):
+            name = f"{split or NO_SPLIT}-{numbers[split]:06d}.tar"
+            numbers[split] += 1
             path, first, clip_ids = f"{FOLDER}/{name}", done, set[str]()
             with contextlib.ExitStack() as stack:
                 file = None if journal.has(path) else stack.enter_context(journal.create(path))
@@ -88,6 +99,7 @@ def write(
                 {
                     "name": name,
                     "split": split,
+                    "members": list(members),
                     "samples": done - first,
                     "clips": sorted(clip_ids),
                     "bytes": entry.bytes,
@@ -99,7 +111,6 @@ def write(
         "format": WEBDATASET_FORMAT,
         "seed": definition.seed,
         "samples": done,
-        "members": ["rgb.jpg", "depth.png", "mask.png", "hands.json", "caption.txt", "metadata.json"],
         "shards": shards,
     }
     if not journal.has(INDEX):
@@ -151,6 +162,24 @@ def check(folder: Path, *, expected_clips: Collection[str]) -> list[str]:
 
 
 # --- order --------------------------------------------------------------------------------------------
+
+
+def _alike(clips: Sequence[DeliveredClip]) -> dict[tuple[str | None, tuple[str, ...]], list[DeliveredClip]]:
+    """The clips by split and members: split by split, those with most members first."""
+    found: dict[tuple[str | None, tuple[str, ...]], list[DeliveredClip]] = {}
+    for clip in clips:
+        found.setdefault((clip.split, _members(clip)), []).append(clip)
+    places = (*SPLITS, None)
+    return dict(
+        sorted(found.items(), key=lambda item: (places.index(item[0][0]), -len(item[0][1]), item[0][1]))
+    )
+
+
+def _members(clip: DeliveredClip) -> tuple[str, ...]:
+    """What the samples of a clip have."""
+    folders = {path.rpartition("/")[0] for path in clip.files.sizes()}
+    present = [member for member, folder in _MEMBER_FOLDERS.items() if folder in folders]
+    return (*present, *(["caption.txt"] if clip.captions else []), "metadata.json")
 
 
 def _mixed(clips: Iterable[DeliveredClip], chance: random.Random) -> Iterator[_Sample]:
@@ -226,8 +255,9 @@ def _sample(clip: DeliveredClip, step: Step, facts: Mapping[str, Any]) -> _Sampl
         "action": step.action,
     }
     documents = {"metadata.json": json.dumps(said, sort_keys=True, separators=(",", ":")).encode()}
-    if step.caption is not None:
-        documents["caption.txt"] = step.caption.encode()
+    if clip.captions:
+        # Empty between two captions: all samples of a shard have the same members.
+        documents["caption.txt"] = (step.caption or "").encode()
     sizes = clip.files.sizes()
     parts = [*(sizes[path] for path in files.values()), *(len(content) for content in documents.values())]
     return _Sample(

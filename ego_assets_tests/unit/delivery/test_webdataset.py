@@ -79,6 +79,23 @@ def test_shards_are_cut_at_their_size_and_hold_one_split_each(tmp_path: Path) ->
     assert len(samples_of(tmp_path)) == 180
 
 
+def test_all_samples_of_a_shard_have_the_same_members(tmp_path: Path) -> None:
+    late = make_clip(2)
+    captions = json.loads(late.files.read("captions.json"))
+    captions["captions"] = captions["captions"][1:]
+    late.files.contents["captions.json"] = json.dumps(captions).encode()  # type: ignore[attr-defined]
+    index = written(tmp_path, [make_clip(0, layers=("frames",)), make_clip(1), late])
+    assert [shard["name"] for shard in index["shards"]] == ["all-000000.tar", "all-000001.tar"]
+    assert len(index["shards"][0]["members"]) > len(index["shards"][1]["members"]) == 2
+    for shard in index["shards"]:
+        with tarfile.open(tmp_path / "webdataset" / shard["name"], "r:") as tar:
+            found = [name.partition(".") for name in tar.getnames()]
+        for key in {key for key, _, _ in found}:
+            assert {name for start, _, name in found if start == key} == set(shard["members"])
+    empty = samples_of(tmp_path)[f"{late.clip_id}_000000"]
+    assert empty["caption.txt"] == b"", "no caption covers it"
+
+
 def test_the_order_is_mixed_and_that_of_the_seed(tmp_path: Path) -> None:
     clips = [make_clip(number, steps=6) for number in range(4)]
     written(tmp_path / "a", clips)

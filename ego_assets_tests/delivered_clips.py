@@ -146,7 +146,7 @@ def _step_files(number: int, step: int, frame: int, layers: Collection[str]) -> 
             "frame_index": frame,
             "timestamp_ns": frame * FRAME_NS,
             "resolution": [WIDTH, HEIGHT],
-            "left_hand_state": "free",
+            "left_hand_state": None,
             "right_hand_state": "grasp",
             "left_contact_object_bbox": None,
             "right_contact_object_bbox": [5.0, 10.0, 15.0, 20.0],

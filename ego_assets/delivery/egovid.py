@@ -1,7 +1,7 @@
 """EgoVid-5M: its CSV columns, as far as the present layers can fill them.
 
-``egovid/egovid.csv`` has a row per clip. What no layer measures yet (optical flow, similarities, clarity) is empty, never
-invented. Where a clip has ``kinematics``, its poses lie in ``egovid/poses/{video_id}/``.
+``egovid/egovid.csv`` has a row per clip. What no layer measures yet (optical flow, similarities, clarity, poses) is
+empty, never invented.
 
 Columns: https://huggingface.co/datasets/Jeff-Wang/EgoVid-5M
 """
@@ -77,13 +77,13 @@ def write(
             text = io.StringIO()
             table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
             table.writeheader()
+            file.write(text.getvalue().encode())
             for done, clip in enumerate(sorted(clips, key=lambda one: one.clip_id)):
                 progress(done, len(clips))
-                table.writerow(_row(clip))
-                file.write(text.getvalue().encode())
                 text.seek(0)
                 text.truncate()
-            file.write(text.getvalue().encode())
+                table.writerow(_row(clip))
+                file.write(text.getvalue().encode())
     progress(len(clips), len(clips))
     return {"clips": len(clips)}
 

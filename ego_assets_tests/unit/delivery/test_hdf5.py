@@ -39,7 +39,7 @@ def test_a_row_per_step_with_everything_of_its_frame(tmp_path: Path) -> None:
         assert (file["caption"][3].decode(), file["action"][0].decode()) == ("It is put down.", "cooking")
         states = list(file["right_hand_state"].attrs["values"])
         assert states[file["right_hand_state"][0]] == "grasp"
-        assert states[file["left_hand_state"][0]] == "free"
+        assert file["left_hand_state"][0] == -1
         assert file["right_contact_box_xyxy"][1].tolist() == [5, 10, 15, 20]
         assert np.isnan(file["left_hand_box_xyxy"][1]).all()
         assert file["right_landmarks_xy"].shape == (4, 21, 2)

@@ -39,7 +39,7 @@ def test_a_row_per_step_with_its_pictures(tmp_path: Path) -> None:
     assert third["rgb"]["bytes"] == clip.files.read("rgb/frame_000012.jpg"), "copied, not encoded"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(third["depth"]["bytes"]))), depth_of(2, 2))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(third["mask"]["bytes"]))), mask_of(2))
-    assert (third["right_hand_state"], third["left_hand_state"]) == ("grasp", "free")
+    assert (third["right_hand_state"], third["left_hand_state"]) == ("grasp", None)
     assert json.loads(third["hands"])["frame_index"] == 12
     assert (third["caption"], third["action"]) == ("It is put down.", None)
 

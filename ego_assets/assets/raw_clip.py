@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ego_assets.execution import ClipWork, LayerDraft
-from ego_assets.schema.errors import MediaError
+from ego_assets.schema.errors import EgoAssetsError, MediaError
 from ego_assets.schema.layers import LayerSpec, RetryPolicySpec
 from ego_assets.schema.vocabulary import VaultPurpose
 
@@ -32,21 +32,21 @@ SPEC = LayerSpec(
     pool="ingest",
 )
 
+#: Who opens and takes originals here, for the audit log.
+ACTOR = f"asset:{SPEC.name}"
+
 
 def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Move an upload into the vault where that has not happened yet, then probe the original."""
     from ego_assets.media.plots import interval_plot
     from ego_assets.media.probe import probe
     from ego_assets.media.timeline import read_timeline
-    from ego_assets.media.uploads import upload_path
 
     clip = work.clip
     if not clip.raw_key:
-        upload = upload_path(work.clip.upload_uri)
-        watched = upload.is_relative_to(work.platform_settings.uploads)
-        clip = work.intake.take(
-            clip.clip_id, upload, move=watched, actor=f"asset:{SPEC.name}", run_id=work.run_id
-        )
+        clip = work.intake.take_upload(clip.clip_id, actor=ACTOR, run_id=work.run_id)
+    else:
+        _clear_upload(work)
     found: MediaProbe | None = None
     timeline: Timeline | None = None
     problem: MediaError | None = None
@@ -95,6 +95,17 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     )
 
 
+def _clear_upload(work: ClipWork) -> None:
+    """Finish what a killed run left in the bucket of uploads; the layer does not depend on it."""
+    try:
+        rejection = work.intake.clear_upload(work.clip.clip_id, actor=ACTOR, run_id=work.run_id)
+    except EgoAssetsError as error:
+        work.log.warning("%s stays in the bucket for now: %s", work.clip.upload_uri, error)
+    else:
+        if rejection is not None:
+            work.log.warning("rejected %s (%s): %s", work.clip.upload_uri, rejection.code, rejection)
+
+
 def _probe_json(found: MediaProbe | None) -> dict[str, Any] | None:
     return None if found is None else {**asdict(found), "frame_rate": str(found.frame_rate)}
 
@@ -111,4 +122,5 @@ def _timeline_json(timeline: Timeline | None) -> dict[str, Any] | None:
         "is_variable": timeline.is_variable,
         "missing_count": timeline.missing_count,
         "duplicate_count": timeline.duplicate_count,
+        "stepped_back_count": timeline.stepped_back_count,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -15,14 +16,23 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 from av.codec.context import ThreadType
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
-from ego_assets.media.orientation import rotate_upright
+from ego_assets.media.orientation import Orientation, rotate_upright
+from ego_assets.media.pictures import PictureNormaliser, orientation_of
 from ego_assets.media.source import MediaSource, display_name, open_video, time_base_of
-from ego_assets.media.timeline import PacketIndex, packet_stamp, read_packet_index, ticks_to_ns
+from ego_assets.media.timeline import (
+    OrderCheck,
+    PacketIndex,
+    StampRepair,
+    frame_stamp,
+    packet_stamp,
+    packets_of,
+    read_packet_index,
+    ticks_to_ns,
+)
 from ego_assets.schema.arrays import ScalarT, read_only
 from ego_assets.schema.detections import BgrImage
 from ego_assets.schema.errors import MediaError
@@ -31,16 +41,12 @@ from ego_assets.schema.errors import MediaError
 #: one per thread, so below this it costs more than it saves.
 MIN_FRAMES_SAVED_BY_SEEK = 16
 
-#: Damaged reads in a row after which the rest of a file is given up.
-_MAX_READ_ERRORS = 16
+#: Most bytes of pictures that wait to be taken, and that the decoder's threads hold, however large pictures are.
+MAX_PREFETCH_BYTES = 128 << 20
+MAX_DECODER_BYTES = 256 << 20
 
-
-def frame_rotation_deg(frame: VideoFrame) -> int:
-    """Clockwise turn (0, 90, 180, 270) that makes a decoded frame upright, from its display matrix.
-
-    FFmpeg states the counter-clockwise angle; other angles are rounded to a quarter turn.
-    """
-    return round(-frame.rotation / 90) * 90 % 360
+#: FFmpeg's own limit of automatic threads; each holds one frame more.
+MAX_DECODER_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +56,8 @@ class DecodedFrame:
     Attributes:
         index: Position in the video's time line, from 0.
         timestamp_ns: Presentation time in nanoseconds.
-        frame: The picture in coded orientation. The decoder may still refer to it: call
-            ``frame.make_writable()`` before changing it.
+        frame: The picture in coded orientation, as :mod:`ego_assets.media.pictures` makes it: whole, not mirrored,
+            of standard range. The decoder may still refer to it: call ``frame.make_writable()`` before changing it.
         rotation_deg: Clockwise turn (0, 90, 180, 270) that makes it upright.
     """
 
@@ -108,15 +114,16 @@ class VideoReader:
 
     A damaged file yields what can be decoded; :attr:`decode_errors` and :attr:`frames_lost` tell what
     could not. Frame indices are positions in :func:`ego_assets.media.timeline.read_timeline`, so that a
-    lost frame leaves a gap and never shifts the frames behind it. Memory is bounded by ``prefetch`` plus
-    one frame per decoder thread.
+    lost frame leaves a gap and never shifts the frames behind it; time stamps are those of the time line, also where
+    the file's own step back. Memory is bounded by ``prefetch`` plus one frame per decoder thread, and large pictures
+    have fewer of both: about 0.4 GB beside the codec's reference frames.
 
     Args:
         source: Local path, or seekable binary file object that nobody else moves meanwhile.
         indices: Frames to yield; all by default. Stretches without any are skipped by seeking where that
             is worth it.
-        threads: Decoder threads; 0 for as many as the machine has cores.
-        prefetch: Frames decoded ahead; 0 decodes in the calling thread.
+        threads: Decoder threads; 0 for as many as the machine has cores and memory allows.
+        prefetch: Most frames decoded ahead; 0 decodes in the calling thread.
         strict: Raise ``MediaError`` (``damaged``) at the first damage instead of going on.
         name: What messages call the source.
 
@@ -139,18 +146,24 @@ class VideoReader:
             raise ValueError(f"threads, prefetch: expected 0 or more, got {threads}, {prefetch}")
         self._label = display_name(source, name)
         self._indices = None if indices is None else sorted(set(indices))
-        self._prefetch = prefetch
         self._strict = strict
         self._started = False
-        self._rotation_deg: int | None = None
+        self._orientation: Orientation | None = None
+        self._stepped_back = False
+        self._listed = self._unstamped = 0
         self._prefetcher: _Prefetcher | None = None
         #: Times that reading or decoding reported damage, known when iteration has ended.
         self.decode_errors = 0
-        #: Frames that the container holds (or ``indices`` asked for) and that could not be decoded.
+        #: Frames that the container holds (or ``indices`` asked for) and that could not be decoded, or have no place
+        #: because they lack any time stamp.
         self.frames_lost = 0
         self._container, self._stream = open_video(source, name=name)
         self._time_base = time_base_of(self._stream)
-        self._stream.codec_context.thread_count = threads
+        frame_bytes = max(1, _frame_bytes(self._stream))
+        self._prefetch = min(prefetch, max(2, MAX_PREFETCH_BYTES // frame_bytes))
+        self._stream.codec_context.thread_count = threads or min(
+            os.cpu_count() or 1, MAX_DECODER_THREADS, max(2, MAX_DECODER_BYTES // frame_bytes)
+        )
         self._stream.codec_context.thread_type = ThreadType.AUTO
 
     def __enter__(self) -> Self:
@@ -184,12 +197,13 @@ class VideoReader:
     def _all_frames(self) -> Iterator[DecodedFrame]:
         waiting: list[int] = []  # Time stamps of the frames that were read and not shown yet, as a heap.
         index = yielded = 0
-        latest: int | None = None
         for stamp, frame in self._decoded(waiting):
-            if latest is not None and stamp < latest:
-                self._damage(None)
+            if self._stepped_back:
+                # Stamps do not identify frames any more: they count in the order in which they come.
+                yield self._frame(index, stamp, frame)
+                index += 1
+                yielded += 1
                 continue
-            latest = stamp
             while waiting and waiting[0] < stamp:
                 heapq.heappop(waiting)
                 index += 1
@@ -198,7 +212,15 @@ class VideoReader:
             yield self._frame(index, stamp, frame)
             index += 1
             yielded += 1
-        self.frames_lost = index + len(waiting) - yielded
+        self.frames_lost = max(self._listed, index) - yielded + self._unstamped
+
+    def _chosen_of_all(self, indices: list[int]) -> Iterator[DecodedFrame]:
+        wanted = set(indices)
+        for frame in self._all_frames():
+            if frame.index in wanted:
+                wanted.discard(frame.index)
+                yield frame
+        self.frames_lost = len(wanted)
 
     def _chosen_frames(self, indices: list[int]) -> Iterator[DecodedFrame]:
         packets = read_packet_index(self._container, self._stream)
@@ -206,6 +228,10 @@ class VideoReader:
             raise ValueError(
                 f"indices: expected 0 to {packets.ticks.size - 1}, got {indices[0]} to {indices[-1]}"
             )
+        if packets.stepped_back:
+            self._container.seek(int(packets.ticks[0]), stream=self._stream, backward=True)
+            yield from self._chosen_of_all(indices)
+            return
         wanted = deque(indices)
         while wanted:
             position = self._seek(packets, wanted[0])
@@ -234,20 +260,32 @@ class VideoReader:
         latest = -1
         for stamp, frame in self._decoded(None):
             index = int(np.searchsorted(packets.ticks, stamp))
-            if index == latest:
-                index += 1
+            if index <= latest < packets.ticks.size - 1 and packets.ticks[latest + 1] == stamp:
+                index = latest + 1  # Another frame with the same time stamp.
             if index >= start and index < packets.ticks.size:
                 latest = index
                 yield index, stamp, frame
 
     def _decoded(self, waiting: list[int] | None) -> Iterator[tuple[int, VideoFrame]]:
-        """Decode from the present position on; time stamps of packets are pushed on ``waiting``."""
-        for packet in self._packets():
+        """Decode and normalise from the present position on; time stamps of packets are pushed on ``waiting``.
+
+        Time stamps ascend: a frame that lies before the one shown before it is moved where the file's clock steps
+        back, and dropped as damaged where only this frame is wrong.
+        """
+        order_check, repair = OrderCheck(self._stream), StampRepair(self._stream)
+        normaliser: PictureNormaliser | None = None
+        latest: int | None = None
+        self._listed = 0
+        for packet in packets_of(self._container, self._stream, on_damage=self._damage):
             if packet.is_corrupt:
                 self._damage(None)
             stamp = packet_stamp(packet)
-            if waiting is not None and stamp is not None:
-                heapq.heappush(waiting, stamp)
+            if stamp is not None:
+                self._listed += 1
+                order_check.add(stamp)
+                self._stepped_back = order_check.stepped_back
+                if waiting is not None and not self._stepped_back:
+                    heapq.heappush(waiting, stamp)
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
@@ -256,21 +294,23 @@ class VideoReader:
                 self._damage(error)
                 continue
             for frame in frames:
-                stamp = frame.pts if frame.pts is not None else frame.dts
+                stamp = frame_stamp(frame)
                 if frame.is_corrupt or stamp is None:
                     self._damage(None)
-                if stamp is not None:
-                    yield stamp, frame
-
-    def _packets(self) -> Iterator[Packet[VideoStream]]:
-        """Packets up to the end, the flushing one included, across damaged stretches."""
-        for _ in range(_MAX_READ_ERRORS):
-            try:
-                yield from self._container.demux(self._stream)
-            except av.error.InvalidDataError as error:
-                self._damage(error)
-            else:
-                return
+                if stamp is None:
+                    self._unstamped += 1
+                    continue
+                if not self._stepped_back and latest is not None and stamp < latest:
+                    self._damage(None)
+                    continue
+                latest = repair.repaired(stamp)
+                if self._orientation is None:
+                    self._orientation = orientation_of(frame)
+                if normaliser is None:
+                    normaliser = PictureNormaliser(mirrored=self._orientation.mirrored)
+                yield from normaliser.add(latest, frame)
+        if normaliser is not None:
+            yield from normaliser.finish()
 
     def _damage(self, error: Exception | None) -> None:
         self.decode_errors += 1
@@ -280,9 +320,14 @@ class VideoReader:
             ) from error
 
     def _frame(self, index: int, stamp: int, frame: VideoFrame) -> DecodedFrame:
-        if self._rotation_deg is None:
-            self._rotation_deg = frame_rotation_deg(frame)
-        return DecodedFrame(index, ticks_to_ns(stamp, self._time_base), frame, self._rotation_deg)
+        rotation_deg = self._orientation.rotation_deg if self._orientation is not None else 0
+        return DecodedFrame(index, ticks_to_ns(stamp, self._time_base), frame, rotation_deg)
+
+
+def _frame_bytes(stream: VideoStream) -> int:
+    """Bytes of a decoded picture, 4:2:0, as far as the file's header tells."""
+    bits = max((component.bits for component in stream.format.components), default=8) if stream.format else 8
+    return stream.width * stream.height * (2 if bits > 8 else 1) * 3 // 2
 
 
 def decode_frames(

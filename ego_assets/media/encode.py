@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +79,7 @@ class VideoWriter:
         time_base: Seconds per tick of the stamps; that of the source keeps them exact.
         frame_rate: Nominal rate in frames per second.
         rotation_deg: Clockwise turn (0, 90, 180, 270) that players apply, stored as display matrix.
+        pixel_aspect: Width to height of a coded pixel; players stretch the picture by it.
         crf: Constant rate factor of x264, 0 (lossless) to 51.
         preset: Speed preset of x264.
         gop: Most frames from one keyframe to the next; two seconds' worth by default.
@@ -103,6 +105,7 @@ class VideoWriter:
         time_base: Fraction,
         frame_rate: Fraction,
         rotation_deg: int = 0,
+        pixel_aspect: tuple[int, int] = (1, 1),
         crf: int = 18,
         preset: Preset = "veryfast",
         gop: int | None = None,
@@ -123,6 +126,8 @@ class VideoWriter:
         if gop is not None and gop < 1:
             raise ValueError(f"gop: expected 1 or more frames, got {gop}")
         check_rotation(rotation_deg)
+        if min(pixel_aspect) < 1:
+            raise ValueError(f"pixel_aspect: expected two positive numbers, got {pixel_aspect}")
         self.path = Path(path)
         #: Frames moved to the next tick because they repeated a time stamp.
         self.moved_frames = 0
@@ -158,6 +163,8 @@ class VideoWriter:
         self._stream.time_base = context.time_base = time_base
         context.flags |= Flags.bitexact
         context.thread_count = threads
+        if pixel_aspect != (1, 1):
+            context.sample_aspect_ratio = Fraction(*pixel_aspect)
         context.gop_size = gop or max(1, round(DEFAULT_KEYFRAME_INTERVAL_S * frame_rate))
         if not bframes:
             context.max_b_frames = 0
@@ -178,7 +185,8 @@ class VideoWriter:
         Raises:
             ValueError: Another size, a time stamp before the previous one, or not exactly one of
                 ``timestamp_ns`` and ``pts``.
-            MediaError: ``negative_timestamp``: MP4 has no time before zero.
+            MediaError: ``negative_timestamp``: MP4 has no time before zero. ``not_encodable``: the encoder or MP4
+                refuses the frame, such as one that comes more than 2^31 ticks after the last.
         """
         if timestamp_ns is not None and pts is None:
             pts = ns_to_ticks(timestamp_ns, self._time_base)
@@ -195,9 +203,25 @@ class VideoWriter:
             frame = frame.reformat(format=self._stream.codec_context.pix_fmt, threads=1)
         frame.pts, frame.time_base = ticks, self._time_base
         frame.pict_type = 0  # A decoded frame carries its old coding type, which x264 would obey.
-        self._container.mux(self._stream.encode(frame))
-        self._pass_on_audio(until_s=ticks * self._time_base)
+        with self._explained():
+            self._container.mux(self._stream.encode(frame))
+            self._pass_on_audio(until_s=ticks * self._time_base)
         self.frame_count += 1
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what FFmpeg's refusal of a frame means; a full disk and lacking memory stay what they are."""
+        try:
+            yield
+        except (MemoryError, OSError):
+            raise
+        except av.error.FFmpegError as error:
+            raise MediaError(
+                "not_encodable",
+                f"{self.path.name}: frame {self.frame_count} cannot be written ({error.strerror}): its time stamp lies "
+                "too far behind the one before, or its format changes. Cut the recording there, or re-wrap it with "
+                "new time stamps.",
+            ) from error
 
     def _pass_on_audio(self, *, until_s: Fraction | None) -> None:
         if self._audio is None or self._audio_stream is None:
@@ -237,15 +261,16 @@ class VideoWriter:
         """Finish the file.
 
         Raises:
-            MediaError: ``no_frames``: nothing was written; the file is removed.
+            MediaError: ``no_frames``: nothing was written, or ``not_encodable`` as :meth:`write`. The file is removed.
         """
         if self.frame_count == 0:
             self.discard()
             raise MediaError("no_frames", f"{self.path.name}: no frame was written, so there is no video.")
         try:
-            self._container.mux(self._stream.encode(None))
-            self._pass_on_audio(until_s=None)
-            self._container.close()
+            with self._explained():
+                self._container.mux(self._stream.encode(None))
+                self._pass_on_audio(until_s=None)
+                self._container.close()
         except BaseException:
             self.discard()
             raise

@@ -7,10 +7,11 @@ member is one range read.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from ego_assets.schema.errors import ArtifactCorrupted
 TAR_BLOCK = 512
 TAR_RECORD = 20 * TAR_BLOCK
 _WRITE_BUFFER_BYTES = 1 << 20
+#: Below what systems take in one call (IOV_MAX, 1024 on Linux).
+_MAX_PIECES = 900
 _MAX_MEMBER_BYTES = 8**11 - 1
 _EXTENSION = re.compile(r"[a-z0-9]+(\.[a-z0-9]+)*")
 
@@ -81,7 +84,10 @@ class FrameArchiveWriter:
 
     def __init__(self, path: str | os.PathLike[str], index_path: str | os.PathLike[str]) -> None:
         self._path, self._index_path = Path(path), Path(index_path)
-        self._file = self._path.open("wb", buffering=_WRITE_BUFFER_BYTES)
+        self._file = self._path.open("wb", buffering=0)
+        #: What is written next, kept apart: gathering it in one buffer would copy every frame once more.
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         self._position = 0
         self._frame_indices, self._timestamps_ns = array("q"), array("q")
         self._offsets, self._sizes = array("q"), array("q")
@@ -108,10 +114,8 @@ class FrameArchiveWriter:
         if size > _MAX_MEMBER_BYTES:
             raise ValueError(f"data: expected at most {_MAX_MEMBER_BYTES} bytes, got {size}")
         name = member_name(frame_index, extension)
-        self._file.write(tar_header(name, size))
-        self._file.write(data)
         padding = -size % TAR_BLOCK
-        self._file.write(bytes(padding))
+        self._write(tar_header(name, size), data, bytes(padding))
         self._frame_indices.append(frame_index)
         self._timestamps_ns.append(timestamp_ns)
         self._names.append(name)
@@ -122,7 +126,8 @@ class FrameArchiveWriter:
     def close(self) -> None:
         """Finish the archive and write the index."""
         end = self._position + 2 * TAR_BLOCK
-        self._file.write(bytes(2 * TAR_BLOCK + -end % TAR_RECORD))
+        self._write(bytes(2 * TAR_BLOCK + -end % TAR_RECORD))
+        self._flush()
         self._file.close()
         columns = [
             np.array(self._frame_indices, np.int64),
@@ -133,6 +138,22 @@ class FrameArchiveWriter:
         ]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, INDEX_SCHEMA, strict=True)]
         pq.write_table(pa.Table.from_arrays(arrays, schema=INDEX_SCHEMA), self._index_path)
+
+    def _write(self, *pieces: bytes) -> None:
+        self._pending += pieces
+        self._pending_bytes += sum(map(len, pieces))
+        if self._pending_bytes >= _WRITE_BUFFER_BYTES or len(self._pending) >= _MAX_PIECES:
+            self._flush()
+
+    def _flush(self) -> None:
+        written = os.writev(self._file.fileno(), self._pending)
+        if written < self._pending_bytes:
+            # The system took a part of it only; what is left says why.
+            left = memoryview(b"".join(self._pending))[written:]
+            while left:
+                left = left[self._file.write(left) :]
+        self._pending.clear()
+        self._pending_bytes = 0
 
     def discard(self) -> None:
         """Give both files up and remove them."""
@@ -241,14 +262,20 @@ class FrameArchiveIndex:
         )
 
 
-def read_member(file: BinaryIO, entry: FrameArchiveEntry) -> bytes:
-    """Content of one member of an open archive.
+def read_member(source: BinaryIO | Callable[[int, int], bytes], entry: FrameArchiveEntry) -> bytes:
+    """Content of one member of an archive: an open file, or a function that reads a range of it.
 
     Raises:
         ArtifactCorrupted: The archive ends before the member does.
     """
-    file.seek(entry.offset)
-    data = file.read(entry.size)
+    if callable(source):
+        data = source(entry.offset, entry.size)
+    elif isinstance(source, io.BufferedReader) and isinstance(source.raw, io.FileIO):
+        # Without the buffer of the file, which every step to another member throws away.
+        data = os.pread(source.fileno(), entry.size, entry.offset)
+    else:
+        source.seek(entry.offset)
+        data = source.read(entry.size)
     if len(data) != entry.size:
         raise ArtifactCorrupted(
             f"{entry.name}: expected {entry.size} bytes in the frame archive, got {len(data)}. "
@@ -263,12 +290,13 @@ class FrameArchive:
     Iterating yields the entries in frame order.
 
     Args:
-        file: The open archive; the caller closes it.
+        source: The open archive, which the caller closes; or a function of the first byte and the number of bytes, by
+            which each member is one range read without opening anything.
         index: Its index.
     """
 
-    def __init__(self, file: BinaryIO, index: FrameArchiveIndex) -> None:
-        self._file = file
+    def __init__(self, source: BinaryIO | Callable[[int, int], bytes], index: FrameArchiveIndex) -> None:
+        self._source = source
         self.index = index
 
     def __len__(self) -> int:
@@ -287,13 +315,20 @@ class FrameArchive:
             KeyError: The archive has no such frame.
             ArtifactCorrupted: The archive is cut off.
         """
-        return read_member(self._file, self.index.entry(frame_index))
+        return read_member(self._source, self.index.entry(frame_index))
 
 
 def tar_header(name: str, size: int) -> bytes:
     """A ustar header of a regular file with mode 0644 (POSIX.1-1988), its checksum included."""
-    before = name.encode("ascii").ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2
-    before += b"%011o\0" % size + b"0" * 11 + b"\0"
-    after = (b"0" + bytes(100) + b"ustar\x0000").ljust(TAR_BLOCK - 156, b"\0")
-    checksum = sum(before) + sum(after) + 8 * ord(" ")
-    return before + b"%06o\0 " % checksum + after
+    encoded, octal = name.encode("ascii"), b"%011o" % size
+    checksum = _HEADER_SUM + sum(encoded) + sum(octal)
+    return (
+        encoded.ljust(100, b"\0") + _HEADER_OWNER + octal + _HEADER_TIME + b"%06o\0 " % checksum + _HEADER_END
+    )
+
+
+_HEADER_OWNER = b"0000644\0" + b"0000000\0" * 2
+_HEADER_TIME = b"\0" + b"0" * 11 + b"\0"
+_HEADER_END = (b"0" + bytes(100) + b"ustar\x0000").ljust(TAR_BLOCK - 156, b"\0")
+#: Of the fields that are the same in all headers; the checksum itself counts as spaces.
+_HEADER_SUM = sum(_HEADER_OWNER) + sum(_HEADER_TIME) + sum(_HEADER_END) + 8 * ord(" ")

@@ -5,11 +5,45 @@ A rotation is the clockwise turn in degrees (0, 90, 180, 270) that makes the cod
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a coded picture becomes the one to be shown: mirrored first, then turned.
+
+    Attributes:
+        mirrored: Whether left and right are swapped.
+        rotation_deg: Clockwise turn in degrees (0, 90, 180, 270) after that.
+    """
+
+    mirrored: bool = False
+    rotation_deg: int = 0
+
+    @classmethod
+    def from_display_matrix(cls, matrix: Sequence[int]) -> Orientation:
+        """From the nine numbers of a display matrix, row by row (ISO/IEC 14496-12, FFmpeg's ``display.h``).
+
+        A point (x, y), y pointing down, is shown at (a x + c y, b x + d y). Angles are rounded to a quarter
+        turn; a degenerate matrix counts as none.
+        """
+        if len(matrix) != 9:
+            raise ValueError(f"matrix: expected 9 numbers, got {len(matrix)}")
+        a, b, _, c, d = matrix[:5]
+        determinant = a * d - b * c
+        if determinant == 0:
+            return cls()
+        mirrored = determinant < 0
+        turn_deg = math.degrees(math.atan2(-b, -a) if mirrored else math.atan2(b, a))
+        return cls(mirrored, round(turn_deg / 90) * 90 % 360)
+
 
 PixelT = TypeVar("PixelT", np.uint8, np.uint16)
 

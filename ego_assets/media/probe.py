@@ -14,7 +14,7 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ego_assets.media.decode import frame_rotation_deg
+from ego_assets.media.pictures import has_full_range, orientation_of, transfer_of
 from ego_assets.media.source import MediaSource, display_name, open_video, size_bytes, time_base_of
 from ego_assets.media.timeline import declared_rate, read_timeline
 from ego_assets.schema.errors import MediaError
@@ -48,6 +48,7 @@ def probe(source: MediaSource, *, name: str = "") -> MediaProbe:
                 "cut off or damaged in copying: copy it from the camera again.",
             )
         frame_rate = declared_rate(stream)
+        orientation = orientation_of(frame)
         found = MediaProbe(
             container=container.format.name,
             codec=stream.codec_context.codec.canonical_name,
@@ -55,7 +56,7 @@ def probe(source: MediaSource, *, name: str = "") -> MediaProbe:
             bit_depth=max(component.bits for component in frame.format.components),
             coded_width=frame.width,
             coded_height=frame.height,
-            rotation_deg=frame_rotation_deg(frame),
+            rotation_deg=orientation.rotation_deg,
             frame_rate=frame_rate or Fraction(0),
             declared_duration_s=_declared_duration_s(container, stream),
             declared_frame_count=stream.frames or None,
@@ -64,6 +65,11 @@ def probe(source: MediaSource, *, name: str = "") -> MediaProbe:
                 _stream_info(other) for other in container.streams if other.index != stream.index
             ),
             metadata_keys=_metadata_keys(container),
+            mirrored=orientation.mirrored,
+            pixel_aspect=_pixel_aspect(stream),
+            interlaced=frame.interlaced_frame,
+            transfer=transfer_of(frame),
+            full_range=has_full_range(frame),
         )
     return found if frame_rate else replace(found, frame_rate=read_timeline(source, name=name).frame_rate)
 
@@ -74,6 +80,12 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame |
             for frame in packet.decode():
                 return frame
     return None
+
+
+def _pixel_aspect(stream: VideoStream) -> tuple[int, int]:
+    """Width to height of a pixel as the container states it, else the codec; square where both are silent."""
+    aspect = stream.sample_aspect_ratio
+    return (aspect.numerator, aspect.denominator) if aspect else (1, 1)
 
 
 def _declared_duration_s(container: InputContainer, stream: VideoStream) -> float | None:

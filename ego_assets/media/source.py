@@ -120,9 +120,8 @@ def _select_video_stream(
             "no_video_stream",
             f"{label} has no video stream: upload the video itself, not its sound or telemetry.",
         )
-    selected = streams[0]
-    # PyAV gives no codec context where FFmpeg has no decoder, which its type stubs do not say.
-    if cast("object | None", selected.codec_context) is None:
+    selected = max(streams, key=_importance)
+    if not _is_decodable(selected):
         raise MediaError(
             "no_codec",
             f"{label}: its video codec cannot be decoded here. Record or export it as H.264 or HEVC.",
@@ -131,6 +130,22 @@ def _select_video_stream(
         if stream.index != selected.index:
             stream.discard = Discard.all
     return selected
+
+
+def _importance(stream: VideoStream) -> tuple[bool, int, int]:
+    """Order of several video streams: the recording before its preview or its still picture.
+
+    The picture with most pixels is meant, and of equal ones that with most frames. A stream that cannot be decoded
+    may be the recording, so it is not passed over silently.
+    """
+    if not _is_decodable(stream):
+        return (True, 0, 0)
+    return (False, stream.width * stream.height, stream.frames)
+
+
+def _is_decodable(stream: VideoStream) -> bool:
+    # PyAV gives no codec context where FFmpeg has no decoder, which its type stubs do not say.
+    return cast("object | None", stream.codec_context) is not None
 
 
 def _why_not_opened(

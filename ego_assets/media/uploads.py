@@ -1,8 +1,8 @@
 """Uploads: which files are clips, what their path and sidecar say about them, and when they are complete.
 
 Layout of the upload folder (collection guide, "Upload"): ``raw/{collector_id}/{YYYY-MM-DD}/{clip_id}.mp4``
-with an optional ``{clip_id}.json`` beside it. Everything here looks at names, file status and sidecars;
-nothing opens a video.
+with an optional ``{clip_id}.json`` beside it. A bucket that is watched has the same layout below its prefix, and
+the same rules decide there. Everything here looks at names, file status and sidecars; nothing opens a video.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import unicodedata
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -166,31 +166,27 @@ class UploadObservation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UploadDescription:
-    """An upload that can be registered as a clip.
+class UploadFacts:
+    """What name, size and sidecar say of an upload that can be registered as a clip, wherever it lies.
 
     Attributes:
-        path: The file.
-        clip_id: The UUID in its name, or one derived from relative path, size and time of last change, so
-            that looking at the same file again gives the same id.
+        clip_id: The UUID in its name, or one derived from relative path, size and version (time of last change of a
+            file, ETag of an object), so that looking at the same upload again gives the same id.
         source_name: File name as uploaded; bytes that are no UTF-8 are written in hexadecimal.
-        size_bytes: Size of the file.
+        size_bytes: Size of the upload.
         collector_id: From sidecar or folder; ``None`` when neither says.
         recording_date: From sidecar or folder; ``None`` when neither says.
-        sidecar_path: The sidecar, or ``None``.
         fields: Fields of :class:`~ego_assets.schema.clip.Clip` that sidecar, path and name give a value for,
             ``collector_id`` and ``recording_date`` included.
         recording_id: Same for all chapters of one recording; empty for a single file.
         chapter: Position within the recording, from 1; 0 for a single file.
     """
 
-    path: Path
     clip_id: str
     source_name: str
     size_bytes: int
     collector_id: str | None = None
     recording_date: dt.date | None = None
-    sidecar_path: Path | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     recording_id: str = ""
     chapter: int = 0
@@ -200,9 +196,40 @@ class UploadDescription:
             raise ValueError(f"clip_id: expected a lower-case UUID, got {self.clip_id!r}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class UploadDescription(UploadFacts):
+    """An upload in a folder of this machine that can be registered as a clip.
+
+    Attributes:
+        path: The file.
+        sidecar_path: The sidecar, or ``None``.
+    """
+
+    path: Path
+    sidecar_path: Path | None = None
+
+
 def is_ignored(path: Path) -> bool:
     """Whether a file in the upload folder is none of our business: hidden, unfinished, or a sidecar."""
-    name = path.name.lower()
+    return _is_ignored_name(path.name)
+
+
+def is_ignored_key(key: str) -> bool:
+    """As :func:`is_ignored` for the key of an object; hidden folders and the marks of empty ones count too."""
+    parts = key.split("/")
+    hidden = any(part.startswith(".") and part not in (".", "..") for part in parts[:-1])
+    return not parts[-1] or hidden or _is_ignored_name(parts[-1])
+
+
+def is_plain_key(key: str) -> bool:
+    """Whether a key is a relative path: other keys cannot be read by everything that reads a bucket."""
+    return not any(part in ("", ".", "..") for part in key.split("/"))
+
+
+def _is_ignored_name(name: str) -> bool:
+    name = name.lower()
+    if name in (".", ".."):
+        return False
     return name.startswith((".", "~")) or name.endswith(
         (*_UNFINISHED_SUFFIXES, *_COMPANION_SUFFIXES, SIDECAR_SUFFIX)
     )
@@ -252,6 +279,12 @@ def sidecar_of(path: Path) -> Path | None:
     return candidate if os.path.lexists(candidate) else None
 
 
+def sidecar_key(key: str) -> str:
+    """Key of the sidecar of an object, ``{stem}.json`` beside it."""
+    folder, slash, name = key.rpartition("/")
+    return f"{folder}{slash}{PurePosixPath(name).stem}{SIDECAR_SUFFIX}"
+
+
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Read a sidecar into fields of :class:`~ego_assets.schema.clip.Clip`.
 
@@ -262,9 +295,28 @@ def read_sidecar(path: Path) -> dict[str, Any]:
             message names the field, what it holds and what is expected.
     """
     source = f"Sidecar {_printable(path.name)!r}"
-    values = _sidecar_object(path, source)
+    if path.is_symlink():
+        raise UploadRejected(
+            "symlink", f"{source} is a link; links are not followed. Upload the file itself."
+        )
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_SIDECAR_BYTES + 1)
+    except OSError as error:
+        raise UploadRejected("sidecar", f"{source} cannot be read ({error.strerror}).") from error
+    return parse_sidecar(content, name=path.name)
+
+
+def parse_sidecar(content: bytes, *, name: str) -> dict[str, Any]:
+    """As :func:`read_sidecar`, for the content of a sidecar with this file name.
+
+    More than :data:`MAX_SIDECAR_BYTES` are refused, so a reader need not read further than one byte beyond.
+    """
+    source = f"Sidecar {_printable(name)!r}"
+    values = _sidecar_object(content, source)
     named = values.pop("clip_id", None)
-    if named is not None and (not isinstance(named, str) or named.lower() != path.stem.lower()):
+    stem = PurePosixPath(name).stem
+    if named is not None and (not isinstance(named, str) or named.lower() != stem.lower()):
         raise UploadRejected(
             "sidecar",
             f"{source}: clip_id is {_shown(named)}, but the id of a clip is the name of its file. "
@@ -323,7 +375,7 @@ def describe_upload(root: Path, path: Path) -> UploadDescription:
             ``extension``, ``empty`` and ``sidecar``.
     """
     relative = _relative_path(root, path)
-    shown = _printable(str(relative))
+    shown = _printable(relative.as_posix())
     _refuse_links(root, relative, shown)
     try:
         status = path.lstat()
@@ -331,22 +383,51 @@ def describe_upload(root: Path, path: Path) -> UploadDescription:
         raise vanished(path) from None
     if not stat.S_ISREG(status.st_mode):
         raise UploadRejected("not_a_file", f"{shown!r} is no ordinary file. Upload the video file itself.")
-    if is_ignored(path):
-        raise UploadRejected(
-            "unfinished",
-            f"{shown!r} has the name of a hidden, unfinished or metadata file. Give it the name of a video.",
+    _refuse_by_name_and_size(shown, ignored=is_ignored(path), size_bytes=status.st_size)
+    sidecar_path = sidecar_of(path)
+    facts = _facts(
+        relative.parts,
+        # The camera counts its files anew on every card, so a name means nothing without its folder.
+        folder=path.parent.name,
+        size_bytes=status.st_size,
+        version=str(status.st_mtime_ns),
+        sidecar=read_sidecar(sidecar_path) if sidecar_path is not None else {},
+    )
+    return UploadDescription(path=path, sidecar_path=sidecar_path, **facts)
+
+
+def describe_object(
+    key: str, *, size_bytes: int, version: str, folder: str, sidecar: bytes | None
+) -> UploadFacts:
+    """What the object under ``key``, relative to the watched prefix, is: as :func:`describe_upload` for a file.
+
+    Args:
+        key: Its key, parts separated by ``/``.
+        size_bytes: Its size.
+        version: What changes when its content does: the ETag.
+        folder: Name of the last part of the watched prefix, or of the bucket.
+        sidecar: Content of its sidecar, at most one byte more than :data:`MAX_SIDECAR_BYTES`; ``None`` without one.
+
+    Raises:
+        UploadRejected: codes ``name`` (empty parts, ``..``, control characters), ``unfinished``, ``extension``,
+            ``empty`` and ``sidecar``.
+    """
+    shown = _printable(key)
+    parts = tuple(key.split("/"))
+    if not is_plain_key(key) or _has_control_characters(key):
+        raise _wrong_name(shown)
+    _refuse_by_name_and_size(shown, ignored=is_ignored_key(key), size_bytes=size_bytes)
+    return UploadFacts(
+        **_facts(
+            parts,
+            folder=folder,
+            size_bytes=size_bytes,
+            version=version,
+            sidecar={}
+            if sidecar is None
+            else parse_sidecar(sidecar, name=sidecar_key(key).rpartition("/")[2]),
         )
-    if path.suffix.lower() not in SUPPORTED_EXTENSIONS:
-        raise UploadRejected(
-            "extension",
-            f"{shown!r} is no video that can be read here: expected {', '.join(SUPPORTED_EXTENSIONS)}. "
-            "Upload the file as the camera wrote it.",
-        )
-    if status.st_size == 0:
-        raise UploadRejected(
-            "empty", f"{shown!r} has no content (0 bytes). Copy it from the camera's card again."
-        )
-    return _describe(path, relative, status)
+    )
 
 
 def vanished(path: Path) -> UploadRejected:
@@ -358,41 +439,55 @@ def vanished(path: Path) -> UploadRejected:
     )
 
 
-def _describe(path: Path, relative: Path, status: os.stat_result) -> UploadDescription:
-    collector_id, recording_date = _from_folders(relative.parts[:-1])
+def _refuse_by_name_and_size(shown: str, *, ignored: bool, size_bytes: int) -> None:
+    if ignored:
+        raise UploadRejected(
+            "unfinished",
+            f"{shown!r} has the name of a hidden, unfinished or metadata file. Give it the name of a video.",
+        )
+    if PurePosixPath(shown).suffix.lower() not in SUPPORTED_EXTENSIONS:
+        raise UploadRejected(
+            "extension",
+            f"{shown!r} is no video that can be read here: expected {', '.join(SUPPORTED_EXTENSIONS)}. "
+            "Upload the file as the camera wrote it.",
+        )
+    if size_bytes == 0:
+        raise UploadRejected(
+            "empty", f"{shown!r} has no content (0 bytes). Copy it from the camera's card again."
+        )
+
+
+def _facts(
+    parts: tuple[str, ...], *, folder: str, size_bytes: int, version: str, sidecar: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments of :class:`UploadFacts` for an upload at this relative path."""
+    collector_id, recording_date = _from_folders(parts[:-1])
     fields: dict[str, Any] = {}
     if collector_id is not None:
         fields["collector_id"] = collector_id
     if recording_date is not None:
         fields["recording_date"] = recording_date
-    sidecar_path = sidecar_of(path)
-    if sidecar_path is not None:
-        fields.update(read_sidecar(sidecar_path))
-    stem = path.stem.lower()
-    if is_clip_id(stem):
-        clip_id = stem
-    else:
-        seen = f"{_printable(relative.as_posix())}\n{status.st_size}\n{status.st_mtime_ns}"
-        clip_id = str(uuid.uuid5(_ASSIGNED_IDS, seen))
-    # The camera counts its files anew on every card, so a name means nothing without its folder.
-    placed = relative if len(relative.parts) > 1 else Path(path.parent.name, relative)
-    chapter = parse_chapter(_printable(placed.as_posix()))
+    fields.update(sidecar)
+    stem = PurePosixPath(parts[-1]).stem.lower()
+    relative = _printable("/".join(parts))
+    clip_id = stem
+    if not is_clip_id(stem):
+        clip_id = str(uuid.uuid5(_ASSIGNED_IDS, f"{relative}\n{size_bytes}\n{version}"))
+    chapter = parse_chapter(relative if len(parts) > 1 else _printable(f"{folder}/{relative}"))
     recording_id, chapter_number = "", 0
     if chapter is not None:
         recording_id, chapter_number = chapter.recording, chapter.number
         fields.update(recording_id=recording_id, chapter=chapter_number)
-    return UploadDescription(
-        path=path,
-        clip_id=clip_id,
-        source_name=_printable(path.name),
-        size_bytes=status.st_size,
-        collector_id=fields.get("collector_id"),
-        recording_date=fields.get("recording_date"),
-        sidecar_path=sidecar_path,
-        fields=fields,
-        recording_id=recording_id,
-        chapter=chapter_number,
-    )
+    return {
+        "clip_id": clip_id,
+        "source_name": _printable(parts[-1]),
+        "size_bytes": size_bytes,
+        "collector_id": fields.get("collector_id"),
+        "recording_date": fields.get("recording_date"),
+        "fields": fields,
+        "recording_id": recording_id,
+        "chapter": chapter_number,
+    }
 
 
 def _from_folders(folders: tuple[str, ...]) -> tuple[str | None, dt.date | None]:
@@ -405,17 +500,21 @@ def _from_folders(folders: tuple[str, ...]) -> tuple[str | None, dt.date | None]
 
 def _relative_path(root: Path, path: Path) -> Path:
     if ".." in path.parts or _has_control_characters(str(path)):
-        raise UploadRejected(
-            "name",
-            f"{_printable(str(path))!r} has '..' or control characters in its name. "
-            "Rename the file or its folder and upload it again.",
-        )
+        raise _wrong_name(_printable(str(path)))
     try:
         return path.relative_to(root)
     except ValueError:
         raise UploadRejected(
             "name", f"{_printable(path.name)!r} does not lie in the upload folder. Copy it there."
         ) from None
+
+
+def _wrong_name(shown: str) -> UploadRejected:
+    return UploadRejected(
+        "name",
+        f"{shown!r} has '..', an empty part or control characters in its name. Rename the file or its folder and "
+        "upload it again.",
+    )
 
 
 def _refuse_links(root: Path, relative: Path, shown: str) -> None:
@@ -429,16 +528,7 @@ def _refuse_links(root: Path, relative: Path, shown: str) -> None:
             )
 
 
-def _sidecar_object(path: Path, source: str) -> dict[str, Any]:
-    if path.is_symlink():
-        raise UploadRejected(
-            "symlink", f"{source} is a link; links are not followed. Upload the file itself."
-        )
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_SIDECAR_BYTES + 1)
-    except OSError as error:
-        raise UploadRejected("sidecar", f"{source} cannot be read ({error.strerror}).") from error
+def _sidecar_object(content: bytes, source: str) -> dict[str, Any]:
     if len(content) > MAX_SIDECAR_BYTES:
         raise UploadRejected(
             "sidecar", f"{source} has more than {MAX_SIDECAR_BYTES} bytes, which is no metadata. Remove it."

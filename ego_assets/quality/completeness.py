@@ -101,7 +101,8 @@ def count_gap_frames(timestamps_ns: npt.NDArray[np.int64]) -> int:
 
     Lost frames leave intervals of two, three or more steps on the camera's grid. A camera that lowers its
     rate leaves long runs of equal longer intervals, and one without a fixed rate has no grid: neither is
-    counted, save for gaps of more than four median intervals.
+    counted, save for gaps of more than four median intervals. Frames that repeat the time stamp before or behind
+    a gap fill it: they are there and only their stamps are wrong.
 
     Args:
         timestamps_ns: ``int64 [N]``, ascending, nanoseconds.
@@ -109,8 +110,8 @@ def count_gap_frames(timestamps_ns: npt.NDArray[np.int64]) -> int:
     Returns:
         Number of missing frames, 0 or more.
     """
-    intervals = np.diff(timestamps_ns)
-    intervals = intervals[intervals > 0].astype(np.float64)
+    stamps, repeats = np.unique(timestamps_ns, return_counts=True)
+    intervals = np.diff(stamps).astype(np.float64)
     if intervals.size < 2:
         return 0
     shortest_usual = float(np.percentile(intervals, 25, method="lower"))
@@ -119,9 +120,24 @@ def count_gap_frames(timestamps_ns: npt.NDArray[np.int64]) -> int:
     nearest = np.maximum(np.rint(steps), 1)
     if float(np.mean(np.abs(steps - nearest) <= _GRID_TOLERANCE)) < _GRID_SHARE:
         relative = intervals / float(np.median(intervals))
-        gaps = relative > _VARIABLE_GAP
-        return int(np.sum(np.rint(relative[gaps]) - 1))
-    return int(np.sum((nearest - 1)[~_in_long_run(nearest)]))
+        missing = np.where(relative > _VARIABLE_GAP, np.rint(relative) - 1, 0)
+    else:
+        missing = np.where(_in_long_run(nearest), 0, nearest - 1)
+    return int(np.sum(missing)) - _filled_by_repeats(missing, repeats - 1)
+
+
+def _filled_by_repeats(missing: npt.NDArray[np.float64], repeats: npt.NDArray[np.int64]) -> int:
+    """Missing frames that repeated time stamps on either side of their gap account for, each repetition once."""
+    left = repeats.copy()
+    filled = 0
+    for gap in np.flatnonzero(missing):
+        needed = int(missing[gap])
+        for side in (gap, gap + 1):
+            taken = min(needed, int(left[side]))
+            left[side] -= taken
+            needed -= taken
+            filled += taken
+    return filled
 
 
 def _in_long_run(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
+
+#: How light becomes sample values: as screens always did it, or one of the two ways of ITU-R BT.2100.
+Transfer = Literal["sdr", "pq", "hlg"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,12 @@ class MediaProbe:
         size_bytes: Size of the file.
         other_streams: Everything beside the video stream.
         metadata_keys: Names (never values) of the metadata entries of the container and of its streams.
+        mirrored: Whether the display matrix mirrors the picture; the reader undoes it, and ``rotation_deg`` is the
+            turn that is left.
+        pixel_aspect: Width to height of one coded pixel; other than (1, 1) where pixels are not square.
+        interlaced: Whether the first picture is woven of two fields.
+        transfer: Transfer characteristic; HDR (``pq``, ``hlg``) is mapped to SDR where pictures are read.
+        full_range: Whether luma spans all values of the decoded pictures (0-255) rather than 16-235.
     """
 
     container: str
@@ -56,6 +66,11 @@ class MediaProbe:
     size_bytes: int
     other_streams: tuple[StreamInfo, ...] = ()
     metadata_keys: tuple[str, ...] = ()
+    mirrored: bool = False
+    pixel_aspect: tuple[int, int] = (1, 1)
+    interlaced: bool = False
+    transfer: Transfer = "sdr"
+    full_range: bool = False
 
     @property
     def width(self) -> int:

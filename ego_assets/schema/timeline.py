@@ -23,11 +23,13 @@ class Timeline:
             Equal neighbours are duplicates.
         frame_rate: Nominal rate of the stream in frames per second, as the container declares it.
         time_base: Seconds per tick of the stream the time stamps were read from.
+        stepped_back_count: Frames that were moved because the file's clock steps back.
     """
 
     timestamps_ns: npt.NDArray[np.int64]
     frame_rate: Fraction
     time_base: Fraction
+    stepped_back_count: int = 0
 
     def __post_init__(self) -> None:
         stamps = self.timestamps_ns

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ego_assets.execution import layers_done_without
+from ego_assets.execution import LayerState, layers_done_without, record_damage
 from ego_assets.reviewing import correction_pending
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
@@ -74,10 +74,9 @@ def changed_since(selection: Selection, database: Database, store: ArtifactStore
     found in them from then on is found in something delivered.
     """
     changed: dict[str, str] = {}
-    # Locked in one order, so that two writers never wait for each other.
-    for chosen in sorted(selection.clips, key=lambda entry: entry.clip.clip_id):
+    database.lock_clips(chosen.clip.clip_id for chosen in selection.clips)
+    for chosen in selection.clips:
         clip_id = chosen.clip.clip_id
-        database.lock_clip(clip_id)
         try:
             rendering = store.document(clip_id, PRIVACY_LAYER)
             reason = _reason_to_leave_out(database.clip(clip_id), database)
@@ -92,6 +91,23 @@ def changed_since(selection: Selection, database: Database, store: ArtifactStore
     return changed
 
 
+def record_damaged_packages(selection: Selection, database: Database, store: ArtifactStore) -> list[str]:
+    """Compare what is delivered with its digests; what differs is recorded, so that the next run makes it again.
+
+    Returns:
+        What is damaged, in words; the clips are left out of the next selection.
+    """
+    damaged = []
+    for chosen in selection.clips:
+        for document in (chosen.package, chosen.manifest):
+            try:
+                store.verify(document)
+            except ArtifactCorrupted as error:
+                record_damage(database, document.clip_id, document.layer, str(error))
+                damaged.append(str(error))
+    return damaged
+
+
 def _deliverable(clip: Clip, database: Database, store: ArtifactStore) -> DeliverableClip | str:
     """The clip as it may be delivered, or why it may not."""
     reason = _reason_to_leave_out(clip, database)
@@ -102,7 +118,11 @@ def _deliverable(clip: Clip, database: Database, store: ArtifactStore) -> Delive
         manifest = store.document(clip.clip_id, "manifest")
         if package is None or manifest is None:
             return "it is not packaged yet"
-        left_out = layers_done_without(database.layer_states(clip.clip_id))
+        states = database.layer_states(clip.clip_id)
+        for state in states:
+            if state.state == LayerState.DAMAGED and state.layer in (package.layer, manifest.layer):
+                return f"{state.reason} The next `ego-assets run` does so."
+        left_out = layers_done_without(states)
         for layer in package_inputs():
             present = None if layer in left_out else store.document(clip.clip_id, layer)
             if package.inputs.get(layer) != _data_version(present):

@@ -6,6 +6,7 @@ Nothing here knows about Dagster; :mod:`ego_assets.batching` turns the outcomes 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import time
@@ -25,6 +26,7 @@ from ego_assets.schema.corrections import CORRECTIONS_INPUT, Correction, correct
 from ego_assets.schema.detections import BackendInfo, RegionDetector
 from ego_assets.schema.embeddings import EMBEDDINGS_LAYER, Embedding
 from ego_assets.schema.errors import (
+    ArtifactCorrupted,
     ArtifactMissing,
     ClipRefused,
     ConfigurationError,
@@ -55,6 +57,30 @@ if TYPE_CHECKING:
 ProgressListener = Callable[[str, str, int, int], None]
 progress_listener: ContextVar[ProgressListener | None] = ContextVar("progress_listener", default=None)
 
+#: Errors of the disk and its mount, whoever met them: a full or read-only disk says nothing about a clip.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+#: Errors of the machine where the interpreter met them; from a codec they may come from the clip.
+_MACHINE_ERRORS = _DISK_ERRORS | {
+    errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+
+
+#: Folder below the data folder with a note for every layer that is being made.
+RUNNING_FOLDER = "running"
+#: So many processes may die in a row while they make a layer of a clip, before it counts as failed.
+MAX_DEATHS = 3
+
+
+class ProcessDied(EgoAssetsError):
+    """Whoever made a layer of a clip was ended at once, time after time."""
+
+    def __init__(self, layer: str, clip_id: str, deaths: int) -> None:
+        super().__init__(
+            f"{layer} of clip {clip_id} was being made {deaths} times in a row when the process was ended at once: it "
+            "probably needs more memory than there is, or its video crashes a decoder. Give it more memory and use "
+            f"`ego-assets run --retry-failed --clip {clip_id}`."
+        )
+
 
 class Models(Protocol):
     """Hands out the backends of the active profile; a backend is loaded once per process."""
@@ -82,8 +108,10 @@ class LayerState(StrEnum):
     COMMITTED = "committed"
     BLOCKED = "blocked"
     GIVEN_UP = "given_up"
-    #: Given up for now, because something around it was out of reach; the next run tries again.
+    #: Not made for now, because something around it was out of reach; the next run tries again.
     POSTPONED = "postponed"
+    #: Made and judged, but its files do not match their digests any more; the next run makes it again.
+    DAMAGED = "damaged"
     FAILED = "failed"
     REFUSED = "refused"
 
@@ -161,7 +189,8 @@ class LayerOutcome:
     @property
     def lets_clip_pass(self) -> bool:
         """Whether later layers may go on with the clip."""
-        return self.state in (LayerState.COMMITTED, LayerState.GIVEN_UP, LayerState.POSTPONED)
+        stops = any(verdict.spec.name == COMPLETED and verdict.blocks for verdict in self.gates)
+        return not stops and self.state in (LayerState.COMMITTED, LayerState.GIVEN_UP, LayerState.POSTPONED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +273,9 @@ class ClipWork:
         declared = (*spec.inputs, *spec.optional_inputs)
         # Read before the inputs: an order that comes in between is found missing when the layer is published.
         self._orders = tuple(services.corrections.of_clip(clip.clip_id) if orders is None else orders)
-        left_out = layers_done_without(services.database.layer_states(clip.clip_id))
+        states = services.database.layer_states(clip.clip_id)
+        left_out = layers_done_without(states)
+        self._damaged = {state.layer: state.reason for state in states if state.state == LayerState.DAMAGED}
         present = {
             name: services.store.document(clip.clip_id, name) for name in declared if name not in left_out
         }
@@ -282,6 +313,24 @@ class ClipWork:
                 f"Clip {self.clip.clip_id}: while {self.spec.name} ran, a person ordered something to be "
                 "covered, so what it made is dropped. Use `ego-assets run`."
             )
+
+    def require_intact_inputs(self) -> None:
+        """Compare the inputs with their digests when the layer failed: damaged files are no failure of the layer.
+
+        A damaged input is recorded as such, so that the next run makes it again.
+
+        Raises:
+            ClipRefused: An input is damaged; the message names its file.
+        """
+        damaged = []
+        for layer, document in self._inputs.items():
+            try:
+                self.store.verify(document)
+            except ArtifactCorrupted as damage:
+                record_damage(self.database, self.clip.clip_id, layer, str(damage), run_id=self.run_id)
+                damaged.append(str(damage))
+        if damaged:
+            raise ClipRefused(f"Clip {self.clip.clip_id}: {self.spec.name} was not made: {' '.join(damaged)}")
 
     @property
     def settings(self) -> EnrichmentSettings:
@@ -340,6 +389,11 @@ class ClipWork:
         """The committed version of a layer, and why it was given up; an empty text where it was not."""
         if layer not in (*self.spec.inputs, *self.spec.optional_inputs):
             raise ConfigurationError(f"Layer {self.spec.name} does not declare {layer} as an input.")
+        if layer in self._damaged:
+            raise ClipRefused(
+                f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which has to be made again first: "
+                f"{self._damaged[layer]}"
+            )
         document = self._inputs.get(layer)
         verdicts = self.database.gates(self.clip.clip_id, layer)
         refused = [
@@ -437,7 +491,8 @@ def run_layer(
     """Run one layer on one clip and record how it ended.
 
     Failures of the clip are part of the outcome. Only failures of the surroundings that prevent
-    recording it (the database is gone, for instance) are raised.
+    recording it (the database is gone, for instance) are raised. Two runs never make the same layer of the same clip
+    at once: the second one waits for the first.
 
     Args:
         spec: The layer.
@@ -449,10 +504,43 @@ def run_layer(
         ancestors: Essential layers upstream; a failed blocking gate of any of them refuses the clip.
         sleep: Waits between retries.
     """
+    with contextlib.ExitStack() as held:
+        return _run_layer(
+            spec,
+            make,
+            clip_id,
+            services=services,
+            run_id=run_id,
+            log=log,
+            ancestors=ancestors,
+            sleep=sleep,
+            held=held,
+        )
+
+
+def _run_layer(
+    spec: LayerSpec,
+    make: LayerFunction,
+    clip_id: str,
+    *,
+    services: Services,
+    run_id: str,
+    log: logging.Logger,
+    ancestors: Sequence[str],
+    sleep: Callable[[float], None],
+    held: contextlib.ExitStack,
+) -> LayerOutcome:
+    """As :func:`run_layer`; at its end the caller gives back what is ``held``: the layer of this clip."""
     started = time.monotonic()
-    retry = 0
+    retry, is_held = 0, False
     while True:
         try:
+            if not is_held:
+                _hold(spec, clip_id, services.database, log=log, held=held)
+                is_held, started = True, time.monotonic()
+                deaths = held.enter_context(_noted(spec, clip_id, services.settings.root / RUNNING_FOLDER))
+                if deaths >= MAX_DEATHS:
+                    raise ProcessDied(spec.name, clip_id, deaths)
             # Before every attempt: while the last one ran, the clip may have been withdrawn. An incident that is
             # opened after this question is noticed by the order it adds, which is why orders are read first.
             orders = services.corrections.of_clip(clip_id)
@@ -484,6 +572,41 @@ def run_layer(
                 attempts=retry + 1,
                 started=started,
             )
+
+
+def _hold(
+    spec: LayerSpec, clip_id: str, database: Database, *, log: logging.Logger, held: contextlib.ExitStack
+) -> None:
+    """Keep other runs from making this layer of this clip at the same time, until ``held`` is closed.
+
+    Each run makes what it was asked for, one after the other: of equal work the store keeps one version.
+    """
+    name = f"layer {spec.name} of clip {clip_id}"
+    if not held.enter_context(database.exclusive(name, wait=False)):
+        log.info("%s of clip %s is being made by another run; waiting for it", spec.name, clip_id)
+        held.enter_context(database.exclusive(name))
+
+
+@contextlib.contextmanager
+def _noted(spec: LayerSpec, clip_id: str, folder: Path) -> Iterator[int]:
+    """Leave a note on this machine while a layer is made; yields how many processes in a row left theirs behind.
+
+    What ends a process at once (the kernel for want of memory, a crash inside a codec) would otherwise meet the same
+    clip again in every run, and no clip after it would ever get its turn.
+    """
+    note = folder / f"{clip_id}.{spec.name}"
+    deaths = 0
+    # A disk that takes no note takes no layer either, which says why.
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with note.open("ab") as file:
+            deaths = file.tell()
+            file.write(b".")
+    try:
+        yield deaths
+    finally:
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
 
 
 def _require_may_go_on(
@@ -527,9 +650,11 @@ def _attempt(
                     facts=draft.facts,
                     pictures=draft.pictures,
                 )
-    except Exception:
+    except Exception as error:
         # An incident takes away what is being made: the layer itself did not fail.
         work.require_present_orders()
+        if not _says_nothing_about_clip(error):
+            work.require_intact_inputs()
         raise
     state = LayerState.COMMITTED
     if blocking:
@@ -578,8 +703,10 @@ def _record_failure(
     """Record a layer that could not be made: given up, or postponed, where the clip can go on without it."""
     expected = isinstance(error, EgoAssetsError)
     reason = str(error) if expected else f"{type(error).__name__}: {error}"
-    postponed = isinstance(error, EgoAssetsError) and not error.about_clip
-    state = LayerState.POSTPONED if postponed else LayerState.GIVEN_UP
+    if _says_nothing_about_clip(error):
+        state = LayerState.POSTPONED
+    else:
+        state = LayerState.FAILED if spec.essential else LayerState.GIVEN_UP
     # Without an artifact this is where the attempts are kept.
     tried = [dict(item) for item in error.attempts] if isinstance(error, AllAttemptsFailed) else []
     gates = (
@@ -588,7 +715,7 @@ def _record_failure(
     )
     outcome = LayerOutcome(
         clip_id=clip_id,
-        state=LayerState.FAILED if spec.essential else state,
+        state=state,
         reason=reason,
         gates=gates,
         attempts=attempts,
@@ -600,8 +727,38 @@ def _record_failure(
         reason=reason,
         details={"attempts": attempts, "tried": tried},
     )
-    _record(spec, outcome, [review], database=services.database, store=services.store, run_id=run_id)
+    # What was published and could not be recorded is in the store all the same, so it belongs in the index.
+    published = None
+    with contextlib.suppress(EgoAssetsError, OSError):
+        published = services.store.document(clip_id, spec.name)
+    with services.database.transaction():
+        _record(spec, outcome, [review], database=services.database, store=services.store, run_id=run_id)
+        if published is not None:
+            services.database.record_artifact(published, uri=services.store.uri(published))
     return outcome
+
+
+def _says_nothing_about_clip(error: Exception) -> bool:
+    """Whether something around the clip failed, so that trying again later may help and nobody has to ask for it."""
+    if isinstance(error, EgoAssetsError):
+        return not error.about_clip
+    # What codecs raise are subclasses: a broken file may make them ask for any amount of memory.
+    if isinstance(error, MemoryError):
+        return not _is_of_codec(error)
+    return isinstance(error, OSError) and error.errno in (
+        _DISK_ERRORS if _is_of_codec(error) else _MACHINE_ERRORS
+    )
+
+
+def _is_of_codec(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] == "av"
+
+
+def record_damage(database: Database, clip_id: str, layer: str, reason: str, *, run_id: str = "") -> None:
+    """Note that a committed layer does not match its digests any more, so that the next run makes it again."""
+    database.record_layer_state(
+        clip_id, layer, LayerState.DAMAGED.value, reason=reason, attempts=1, run_id=run_id, duration_s=0.0
+    )
 
 
 def _record(

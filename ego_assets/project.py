@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,10 +17,10 @@ import yaml
 
 from ego_assets.delivering import select_clips
 from ego_assets.disk import require_space
-from ego_assets.execution import Services, layers_done_without, listen_to_progress
+from ego_assets.execution import LayerState, Services, layers_done_without, listen_to_progress
 from ego_assets.planning import ClipPlan, plan_clip
 from ego_assets.schema.embeddings import EMBEDDINGS_LAYER
-from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing
+from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing, TransientError
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.layers import LayerSpec
 from ego_assets.settings import Settings
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from ego_assets.schema.artifact import ArtifactDocument
     from ego_assets.schema.clip import Clip
     from ego_assets.schema.embeddings import Embedding
+    from resources.buckets import ObjectInfo
     from resources.database import Database
     from resources.intake import Intake
     from resources.storage import ArtifactStore
+    from resources.uploads import BucketUploads
     from resources.vault import Vault
 
 #: The code location, under the same name as in pyproject.toml and workspace.yaml of the checkout: schedules and
@@ -134,9 +137,9 @@ class Project:
     @cached_property
     def intake(self) -> Intake:
         """The way into the vault."""
-        from resources.intake import Intake
+        from resources.platform import open_intake
 
-        return Intake(self.database, self.vault)
+        return open_intake(self.settings, self.database, self.vault)
 
     @cached_property
     def services(self) -> Services:
@@ -217,8 +220,9 @@ class Project:
         if given:
             fields = {**description.fields, **parse_fields(given, source="the options")}
             description = replace(description, fields=fields)
+        # What goes to a bucket is prepared in a temporary folder.
         require_space(
-            self.settings.vault,
+            Path(tempfile.gettempdir()) if self.settings.vault_url else self.settings.vault,
             description.size_bytes,
             reserve_bytes=self.settings.free_disk_reserve_bytes,
             what=f"The copy of {description.source_name!r} in the vault",
@@ -228,10 +232,34 @@ class Project:
             clip = self.intake.take(clip.clip_id, path, move=False, actor="cli:ingest")
         return clip
 
+    def objects_at(self, url: str) -> tuple[BucketUploads, list[ObjectInfo]]:
+        """The objects of a bucket that can be ingested, with the access to them: one, or all below a prefix."""
+        from resources.platform import open_uploads
+
+        return open_uploads(self.settings).found(url)
+
+    def ingest_object(self, uploads: BucketUploads, info: ObjectInfo, given: Mapping[str, Any]) -> Clip:
+        """As :meth:`ingest`, for an object of a bucket, where it stays.
+
+        Raises:
+            UploadRejected: It cannot be accepted; the message says why.
+            TransientError: The bucket does not answer.
+        """
+        from ego_assets.media.uploads import parse_fields
+
+        facts = uploads.describe(info)
+        fields = parse_fields(given, source="the options")
+        facts = replace(facts, fields={**facts.fields, **fields})
+        clip = self.intake.register(facts, upload_uri=uploads.uri(info.key))
+        clip = self.intake.take_upload(clip.clip_id, actor="cli:ingest", move=False, given=fields)
+        self.add_partitions([clip.clip_id])
+        return clip
+
     def release(self, clip_id: str) -> None:
         """Let a clip go on that ``hold_flagged`` stopped."""
-        self.database.update_clip(clip_id, held=False, held_reason="")
-        self.database.write_audit(actor="cli:release", action="release", clip_id=clip_id)
+        with self.database.transaction():
+            self.database.update_clip(clip_id, held=False, held_reason="")
+            self.database.write_audit(actor="cli:release", action="release", clip_id=clip_id)
 
     def reindex(self) -> int:
         """Rebuild the indexes of artifacts and embeddings from the store; returns how many artifacts there are."""
@@ -285,8 +313,10 @@ class Project:
         counts = Counter(gate.outcome for gate in gates)
         order = [spec.name for spec in self.specs]
         committed = {artifact.layer for artifact in self.database.artifacts(clip.clip_id)}
-        committed -= layers_done_without(self.database.layer_states(clip.clip_id))
-        notes = [plan.reason] if plan.reason else []
+        states = self.database.layer_states(clip.clip_id)
+        committed -= layers_done_without(states)
+        notes = [state.reason for state in states if state.state == LayerState.DAMAGED]
+        notes += [plan.reason] if plan.reason else []
         if not plan.reason:
             notes += [
                 f"{gate.layer}: {gate.message}"
@@ -451,8 +481,23 @@ class Project:
         deliveries = self.database.deliveries()
         if not deliveries or not Path(deliveries[-1].uri).is_dir():
             return False
+        if not self._is_published(Path(deliveries[-1].uri)):
+            return False
         delivered = self.database.delivery_clips(deliveries[-1].id)
         return present == {clip.clip_id: dict(clip.data_versions) for clip in delivered}
+
+    def _is_published(self, folder: Path) -> bool:
+        """Whether the bucket holds a whole copy of a delivery, where one is set."""
+        if not self.settings.deliveries_url:
+            return True
+        from resources.deliveries import PublishedDeliveries
+
+        published = PublishedDeliveries(self.settings.deliveries_url, self.settings.store_access)
+        try:
+            return published.is_published(folder)
+        except TransientError:
+            # The delivery is asked for once more, and says why the bucket cannot be reached.
+            return False
 
     @contextmanager
     def _step_events(self, listener: Callable[[DagsterEvent], None]) -> Iterator[str]:

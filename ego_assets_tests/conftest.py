@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from ego_assets_tests.bucket_server import BucketServer, serve_s3
+from ego_assets_tests.postgres_server import NoPostgres, PostgresServer, start_server
 
 # Timing never decides a test: machines that run the suite are shared and slow at times.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -12,3 +17,42 @@ settings.load_profile("suite")
 
 # Nothing that runs in a test asks a model hub, whatever a library would like to.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real Postgres for the whole session."""
+    try:
+        server = start_server()
+    except NoPostgres as error:
+        pytest.skip(str(error))
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database on it with the newest tables and nothing in them."""
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database on it without tables."""
+    with postgres_server.database(migrated=False) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _bucket_server() -> Iterator[BucketServer]:
+    with serve_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket_server(_bucket_server: BucketServer) -> Iterator[BucketServer]:
+    """S3 and SQS on loopback; no faults before and after each test."""
+    _bucket_server.faults.reset()
+    yield _bucket_server
+    _bucket_server.faults.reset()

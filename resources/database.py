@@ -3,18 +3,26 @@
 SQLite in WAL mode by default; Postgres needs only its URL. Callers get frozen dataclasses, never ORM objects,
 so nothing they hold is tied to a connection. Every method is one transaction; :meth:`Database.transaction`
 joins several into one.
+
+Locks are taken in one order everywhere, so that two writers never wait for each other: the digest of an original; rows
+of clips, by id; what belongs to the clips, artifacts before embeddings; the name of a delivery; last the audit log.
+SQLite has one writer at a time and needs no order.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import json
 import math
+import os
+import re
 import sqlite3
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -49,8 +57,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import NullPool
 from sqlalchemy.types import TypeDecorator
 
 from ego_assets.media.uploads import is_clip_id
@@ -74,14 +91,20 @@ from ego_assets.schema.vocabulary import (
 #: The newest migration; :meth:`Database.upgrade` does nothing when the database has it.
 SCHEMA_REVISION = "0004"
 
-#: How long a writer waits for another one on SQLite before it gives up.
+#: How long a writer waits for another one before it gives up.
 BUSY_TIMEOUT_S = 30.0
+#: How often somebody who waits for :meth:`Database.exclusive` asks again on Postgres.
+_ASK_AGAIN_S = 0.5
+#: How many bound values, or locked rows, one statement has at most.
+_SLICE = 500
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: Names the lock that one upgrade at a time holds on Postgres; any fixed number will do.
 _UPGRADE_LOCK = 0x65676F617373
 #: Execution option that marks connections of writing transactions.
 _WRITES = "ego_assets_writes"
+#: What no text column of Postgres takes, and what no UTF-8 can say.
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 RecordT = TypeVar("RecordT")
 
@@ -390,6 +413,30 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
 
 
+class StorableText(TypeDecorator[str]):
+    """Text as both databases can keep it; see :func:`storable_text`."""
+
+    impl = Text()
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[str]:
+        """What callers give and get."""
+        return str
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Replace what cannot be kept."""
+        return None if value is None else storable_text(value)
+
+
+def storable_text(value: str) -> str:
+    """The text with a replacement character for every NUL and every half of a surrogate pair.
+
+    Both occur in what others wrote: a sidecar may hold the one, a file name that is not UTF-8 becomes the other.
+    """
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+
+
 def vocabulary_column(vocabulary: type[StrEnum]) -> Enum:
     """A text column that holds the words of a closed vocabulary."""
     return Enum(
@@ -407,7 +454,7 @@ class Base(DeclarativeBase):
 
     type_annotation_map = {  # noqa: RUF012 (read by SQLAlchemy)
         dt.datetime: UtcDateTime(),
-        str: Text(),
+        str: StorableText(),
         dict[str, Any]: JSON(none_as_null=True),
         list[dict[str, Any]]: JSON(none_as_null=True),
         SourceCamera: vocabulary_column(SourceCamera),
@@ -688,31 +735,49 @@ _FIXED_CLIP_FIELDS = ("clip_id", "created_at", "updated_at")
 
 # --- the database -------------------------------------------------------------------------------------
 
+_instances: weakref.WeakSet[Database] = weakref.WeakSet()
+
 
 class Database:
     """All access to the metadata database.
 
-    An instance may be shared by threads. Connections are opened at first use and kept until :meth:`close`.
+    An instance may be shared by threads. Connections are opened at first use and kept until :meth:`close`; a process
+    that is forked opens its own.
 
     Args:
         url: SQLAlchemy URL, such as ``sqlite:///ego_data/metadata.db`` (relative to the working directory at
-            this moment) or ``postgresql://user:password@host/name``.
+            this moment) or ``postgresql://user:password@host/name``. What else its query says, such as ``sslmode``,
+            goes to the driver.
+        pool_size: Connections to Postgres that are kept open.
+        max_overflow: Connections beyond those, while many threads want one; a thread that gets none waits.
 
     Raises:
         ConfigurationError: The URL cannot be read, or names a database in memory, which no other process
             of a run could see.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, max_overflow: int = 10) -> None:
         self._url = _normalised_url(url)
+        self._pool = {"pool_size": pool_size, "max_overflow": max_overflow}
         self._engine: Engine | None = None
+        #: The same for reading: on one consistent state.
+        self._reader: Engine | None = None
+        #: One that keeps no connections, for those that a lock needs for itself.
+        self._unpooled: Engine | None = None
+        #: Engines of the process that this one was forked from: not to be used, and not to be closed either.
+        self._inherited: list[Engine] = []
         self._lock = threading.Lock()
         self._joined = threading.local()
+        _instances.add(self)
 
     @property
     def url(self) -> str:
-        """The URL with its password hidden, for messages."""
-        return self._url.render_as_string(hide_password=True)
+        """The URL with its secrets hidden, for messages."""
+        if self.is_sqlite:
+            return self._url.render_as_string(hide_password=True)
+        from resources.postgres import shown_url
+
+        return shown_url(self._url)
 
     @property
     def is_sqlite(self) -> bool:
@@ -727,12 +792,32 @@ class Database:
                 self._engine = self._make_engine()
             return self._engine
 
+    @property
+    def _read_engine(self) -> Engine:
+        engine = self.engine
+        if self.is_sqlite:
+            return engine
+        with self._lock:
+            if self._reader is None:
+                self._reader = engine.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+            return self._reader
+
     def close(self) -> None:
         """Close all connections; the next call opens new ones."""
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
-                self._engine = None
+                self._engine = self._reader = None
+
+    def _forget_connections(self) -> None:
+        """Begin anew in a process that was just forked; the connections belong to the other one."""
+        if self._engine is not None:
+            self._inherited.append(self._engine)
+        self._engine = self._reader = self._unpooled = None
+        self._lock = threading.Lock()
+        self._joined = threading.local()
 
     # --- schema ---------------------------------------------------------------------------------------
 
@@ -770,10 +855,10 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-        with self.engine.execution_options(**{_WRITES: True}).begin() as connection:
-            # On SQLite the transaction itself keeps the others out.
-            if not self.is_sqlite:
-                connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+        with (
+            self.engine.execution_options(**{_WRITES: True}).begin() as connection,
+            self._sole_upgrade(connection),
+        ):
             config.attributes["connection"] = connection
             try:
                 if direction == "upgrade":
@@ -783,8 +868,23 @@ class Database:
             except CommandError as error:
                 raise ConfigurationError(
                     f"The metadata database {self.url} cannot be brought to revision {revision}: {error}. "
-                    "A newer version of ego_assets probably made it: upgrade ego_assets."
+                    "Either a newer version of ego_assets made it: upgrade ego_assets. Or another program keeps its "
+                    "tables there too: Dagster's storage needs a database of its own."
                 ) from error
+
+    @contextlib.contextmanager
+    def _sole_upgrade(self, connection: Connection) -> Iterator[None]:
+        """Let the statements of one upgrade at a time take as long as they need."""
+        if self.is_sqlite:
+            # The transaction itself keeps the others out.
+            yield
+            return
+        from resources.postgres import unhurried
+
+        while not connection.scalar(select(func.pg_try_advisory_xact_lock(_UPGRADE_LOCK))):
+            time.sleep(_ASK_AGAIN_S)
+        with unhurried(connection):
+            yield
 
     def _enable_wal(self) -> None:
         """Switch to write-ahead logging, which the file remembers."""
@@ -801,12 +901,14 @@ class Database:
                 if "locked" not in str(error) or time.monotonic() >= deadline:
                     raise OperationalError("PRAGMA journal_mode", None, error) from error
                 time.sleep(0.02)
+            except sqlite3.DatabaseError as error:
+                raise DatabaseError("PRAGMA journal_mode", None, error) from error
 
     # --- connections and transactions -----------------------------------------------------------------
 
     def _make_engine(self) -> Engine:
         if not self.is_sqlite:
-            return create_engine(self._url, json_serializer=_to_json, pool_pre_ping=True)
+            return create_engine(self._url, pool_pre_ping=True, **self._pool, **self._postgres_options())
         path = Path(self._url.database or "")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -819,6 +921,85 @@ class Database:
         event.listen(engine, "connect", _prepare_sqlite_connection)
         event.listen(engine, "begin", _begin_sqlite_transaction)
         return engine
+
+    def _postgres_options(self) -> dict[str, Any]:
+        from resources.postgres import connect_arguments
+
+        return {
+            "json_serializer": _to_json,
+            "connect_args": connect_arguments(self._url, lock_timeout_s=BUSY_TIMEOUT_S),
+        }
+
+    @contextlib.contextmanager
+    def exclusive(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+        """Keep everybody else out of what follows under this name: other threads and other processes.
+
+        It lasts for hours where it has to, holds up nobody who does not ask for it, and ends with the process. On
+        Postgres it also ends with the connection, when the server is restarted: what must not be lost then needs a
+        transaction besides. The same thread cannot enter it twice.
+
+        Args:
+            name: What is done.
+            wait: Whether to wait until nobody else does it.
+
+        Yields:
+            Whether it is ours; ``False`` only without ``wait``.
+
+        Raises:
+            RuntimeError: It is asked for inside a transaction, whose locks others might be waiting for.
+            TransientError: The database cannot be reached.
+        """
+        if getattr(self._joined, "session", None) is not None:
+            raise RuntimeError(f"exclusive({name!r}): expected to be outside of a transaction")
+        with (
+            self._exclusive_file(name, wait)
+            if self.is_sqlite
+            else self._exclusive_session(name, wait) as ours
+        ):
+            yield ours
+
+    @contextlib.contextmanager
+    def _exclusive_file(self, name: str, wait: bool) -> Iterator[bool]:
+        """A file beside the database that one holds at a time."""
+        database = Path(self._url.database or "")
+        path = database.with_name(f"{database.name}.locks") / f"{uuid.uuid5(uuid.NAMESPACE_OID, name)}.lock"
+        with self._errors():
+            try:
+                descriptor = _lock_file(path, wait=wait)
+            except OSError as error:
+                raise TransientError(
+                    f"{path} cannot be made or locked ({error.strerror}). Check that the disk has space and that the "
+                    "folder may be written to, then try again."
+                ) from error
+        if descriptor is None:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            # Whoever waits for it sees that it is gone, and makes a new one.
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _exclusive_session(self, name: str, wait: bool) -> Iterator[bool]:
+        """A lock of the server on a connection of its own, of which the pool has no need to know."""
+        with self._lock:
+            if self._unpooled is None:
+                self._unpooled = create_engine(self._url, poolclass=NullPool, **self._postgres_options())
+            engine = self._unpooled
+        number = _lock_number(f"exclusive {name}")
+        with contextlib.ExitStack() as stack:
+            with self._errors():
+                connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                stack.callback(_give_back, connection)
+                while (
+                    not (ours := bool(connection.scalar(select(func.pg_try_advisory_lock(number))))) and wait
+                ):
+                    time.sleep(_ASK_AGAIN_S)
+            if not ours:
+                stack.close()
+            yield ours
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -847,36 +1028,58 @@ class Database:
     @contextlib.contextmanager
     def read_session(self) -> Iterator[Session]:
         """A session on one consistent state; inside a transaction it sees that transaction's changes."""
-        joined: Session | None = getattr(self._joined, "session", None)
+        joined: Session | None = getattr(self._joined, "session", None) or getattr(
+            self._joined, "reader", None
+        )
         if joined is not None:
             yield joined
             return
-        with self._errors(), Session(self.engine) as session:
-            yield session
+        with self._errors(), Session(self._read_engine) as session:
+            self._joined.reader = session
+            try:
+                yield session
+            finally:
+                self._joined.reader = None
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Translate failures of the database into errors that say what to do."""
         try:
             yield
+        except PoolTimeoutError as error:
+            raise TransientError(
+                f"All {sum(self._pool.values())} connections to the metadata database {self.url} are in use. "
+                "Try again, or raise EGO_DATABASE_MAX_OVERFLOW."
+            ) from error
         except (OperationalError, ProgrammingError) as error:
             if _is_missing_table(error):
                 raise ConfigurationError(
                     f"The metadata database {self.url} has no tables yet. Every `ego-assets` command makes "
                     "them; from code call Database.upgrade() first."
                 ) from error
+            if _is_refused(error):
+                raise ConfigurationError(
+                    f"The metadata database {self.url} does not let us in ({_said(error)}). "
+                    "Check EGO_DATABASE_URL."
+                ) from error
             if isinstance(error, ProgrammingError):
                 raise
             raise TransientError(
-                f"The metadata database {self.url} cannot be used at the moment ({error.orig}). "
+                f"The metadata database {self.url} cannot be used at the moment ({_said(error)}). "
                 "Check that it is reachable and that its disk has space, then try again."
             ) from error
         except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            raise TransientError(
-                f"The connection to the metadata database {self.url} was lost ({error.orig}). Try again."
-            ) from error
+            if error.connection_invalidated:
+                raise TransientError(
+                    f"The connection to the metadata database {self.url} was lost ({_said(error)}). "
+                    "Try again."
+                ) from error
+            if _is_damaged(error):
+                raise ConfigurationError(
+                    f"The file of the metadata database {self.url} is damaged, or no database ({error.orig}). "
+                    "Restore it from a backup; `ego-assets reindex` then finds what the store holds."
+                ) from error
+            raise
 
     # --- clips ----------------------------------------------------------------------------------------
 
@@ -892,9 +1095,10 @@ class Database:
         with self.write_session() as session:
             if session.get(ClipRow, clip.clip_id) is not None:
                 raise ClipExists(clip.clip_id)
-            session.add(ClipRow(**values))
             try:
-                session.flush()
+                # Of a transaction that this one is part of nothing else is lost.
+                with session.begin_nested():
+                    session.add(ClipRow(**values))
             except IntegrityError as error:
                 raise ClipExists(clip.clip_id) from error
 
@@ -915,10 +1119,9 @@ class Database:
         wanted = sorted({*clip_ids})
         found: dict[str, str] = {}
         with self.read_session() as session:
-            # In slices: the number of bound values of one statement is limited.
-            for start in range(0, len(wanted), 500):
+            for start in range(0, len(wanted), _SLICE):
                 query = select(ClipRow.clip_id, ClipRow.source_name).where(
-                    ClipRow.clip_id.in_(wanted[start : start + 500])
+                    ClipRow.clip_id.in_(wanted[start : start + _SLICE])
                 )
                 found |= {clip_id: name for clip_id, name in session.execute(query)}
         return found
@@ -1003,10 +1206,30 @@ class Database:
 
     def _clip_row(self, session: Session, clip_id: str) -> ClipRow:
         """The row, locked until the end of the transaction."""
-        row = session.get(ClipRow, clip_id, populate_existing=True, with_for_update=True)
+        row = self._find_clip_row(session, clip_id)
         if row is None:
             raise UnknownClip(clip_id)
         return row
+
+    def _find_clip_row(self, session: Session, clip_id: str) -> ClipRow | None:
+        # Its key stays as it is, so whoever adds a row that refers to it need not wait.
+        return session.get(ClipRow, clip_id, populate_existing=True, with_for_update={"key_share": True})
+
+    def lock_clips(self, clip_ids: Iterable[str]) -> None:
+        """As :meth:`lock_clip` for several clips, in the order in which everybody locks them.
+
+        Raises:
+            UnknownClip: One is not registered.
+        """
+        wanted = sorted({*clip_ids})
+        with self.write_session() as session:
+            for start in range(0, len(wanted), _SLICE):
+                part = wanted[start : start + _SLICE]
+                query = select(ClipRow).where(ClipRow.clip_id.in_(part)).order_by(ClipRow.clip_id)
+                found = session.scalars(_fresh(query).with_for_update(key_share=True))
+                missing = sorted({*part} - {row.clip_id for row in found})
+                if missing:
+                    raise UnknownClip(missing[0])
 
     # --- gates, layers, artifacts ---------------------------------------------------------------------
 
@@ -1116,6 +1339,8 @@ class Database:
     def record_artifact(self, document: ArtifactDocument, *, uri: str) -> None:
         """Index a committed version as the current one of its layer."""
         with self.write_session() as session:
+            # Of two versions that are recorded at once the second one is current.
+            self._find_clip_row(session, document.clip_id)
             session.execute(
                 update(ArtifactRow)
                 .where(ArtifactRow.clip_id == document.clip_id, ArtifactRow.layer == document.layer)
@@ -1139,6 +1364,9 @@ class Database:
         """Rebuild the index from the current documents of the store and their URIs; returns their number."""
         rows = [_artifact_values(document, uri) for document, uri in documents]
         with self.write_session() as session:
+            if not self.is_sqlite:
+                # Before any row is locked: who records a version has locked its clip, and waits here.
+                session.execute(text("LOCK TABLE artifacts IN EXCLUSIVE MODE"))
             session.execute(delete(ArtifactRow))
             self._upsert(session, ArtifactRow, rows)
         return len(rows)
@@ -1160,13 +1388,13 @@ class Database:
             self._clip_row(session, clip_id)
             for table in (GateRow, LayerStateRow):
                 session.execute(delete(table).where(table.clip_id == clip_id, table.layer.in_(list(bits))))
-            if EMBEDDINGS_LAYER in bits:
-                session.execute(delete(EmbeddingRow).where(EmbeddingRow.clip_id == clip_id))
             session.execute(
                 update(ArtifactRow)
                 .where(ArtifactRow.clip_id == clip_id, ArtifactRow.layer.in_(list(bits)))
                 .values(current=False)
             )
+            if EMBEDDINGS_LAYER in bits:
+                session.execute(delete(EmbeddingRow).where(EmbeddingRow.clip_id == clip_id))
             for layer, bit in bits.items():
                 self.refresh_progress(clip_id, layer=layer, bit=bit, present=False)
 
@@ -1376,7 +1604,7 @@ class Database:
             item.status, item.resolution = ReviewStatus.RESOLVED, resolution
             item.resolved_at, item.resolved_by = utc_now(), actor
         session.flush()
-        for clip_id in {item.clip_id for item in items}:
+        for clip_id in sorted({item.clip_id for item in items}):
             self._mark_clip(session, self._clip_row(session, clip_id))
         session.flush()
 
@@ -1486,6 +1714,7 @@ class Database:
             UnknownClip: A clip is not registered.
         """
         with self.write_session() as session:
+            self.lock_clips(clips)
             if not self.is_sqlite:
                 session.execute(select(func.pg_advisory_xact_lock(_lock_number(name))))
             row = session.scalars(
@@ -1558,8 +1787,8 @@ class Database:
         # In one order everywhere, so that two writers never wait for each other; in slices, because the
         # number of bound values of one statement is limited.
         ordered = sorted(rows, key=lambda row: tuple(str(row[key]) for key in keys))
-        for start in range(0, len(ordered), 500):
-            statement = insert(table).values(ordered[start : start + 500])
+        for start in range(0, len(ordered), _SLICE):
+            statement = insert(table).values(ordered[start : start + _SLICE])
             changed = {name: statement.excluded[name] for name in ordered[start] if name not in keys}
             session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
 
@@ -1567,14 +1796,23 @@ class Database:
 # --- helpers ------------------------------------------------------------------------------------------
 
 
+def _forget_connections_after_fork() -> None:
+    for database in list(_instances):
+        database._forget_connections()
+
+
+os.register_at_fork(after_in_child=_forget_connections_after_fork)
+
+
 def _normalised_url(url: str) -> URL:
     """The URL with its driver named, and the path of a SQLite file made absolute."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError):
+        # What was wrong with it may hold a part of the password.
         raise ConfigurationError(
-            f"EGO_DATABASE_URL is no database URL ({error}): expected something like "
-            "sqlite:///ego_data/metadata.db or postgresql://user:password@host/name."
+            "EGO_DATABASE_URL is no database URL: expected something like sqlite:///ego_data/metadata.db or "
+            "postgresql://user:password@host:port/name, with %40 for an @ and %3A for a : in the password."
         ) from None
     backend = parsed.get_backend_name()
     if backend in ("postgres", "postgresql"):
@@ -1609,6 +1847,68 @@ def _is_missing_table(error: DBAPIError) -> bool:
     if "no such table" in str(error.orig):
         return True
     return getattr(error.orig, "pgcode", None) == "42P01"
+
+
+def _is_refused(error: DBAPIError) -> bool:
+    """Whether the server answered that it does not want us, which asking again does not change."""
+    if getattr(error.orig, "pgcode", None) is not None or isinstance(error.orig, sqlite3.Error):
+        return False
+    # A connection that was not made has no code, only a text.
+    refusals = (
+        "password authentication failed",
+        "no password supplied",
+        "no pg_hba.conf entry",
+        "does not exist",
+        "invalid dsn",
+        "invalid sslmode",
+        "certificate",
+        "server does not support SSL",
+    )
+    return any(refusal in str(error.orig) for refusal in refusals)
+
+
+def _said(error: DBAPIError) -> str:
+    """What the database said, in one line."""
+    return " ".join(str(error.orig).split())
+
+
+def _is_damaged(error: DBAPIError) -> bool:
+    known = ("malformed", "file is not a database")
+    return isinstance(error, DatabaseError) and any(sign in str(error.orig) for sign in known)
+
+
+def _lock_file(path: Path, *, wait: bool) -> int | None:
+    """Make a file that one process and thread holds at a time; ``None`` when somebody else does and we do not wait.
+
+    Returns:
+        Its descriptor; closing it gives it back, and so does the end of the process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held it before removes it, and then others no longer find the one that we have.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _give_back(connection: Connection) -> None:
+    """Give back the locks of a connection and close it; where the server is gone, they are gone too."""
+    with contextlib.suppress(DBAPIError):
+        connection.execute(select(func.pg_advisory_unlock_all()))
+    with contextlib.suppress(DBAPIError):
+        # Closed at once, without asking the server for anything else.
+        connection.invalidate()
+        connection.close()
 
 
 def record_of(kind: type[RecordT], row: Base) -> RecordT:

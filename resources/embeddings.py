@@ -120,6 +120,9 @@ class EmbeddingIndex:
             The number of vectors stored.
         """
         with self._database.write_session() as session:
+            if not self._database.is_sqlite:
+                # Before any row is locked, and for readers too: the type of the column may change.
+                session.execute(text("LOCK TABLE embeddings IN ACCESS EXCLUSIVE MODE"))
             session.execute(delete(EmbeddingRow))
             adopt_pgvector(session.connection())
             known = set(session.scalars(select(ClipRow.clip_id)))

@@ -18,6 +18,9 @@ from resources.database import Database, FrameReviewRow, record_of, utc_now
 #: Action of the audit rows that keep every recorded finding, also those that were replaced later.
 RECORDED = "review.record"
 
+#: Of a reviewer's name; the column is that wide.
+_LONGEST_REVIEWER = 200
+
 _ORDERED = select(FrameReviewRow).order_by(
     FrameReviewRow.clip_id, FrameReviewRow.reviewed_at, FrameReviewRow.frame_index, FrameReviewRow.id
 )
@@ -56,6 +59,10 @@ class FrameReview:
             raise ValueError(
                 f"frame review: expected a reviewer and a data version, got {self.reviewer!r} and "
                 f"{self.data_version!r}"
+            )
+        if len(self.reviewer) > _LONGEST_REVIEWER:
+            raise ValueError(
+                f"reviewer: expected at most {_LONGEST_REVIEWER} characters, got {len(self.reviewer)}"
             )
         if self.frame_index < 0:
             raise ValueError(f"frame_index: expected 0 or more, got {self.frame_index}")
@@ -102,9 +109,10 @@ class FrameReviewLog:
             raise ValueError("reviews: expected one finding per frame, rendering and reviewer")
         now = utc_now()
         with self._database.write_session() as session:
-            # Locked in one order, so that two writers never wait for each other.
-            for clip_id in sorted({review.clip_id for review in reviews}):
-                self._database.lock_clip(clip_id)
+            # All of them before the first audit row, for which others wait.
+            clip_ids = sorted({review.clip_id for review in reviews})
+            self._database.lock_clips(clip_ids)
+            for clip_id in clip_ids:
                 mine = [review for review in reviews if review.clip_id == clip_id]
                 for version, reviewer in dict.fromkeys((item.data_version, item.reviewer) for item in mine):
                     group = [i for i in mine if (i.data_version, i.reviewer) == (version, reviewer)]

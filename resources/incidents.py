@@ -48,7 +48,7 @@ class IncidentLog:
             UnknownClip: The clip is not registered.
         """
         with self._database.write_session() as session:
-            self._database.clip(clip_id)
+            self._database.lock_clip(clip_id)
             row = IncidentRow(
                 clip_id=clip_id,
                 kind=kind,
@@ -153,9 +153,12 @@ class IncidentLog:
 
     def _change(self, incident_id: int, change: Callable[[IncidentRow], None]) -> Incident:
         with self._database.write_session() as session:
-            row = session.get(IncidentRow, incident_id, populate_existing=True, with_for_update=True)
-            if row is None:
+            # Its clip before the incident itself, as everywhere; an incident never changes its clip.
+            clip_id = session.scalar(select(IncidentRow.clip_id).where(IncidentRow.id == incident_id))
+            if clip_id is None:
                 raise _unknown(incident_id)
+            self._database.lock_clip(clip_id)
+            row = session.get_one(IncidentRow, incident_id, populate_existing=True, with_for_update=True)
             change(row)
             session.flush()
             return _incident(row)

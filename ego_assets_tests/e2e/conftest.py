@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,10 +61,17 @@ class Platform:
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
     """`ego-assets ui` on a free port and in a temporary folder."""
+    with running_platform(tmp_path) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def running_platform(folder: Path, **variables: str) -> Iterator[Platform]:
+    """`ego-assets ui` on a free port and below ``folder``, with these variables of the environment besides."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data = tmp_path / "data"
+    data = folder / "data"
     environment = {
         **os.environ,
         "EGO_DATA_DIR": str(data),
@@ -72,7 +80,8 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
         "PYTHONWARNINGS": "ignore",
     }
     environment.pop("DAGSTER_HOME", None)
-    log = tmp_path / "ui.log"
+    environment |= variables
+    log = folder / "ui.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "ego_assets.cli", "ui", "--port", str(port)],
@@ -95,7 +104,8 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     finally:
         os.killpg(process.pid, signal.SIGINT)
         try:
-            process.wait(timeout=30)
+            # What was tested is over; after runs the code server takes half a minute to end on its own.
+            process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

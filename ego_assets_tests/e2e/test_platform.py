@@ -147,6 +147,11 @@ def test_a_backfill_of_fifty_clips_with_two_bad_ones_completes_forty_eight(
 
 def launch_backfill(platform: Platform, layers: list[str], clip_ids: list[str]) -> None:
     """Launch a backfill as the UI does, and wait for its end."""
+    wait_for_backfill(platform, start_backfill(platform, layers, clip_ids))
+
+
+def start_backfill(platform: Platform, layers: list[str], clip_ids: list[str]) -> str:
+    """Launch a backfill as the UI does; returns its id."""
     mutation = """
     mutation($params: LaunchBackfillParams!) {
       launchPartitionBackfill(backfillParams: $params) {
@@ -159,7 +164,7 @@ def launch_backfill(platform: Platform, layers: list[str], clip_ids: list[str]) 
     params = {"assetSelection": [{"path": [name]} for name in layers], "partitionNames": clip_ids}
     launched = platform.query(mutation, params=params)["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
-    wait_for_backfill(platform, launched["backfillId"])
+    return str(launched["backfillId"])
 
 
 def wait_for_backfill(platform: Platform, backfill_id: str) -> None:

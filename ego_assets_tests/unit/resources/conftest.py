@@ -1,35 +1,39 @@
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from ego_assets.schema.clip import Clip
 from resources.database import Database
+from resources.keys import VaultKeys
 from resources.vault import Vault
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    # A module says ``DATABASES = ("sqlite", "postgres")`` to have its tests run on both.
+    kinds = getattr(metafunc.module, "DATABASES", ())
+    if kinds and "database" in metafunc.fixturenames:
+        metafunc.parametrize("database", kinds, indirect=True)
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """An empty SQLite database, or the Postgres database that EGO_TEST_DATABASE_URL names, which is wiped."""
-    url = os.environ.get("EGO_TEST_DATABASE_URL", "")
-    database = Database(url or f"sqlite:///{tmp_path / 'meta' / 'metadata.db'}")
-    if url:
-        with database.engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
-    database.upgrade()
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database: SQLite, or what the module names in ``DATABASES``."""
+    if getattr(request, "param", "sqlite") == "postgres":
+        database = Database(request.getfixturevalue("postgres_url"))
+    else:
+        database = Database(f"sqlite:///{tmp_path / 'meta' / 'metadata.db'}")
+        database.upgrade()
     yield database
     database.close()
 
 
 @pytest.fixture
 def vault(tmp_path: Path, database: Database) -> Vault:
-    return Vault(tmp_path / "vault", database)
+    return Vault(tmp_path / "vault", database, keys=VaultKeys(tmp_path / "keys" / "vault.key"))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from ego_assets.schema.errors import UnknownClip
 from resources.corrections import CorrectionLog
 from resources.database import Database
 
+DATABASES = ("sqlite", "postgres")
 edges = st.floats(-1e4, 1e4, allow_nan=False)
 
 

@@ -49,6 +49,7 @@ from resources.database import (
 )
 
 ROOT = Path(__file__).resolve().parents[3]
+DATABASES = ("sqlite", "postgres")
 NewClip = Callable[..., Clip]
 
 BLOCKING = GateSpec(name="parses", description="", blocking=True, threshold=1.0, unit="count")
@@ -81,6 +82,7 @@ def add(database: Database, clip: Clip) -> str:
 # --- schema ---
 
 
+@pytest.mark.filterwarnings("ignore:Did not recognize type 'vector'")
 def test_upgrade_makes_what_the_models_describe(database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -138,7 +140,7 @@ def test_upgrade_does_not_touch_a_database_that_is_up_to_date(
 def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ConfigurationError, match="newer version"):
+    with pytest.raises(ConfigurationError, match=r"newer version.*Dagster"):
         database.upgrade()
 
 
@@ -178,6 +180,10 @@ def test_sqlite_is_set_up(tmp_path: Path) -> None:
         ("postgresql://user:secret@host/name", "postgresql+psycopg2://user:***@host/name"),
         ("postgresql+psycopg2://user@host/name", "postgresql+psycopg2://user@host/name"),
         ("sqlite:////data/m.db", "sqlite:////data/m.db"),
+        (
+            "postgresql://host/name?user=u&password=secret&sslmode=require",
+            "postgresql+psycopg2://host/name?password=***&sslmode=require&user=u",
+        ),
     ],
 )
 def test_urls(url: str, expected: str) -> None:
@@ -276,11 +282,42 @@ def test_any_text_and_size_survives(database: Database, new_clip: NewClip, name:
     assert (database.clip(clip_id).source_name, database.clip(clip_id).raw_bytes) == (name, size)
 
 
+def test_what_no_database_can_keep_is_replaced(database: Database, new_clip: NewClip) -> None:
+    # A NUL from a sidecar, and half a surrogate pair from a file name that is not UTF-8.
+    clip_id = add(database, new_clip(activity_category="a\0b", source_name="clip\udcff.mp4"))
+    clip = database.clip(clip_id)
+    assert (clip.activity_category, clip.source_name) == ("a\ufffdb", "clip\ufffd.mp4")
+    database.update_clip(clip_id, failed_reason="\ud800\0")
+    database.record_layer_state(clip_id, "frames", "failed", reason="no \0")
+    database.record_gates(
+        clip_id, "frames", [BLOCKING.failed("not \udcff", said="\udcff")], data_version="", run_id=""
+    )
+    ask(database, clip_id, reason="\0", details={"name": "\0\udcff"})
+    database.write_audit(actor="t", action="a", detail="\0")
+    assert database.clip(clip_id).failed_reason == "\ufffd\ufffd"
+    assert database.layer_states(clip_id)[0].reason == "no \ufffd"
+    assert database.gates(clip_id)[0].message == "not \ufffd"
+    assert database.audit_log()[0].detail == "\ufffd"
+    assert database.clip_with_upload("\0") is None
+
+
 def test_a_clip_id_is_used_once(database: Database, new_clip: NewClip) -> None:
     clip = new_clip()
     database.add_clip(clip)
     with pytest.raises(ClipExists, match=clip.clip_id):
         database.add_clip(clip)
+
+
+def test_a_taken_id_does_not_spoil_the_transaction_around_it(database: Database, new_clip: NewClip) -> None:
+    clip, other = new_clip(), new_clip()
+    with database.transaction():
+        database.add_clip(clip)
+        database.write_audit(actor="t", action="before")
+        with pytest.raises(ClipExists):
+            database.add_clip(clip)
+        database.add_clip(other)
+    assert {found.clip_id for found in database.clips()} == {clip.clip_id, other.clip_id}
+    assert [entry.action for entry in database.audit_log()] == ["before"]
 
 
 @pytest.mark.parametrize("clip_id", ["", "x", "../../etc", "3B241101-E2BB-4255-8CAF-4136C566A962"])

@@ -12,6 +12,7 @@ from ego_assets.schema.errors import UnknownClip
 from resources.database import Database
 from resources.frame_reviews import FrameReview, FrameReviewLog
 
+DATABASES = ("sqlite", "postgres")
 NewClip = Callable[..., Clip]
 MISS = {"kind": "faces", "box_xyxy": [1.0, 2.0, 3.0, 4.0]}
 
@@ -86,15 +87,15 @@ def test_the_clips_are_locked_first_and_in_one_order(
     for clip_id in clips:
         database.add_clip(Clip(clip_id=clip_id, source_name="clip.mp4"))
     log, locked = FrameReviewLog(database), []
-    lock = database.lock_clip
+    lock = database.lock_clips
 
-    def observed(clip_id: str) -> None:
-        locked.append((clip_id, [item.clip_id for item in log.reviews(clip_id=clip_id)]))
-        lock(clip_id)
+    def observed(clip_ids: list[str]) -> None:
+        locked.append((list(clip_ids), log.reviews()))
+        lock(clip_ids)
 
-    monkeypatch.setattr(database, "lock_clip", observed)
+    monkeypatch.setattr(database, "lock_clips", observed)
     log.record([review(clip_id, 3) for clip_id in reversed(clips)])
-    assert locked == [(clip_id, []) for clip_id in clips]
+    assert locked == [(clips, [])]
 
 
 def test_only_sampled_frames_of_the_clips_asked_for_are_read(database: Database, new_clip: NewClip) -> None:

@@ -19,6 +19,8 @@ from ego_assets.schema.incidents import (
 from resources.database import Database
 from resources.incidents import IncidentError, IncidentLog
 
+DATABASES = ("sqlite", "postgres")
+
 
 @pytest.fixture
 def clip(database: Database, new_clip: Callable[..., Clip]) -> Clip:

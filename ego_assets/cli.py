@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
@@ -25,7 +25,10 @@ from ego_assets.commands.privacy import blur, detect
 from ego_assets.commands.reprocess import reprocess
 from ego_assets.commands.review import app as review_app
 from ego_assets.commands.similar import similar
+from ego_assets.commands.vault import app as vault_app
+from ego_assets.commands.verify import verify
 from ego_assets.processing import process_clips
+from ego_assets.schema.buckets import is_bucket_url
 from ego_assets.schema.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -51,6 +54,9 @@ from ego_assets.terminal import (
 
 if TYPE_CHECKING:
     from ego_assets.project import ClipStatus, Project
+    from ego_assets.schema.clip import Clip
+
+_Upload = TypeVar("_Upload")
 
 #: What typer makes of Ctrl-C.
 INTERRUPTED = 130
@@ -64,11 +70,13 @@ app = typer.Typer(
 )
 app.add_typer(review_app)
 app.add_typer(incident_app)
+app.add_typer(vault_app)
 app.command()(audit)
 app.command()(blur)
 app.command()(detect)
 app.command()(reprocess)
 app.command()(similar)
+app.command()(verify)
 CollectorOption = Annotated[str, typer.Option(help="Only clips of this collector.")]
 
 
@@ -119,7 +127,10 @@ def demo(
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Videos, or folders of videos.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="Videos, folders of videos, or objects and prefixes such as s3://bucket/key."),
+    ],
     collector: Annotated[str, typer.Option(help="Who wore the camera.")] = "",
     date: Annotated[str, typer.Option(help="Day of the recording, YYYY-MM-DD.")] = "",
     camera: Annotated[
@@ -149,7 +160,11 @@ def ingest(
         stop(str(rejection), USAGE)
     project = open_project()
     outcome = _Ingested()
-    for path in paths:
+    for named in paths:
+        if is_bucket_url(named):
+            outcome += _ingest_objects(project, named, given, quiet=as_json)
+            continue
+        path = Path(named)
         if not os.path.lexists(path):
             missing = f"{path} does not exist."
             messages.print(f"[red]{escape(missing)}[/red]")
@@ -354,26 +369,56 @@ def _ingest(
     project: Project, root: Path, paths: list[Path], given: Mapping[str, Any], *, quiet: bool
 ) -> _Ingested:
     """Copy files into the vault."""
+    return _ingest_each(
+        {str(path): path for path in paths},
+        lambda path: project.ingest(root, path, given),
+        lambda path, rejection: _record_rejection(project, path, rejection),
+        quiet=quiet,
+    )
+
+
+def _ingest_objects(project: Project, url: str, given: Mapping[str, Any], *, quiet: bool) -> _Ingested:
+    """Copy objects of a bucket into the vault."""
+    uploads, found = project.objects_at(url)
+    if not found:
+        messages.print(f"[yellow]{escape(url)} holds no videos.[/yellow]")
+    return _ingest_each(
+        {uploads.uri(info.key): info for info in found},
+        lambda info: project.ingest_object(uploads, info, given),
+        lambda info, rejection: project.intake.reject_unread(
+            uploads.uri(info.key), rejection, actor="cli:ingest"
+        ),
+        quiet=quiet,
+    )
+
+
+def _ingest_each(
+    uploads: Mapping[str, _Upload],
+    ingest_one: Callable[[_Upload], Clip],
+    record_rejection: Callable[[_Upload, UploadRejected], object],
+    *,
+    quiet: bool,
+) -> _Ingested:
+    """Ingest uploads by their path or address, and say what became of each."""
     from ego_assets.schema.errors import DuplicateUpload
 
     outcome = _Ingested()
     with progress_bar(quiet) as progress:
-        task = progress.add_task("ingesting", total=len(paths))
-        for path in paths:
-            progress.update(task, description=f"ingesting {escape(path.name)}")
+        task = progress.add_task("ingesting", total=len(uploads))
+        for path, upload in uploads.items():
+            name = path.rpartition("/")[2]
+            progress.update(task, description=f"ingesting {escape(name)}")
             try:
-                clip = project.ingest(root, path, given)
-                progress.console.print(
-                    f"{escape(path.name)} is clip [bold]{clip.clip_id}[/bold]", soft_wrap=True
-                )
-                outcome.ingested.append({"path": str(path), "clip_id": clip.clip_id})
+                clip = ingest_one(upload)
+                progress.console.print(f"{escape(name)} is clip [bold]{clip.clip_id}[/bold]", soft_wrap=True)
+                outcome.ingested.append({"path": path, "clip_id": clip.clip_id})
             except DuplicateUpload as duplicate:
                 progress.console.print(f"[yellow]{escape(str(duplicate))}[/yellow]", soft_wrap=True)
-                outcome.duplicates.append({"path": str(path), "clip_id": duplicate.first_clip_id})
+                outcome.duplicates.append({"path": path, "clip_id": duplicate.first_clip_id})
             except UploadRejected as rejection:
                 progress.console.print(f"[red]{escape(str(rejection))}[/red]", soft_wrap=True)
-                outcome.rejected.append({"path": str(path), "code": rejection.code, "reason": str(rejection)})
-                _record_rejection(project, path, rejection)
+                outcome.rejected.append({"path": path, "code": rejection.code, "reason": str(rejection)})
+                record_rejection(upload, rejection)
             progress.advance(task)
     return outcome
 

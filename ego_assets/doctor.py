@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at Python, packages, OpenCV, backends, the caption endpoint, folders, database and disk."""
+    """Look at Python, packages, OpenCV, backends, the caption endpoint, database, vault and disk."""
     return [
         _python(),
         *_packages(),
@@ -53,6 +54,7 @@ def examine(settings: Settings) -> list[Finding]:
         _caption_endpoint(settings),
         _database(settings),
         _vault(settings),
+        _vault_encryption(settings),
         _disk(settings),
     ]
 
@@ -145,6 +147,8 @@ def _database(settings: Settings) -> Finding:
 
 
 def _vault(settings: Settings) -> Finding:
+    if settings.vault_url:
+        return Finding(subject="vault", state="ok", found=f"{settings.vault_root} (not contacted)")
     folder = settings.vault
     if not folder.exists():
         return Finding(subject="vault", state="ok", found=f"{folder} (made at the first ingest)")
@@ -161,6 +165,62 @@ def _vault(settings: Settings) -> Finding:
             subject="vault", state="missing", found=f"{folder} cannot be written", advice="Check its owner."
         )
     return Finding(subject="vault", state="ok", found=str(folder))
+
+
+def _vault_encryption(settings: Settings) -> Finding:
+    """Whether the vault is encrypted, with which keys; a bucket is not contacted for it."""
+    from resources.platform import open_vault_keys
+
+    subject = "vault encryption"
+    try:
+        keys = open_vault_keys(settings)
+        present, known = keys.present(), keys.known()
+    except EgoAssetsError as error:
+        return Finding(subject=subject, state="missing", found="-", advice=str(error))
+    source = "EGO_VAULT_KEY" if keys.source == "environment" else f"key file {keys.file}"
+    key = f"key {present.key_id} from {source}" if present else f"{source} is made with the first original"
+    found, clear, earlier, unknown = _vault_files(settings, present.key_id if present else "", known)
+    found = f"{settings.vault_encryption}; {key}{found}"
+    if unknown:
+        return Finding(
+            subject=subject,
+            state="missing",
+            found=found,
+            advice=f"Nobody can read what needs key {', '.join(unknown)}: give it in EGO_VAULT_PREVIOUS_KEYS, or "
+            "restore the key file from its backup.",
+        )
+    advice = []
+    if settings.vault_encryption == "off":
+        advice.append("New originals are readable on the disk: remove EGO_VAULT_ENCRYPTION=off.")
+    if "without their" in found:
+        advice.append("Restore the missing envelopes: `ego-assets vault status` names them.")
+    if clear:
+        advice.append("Encrypt what is clear: `ego-assets vault encrypt`.")
+    if earlier:
+        advice.append("Let the present key open everything: `ego-assets vault rotate`.")
+    if keys.file.exists() and (mode := stat.S_IMODE(keys.file.stat().st_mode)) & 0o077:
+        advice.append(f"Others may read the key file (mode {mode:04o}). Run: chmod 600 {keys.file}")
+    return Finding(subject=subject, state="note" if advice else "ok", found=found, advice=" ".join(advice))
+
+
+def _vault_files(
+    settings: Settings, present: str, known: Container[str]
+) -> tuple[str, int, list[str], list[str]]:
+    """The files of a local vault in words; how many are clear; ids of earlier keys and of keys nobody knows here."""
+    from resources.platform import open_database, open_vault
+
+    if settings.vault_url or not settings.vault.exists():
+        return "", 0, [], []
+    try:
+        status = open_vault(settings, open_database(settings)).status()
+    except Exception as error:
+        return f"; its files cannot be counted ({error})", 0, [], []
+    counts = [f"{count} file(s) with key {key_id}" for key_id, count in status.encrypted.items()]
+    counts += [f"{status.clear} clear"] if status.clear else []
+    counts += [f"{len(status.without_key)} without their key envelope"] if status.without_key else []
+    unknown = [key_id for key_id in status.encrypted if key_id not in known]
+    earlier = [key_id for key_id in status.encrypted if key_id not in (present, *unknown)]
+    return "".join(f"; {text}" for text in counts), status.clear, earlier, unknown
 
 
 def _disk(settings: Settings) -> Finding:

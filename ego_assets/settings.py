@@ -383,8 +383,8 @@ class Settings(BaseSettings):
                     f"EGO_{role.upper()}_AWS_ACCESS_KEY_ID and EGO_{role.upper()}_AWS_SECRET_ACCESS_KEY: "
                     "expected both or neither"
                 )
-        if self.uploads_queue_url and not self.uploads_url:
-            raise ValueError("EGO_UPLOADS_QUEUE_URL: expected EGO_UPLOADS_URL with it")
+        if self.uploads_queue_url and not self.uploads_url.startswith("s3://"):
+            raise ValueError("EGO_UPLOADS_QUEUE_URL: expected EGO_UPLOADS_URL with it, at s3://")
         shared = {bucket_of(url) for url in (self.store, self.deliveries_url) if is_bucket_url(url)}
         if self.vault_url and bucket_of(self.vault_url) in shared:
             raise ValueError(

@@ -102,6 +102,9 @@ def try_layer(
     with tempfile.TemporaryDirectory(prefix="ego-assets-try-") as folder:
         update: dict[str, object] = {"data_dir": Path(folder), "database_url": "", "store_url": ""}
         update |= {"vault_dir": None, "uploads_dir": None, "deliveries_dir": None, "hold_flagged": False}
+        update |= {"vault_url": "", "uploads_url": "", "uploads_queue_url": "", "deliveries_url": ""}
+        # The key file of the project is not made for a trial.
+        update |= {"vault_key_file": None}
         if profile:
             update["profile"] = profile
         project = Project(load_settings().model_copy(update=update))

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ego_assets.media.uploads import UploadDescription, upload_path, vanished
+from ego_assets.media.uploads import UploadDescription, UploadFacts, upload_path, vanished
+from ego_assets.schema.buckets import is_bucket_url
 from ego_assets.schema.clip import Clip
-from ego_assets.schema.errors import DuplicateUpload, UploadRejected
+from ego_assets.schema.errors import ConfigurationError, DuplicateUpload, UploadRejected
 from resources.database import ClipExists, Database
+from resources.uploads import BucketUploads
 from resources.vault import Vault
+
+if TYPE_CHECKING:
+    from resources.buckets import ObjectInfo
 
 
 class Intake:
@@ -19,24 +26,37 @@ class Intake:
     Args:
         database: Where clips are registered.
         vault: Where originals go.
+        uploads: The bucket that is watched, or that uploads may be copied from.
+        uploads_folder: The folder that is watched.
     """
 
-    def __init__(self, database: Database, vault: Vault) -> None:
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        *,
+        uploads: BucketUploads | None = None,
+        uploads_folder: Path | None = None,
+    ) -> None:
         self._database = database
         self._vault = vault
+        self._uploads = uploads
+        self._uploads_folder = uploads_folder
 
-    def register(self, description: UploadDescription, *, upload_uri: str) -> Clip:
+    def register(self, description: UploadFacts, *, upload_uri: str) -> Clip:
         """Register an upload as a clip; doing so again returns the same clip.
 
         What sidecar and path say is brought up to date until the original is in the vault.
 
         Args:
             description: The upload.
-            upload_uri: Where it lies: a path or a ``file://`` URL.
+            upload_uri: Where it lies: a path, a ``file://`` URL, or the address of an object in a bucket, whose
+                content is compared only when it is taken.
 
         Raises:
             UploadRejected: code ``clip_id_taken``: a clip with this id has other content, or waits for
                 another upload; code ``vanished``: the upload is gone.
+            TransientError: The bucket does not answer.
         """
         fields = dict(description.fields)
         known = self._database.find_clip(description.clip_id)
@@ -53,19 +73,29 @@ class Intake:
                 return self.register(description, upload_uri=upload_uri)
             return clip
         if known.raw_sha256:
-            self._require_same_content(known, description)
-            return known
-        if known.upload_uri != upload_uri and _exists(known.upload_uri):
+            if isinstance(description, UploadDescription):
+                self._require_same_content(known, description)
+                return known
+            # Where `clear_upload` finds what has to be compared.
+            return self._database.update_clip(known.clip_id, upload_uri=upload_uri)
+        if known.upload_uri != upload_uri and self._exists(known.upload_uri):
             raise UploadRejected(
                 "clip_id_taken",
                 f"{description.source_name!r} has the same clip_id as {known.source_name!r}, which is registered "
-                "from another folder and not processed yet. Rename one of the two files and upload it again.",
+                "from another place and not processed yet. Rename one of the two files and upload it again.",
             )
-        return self._database.update_clip(
-            known.clip_id, source_name=description.source_name, upload_uri=upload_uri, **fields
-        )
+        with self._database.transaction():
+            self._database.lock_clip(known.clip_id)
+            if not self._database.clip(known.clip_id).raw_sha256:
+                return self._database.update_clip(
+                    known.clip_id, source_name=description.source_name, upload_uri=upload_uri, **fields
+                )
+        # Its original was taken meanwhile.
+        return self.register(description, upload_uri=upload_uri)
 
-    def take(self, clip_id: str, source: Path, *, move: bool, actor: str, run_id: str = "") -> Clip:
+    def take(
+        self, clip_id: str, source: Path, *, move: bool, actor: str, run_id: str = "", origin: str = ""
+    ) -> Clip:
         """Bring the upload of a registered clip into the vault; doing so again is harmless.
 
         Args:
@@ -74,6 +104,7 @@ class Intake:
             move: Take it out of its folder once its content is safe.
             actor: Who, for the audit log.
             run_id: Dagster run, for the audit log.
+            origin: Where the upload came from, for the records, where ``source`` is a private copy of it.
 
         Returns:
             The clip with its original noted.
@@ -99,7 +130,7 @@ class Intake:
         except DuplicateUpload as duplicate:
             self._database.update_clip(clip_id, duplicate_of=duplicate.first_clip_id)
             if move:
-                self.reject(source, duplicate, move=True, actor=actor, clip_id=clip_id)
+                self.reject(source, duplicate, move=True, actor=actor, clip_id=clip_id, origin=origin)
             raise
         taken = self._database.record_original(
             clip_id, raw_key=stored.key, raw_sha256=stored.sha256, raw_bytes=stored.bytes
@@ -111,12 +142,147 @@ class Intake:
             raise late
         return taken
 
+    def take_upload(
+        self,
+        clip_id: str,
+        *,
+        actor: str,
+        run_id: str = "",
+        move: bool = True,
+        given: Mapping[str, Any] | None = None,
+    ) -> Clip:
+        """Bring the upload of a registered clip into the vault from wherever it lies; doing so again is harmless.
+
+        Args:
+            clip_id: The clip.
+            actor: Who, for the audit log.
+            run_id: Dagster run, for the audit log.
+            move: Take it out of the watched folder or bucket once its content is safe; from any other place it is
+                copied.
+            given: Fields of the clip that win over the sidecar of an object.
+
+        Raises:
+            ConfigurationError: It lies in a bucket that the settings do not say how to reach.
+            DuplicateUpload: As for :meth:`take`.
+            UploadRejected: It cannot be taken; it stays where it is.
+            TransientError: The bucket does not answer, or the upload was overwritten meanwhile.
+            InsufficientDisk: There is no room for it.
+        """
+        uri = self._database.clip(clip_id).upload_uri
+        if is_bucket_url(uri):
+            return self._take_object(clip_id, uri, actor=actor, run_id=run_id, move=move, given=given or {})
+        path = upload_path(uri)
+        watched = self._uploads_folder is not None and path.is_relative_to(self._uploads_folder)
+        return self.take(clip_id, path, move=move and watched, actor=actor, run_id=run_id)
+
+    def clear_upload(self, clip_id: str, *, actor: str, run_id: str = "") -> UploadRejected | None:
+        """Clear away an object of the watched bucket that is there although its clip is in the vault already.
+
+        A run that was killed in between leaves it, and so does the same upload made once more. Its content is compared
+        with the original before it is removed; other content under a used ``clip_id`` goes to ``rejected/``.
+
+        Returns:
+            Why it was rejected; ``None`` when it was not, or when there was nothing to do.
+
+        Raises:
+            TransientError: The bucket does not answer.
+            InsufficientDisk: There is no room for it.
+        """
+        uri = self._database.clip(clip_id).upload_uri
+        uploads, key, watched = self._object(uri) if is_bucket_url(uri) else (None, "", False)
+        if uploads is None or not watched:
+            return None
+        info = uploads.info(key)
+        # Cameras give the next card's files the same names: those are clips of their own.
+        if info is None or not _describes(uploads, info, clip_id):
+            return None
+        with uploads.fetched(key) as fetched:
+            if fetched is None:
+                return None
+            rejection: UploadRejected | None = None
+            try:
+                self.take(clip_id, fetched.path, move=True, actor=actor, run_id=run_id, origin=uri)
+            except DuplicateUpload as duplicate:
+                rejection = duplicate
+            except UploadRejected as found:
+                rejection = found
+                self.reject(fetched.path, found, move=True, actor=actor, clip_id=clip_id, origin=uri)
+            uploads.remove(fetched)
+            return rejection
+
+    def _take_object(
+        self, clip_id: str, uri: str, *, actor: str, run_id: str, move: bool, given: Mapping[str, Any]
+    ) -> Clip:
+        uploads, key, watched = self._object(uri)
+        move = move and watched
+        with uploads.fetched(key) as fetched:
+            if fetched is None:
+                # The vault may hold it already; a duplicate lies in rejected/.
+                missing = uploads.missing_file(key)
+                return self.take(clip_id, missing, move=False, actor=actor, run_id=run_id, origin=uri)
+            # A sidecar may have come after its video.
+            fields = {**uploads.facts(fetched).fields, **given}
+            if fields:
+                self._database.update_clip(clip_id, **fields)
+            try:
+                clip = self.take(clip_id, fetched.path, move=move, actor=actor, run_id=run_id, origin=uri)
+            except DuplicateUpload:
+                if move:
+                    uploads.remove(fetched)
+                raise
+            if move:
+                uploads.remove(fetched)
+            return clip
+
+    def reject_object(
+        self, uploads: BucketUploads, info: ObjectInfo, rejection: UploadRejected, *, actor: str
+    ) -> None:
+        """Move an object that cannot be accepted, and its sidecar, to ``rejected/`` of the vault.
+
+        Raises:
+            TransientError: The bucket does not answer, or the object was overwritten meanwhile.
+            InsufficientDisk: There is no room for it.
+        """
+        with uploads.fetched(info.key) as fetched:
+            if fetched is not None:
+                uri = uploads.uri(info.key)
+                self.reject(fetched.path, rejection, move=True, actor=actor, origin=uri)
+                uploads.remove(fetched)
+
+    def reject_unread(self, uri: str, rejection: UploadRejected, *, actor: str) -> None:
+        """Record why an object cannot be accepted that stays where it is."""
+        name = Path(uri.rpartition("/")[2] or "upload")
+        self.reject(name, rejection, move=False, actor=actor, origin=uri)
+
+    def reject_content(
+        self, name: str, content: bytes, rejection: UploadRejected, *, origin: str, actor: str
+    ) -> None:
+        """Keep something that came by another way than a file, such as a notification, in ``rejected/``."""
+        uploads = self._uploads
+        if uploads is None:
+            raise ConfigurationError("No bucket of uploads is configured. Set EGO_UPLOADS_URL.")
+        with uploads.private_file(name, content) as path:
+            self.reject(path, rejection, move=True, actor=actor, origin=origin)
+
     def reject(
-        self, path: Path, rejection: UploadRejected, *, move: bool, actor: str, clip_id: str = ""
-    ) -> Path:
+        self,
+        path: Path,
+        rejection: UploadRejected,
+        *,
+        move: bool,
+        actor: str,
+        clip_id: str = "",
+        origin: str = "",
+    ) -> str:
         """Keep an upload that cannot be accepted in ``rejected/``, see :meth:`resources.vault.Vault.reject`."""
         return self._vault.reject(
-            path, code=rejection.code, reason=str(rejection), move=move, actor=actor, clip_id=clip_id
+            path,
+            code=rejection.code,
+            reason=str(rejection),
+            move=move,
+            actor=actor,
+            clip_id=clip_id,
+            origin=origin,
         )
 
     def _require_same_content(self, known: Clip, description: UploadDescription) -> None:
@@ -135,7 +301,30 @@ class Intake:
             "and has other content; a clip_id is never reused. Upload the recording under a new name.",
         )
 
+    def _object(self, uri: str) -> tuple[BucketUploads, str, bool]:
+        """Access to an object, its key, and whether it lies in the bucket that is watched."""
+        if self._uploads is None:
+            raise ConfigurationError(
+                f"{uri} lies in a bucket, but none is configured to take uploads from. Set EGO_UPLOADS_URL."
+            )
+        key = self._uploads.key_of(uri)
+        if key is not None:
+            return self._uploads, key, True
+        return self._uploads.at(uri.rpartition("/")[0]), uri.rpartition("/")[2], False
 
-def _exists(upload_uri: str) -> bool:
-    """Whether the local file that a path or ``file://`` URL names is still there."""
-    return bool(upload_uri) and os.path.lexists(upload_path(upload_uri))
+    def _exists(self, upload_uri: str) -> bool:
+        """Whether an upload is still where it was registered from."""
+        if not upload_uri:
+            return False
+        if is_bucket_url(upload_uri):
+            uploads, key, _ = self._object(upload_uri)
+            return uploads.info(key) is not None
+        return os.path.lexists(upload_path(upload_uri))
+
+
+def _describes(uploads: BucketUploads, info: ObjectInfo, clip_id: str) -> bool:
+    """Whether an object is the upload that gave a clip its id."""
+    try:
+        return uploads.describe(info).clip_id == clip_id
+    except UploadRejected:
+        return False

@@ -19,21 +19,24 @@ if TYPE_CHECKING:
     from ego_assets.settings import Settings
     from resources.database import Database
     from resources.intake import Intake
+    from resources.keys import VaultKeys
     from resources.profiles import Profile
     from resources.storage import ArtifactStore
+    from resources.upload_queue import UploadQueue
+    from resources.uploads import BucketUploads
     from resources.vault import Vault
 
 
 def open_database(settings: "Settings") -> "Database":
     """The metadata database, migrated to the newest schema; one per URL in a process."""
-    return _open_database(settings.database)
+    return _open_database(settings.database, settings.database_pool_size, settings.database_max_overflow)
 
 
 @lru_cache(maxsize=8)
-def _open_database(url: str) -> "Database":
+def _open_database(url: str, pool_size: int, max_overflow: int) -> "Database":
     from resources.database import Database
 
-    database = Database(url)
+    database = Database(url, pool_size=pool_size, max_overflow=max_overflow)
     database.upgrade()
     return database
 
@@ -42,14 +45,63 @@ def open_store(settings: "Settings") -> "ArtifactStore":
     """The artifact store."""
     from resources.storage import ArtifactStore
 
-    return ArtifactStore(settings.store)
+    return ArtifactStore(settings.store, settings.store_access)
 
 
 def open_vault(settings: "Settings", database: "Database") -> "Vault":
     """The vault of originals; every open is audited in ``database``."""
     from resources.vault import Vault
 
-    return Vault(settings.vault, database)
+    return Vault(settings.vault_root, database, keys=open_vault_keys(settings), access=settings.vault_access)
+
+
+def open_vault_keys(settings: "Settings") -> "VaultKeys":
+    """The keys of the vault; none is made before something is encrypted.
+
+    Raises:
+        ConfigurationError: A key cannot be used, or the key file would lie in the vault.
+    """
+    from resources.keys import VaultKeys
+
+    return VaultKeys(
+        settings.vault_key_path,
+        environment_key=settings.vault_key.get_secret_value(),
+        previous=settings.vault_previous_keys.get_secret_value(),
+        encrypts=settings.vault_encryption == "on",
+        apart_from=None if settings.vault_url else settings.vault,
+    )
+
+
+def open_uploads(settings: "Settings") -> "BucketUploads":
+    """The bucket that is watched; where none is, a place that objects of other buckets can be copied through."""
+    from ego_assets.disk import require_space
+    from resources.uploads import BucketUploads
+
+    # Beside the originals where they lie on this machine: taking a private copy is a change of name then.
+    workspace = (settings.root if settings.vault_url else settings.vault) / "incoming"
+
+    def has_room(needed_bytes: int, what: str) -> None:
+        require_space(workspace, needed_bytes, reserve_bytes=settings.free_disk_reserve_bytes, what=what)
+
+    return BucketUploads(
+        settings.uploads_url, settings.uploads_access, workspace=workspace, require_space=has_room
+    )
+
+
+def open_upload_queue(settings: "Settings") -> "UploadQueue | None":
+    """The queue that hears of new uploads, where there is one."""
+    from resources.upload_queue import UploadQueue
+
+    if not settings.uploads_queue_url:
+        return None
+    return UploadQueue(settings.uploads_queue_url, settings.uploads_access)
+
+
+def open_intake(settings: "Settings", database: "Database", vault: "Vault") -> "Intake":
+    """The way in."""
+    from resources.intake import Intake
+
+    return Intake(database, vault, uploads=open_uploads(settings), uploads_folder=settings.uploads)
 
 
 class ProfileModels:
@@ -144,9 +196,7 @@ class VaultResource:
 
     def intake(self) -> "Intake":
         """The way in."""
-        from resources.intake import Intake
-
-        return Intake(open_database(self.settings), self.get())
+        return open_intake(self.settings, open_database(self.settings), self.get())
 
 
 class ModelsResource(ConfigurableResource):  # type: ignore[type-arg]

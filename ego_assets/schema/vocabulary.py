@@ -61,6 +61,8 @@ class VaultPurpose(StrEnum):
     RAW_QUALITY = "raw_quality"
     DEIDENTIFY = "deidentify"
     REVIEW = "review"
+    #: Reading it once to compare it with its digest.
+    VERIFICATION = "verification"
 
 
 class ReviewKind(StrEnum):

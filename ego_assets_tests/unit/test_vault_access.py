@@ -24,11 +24,12 @@ from ego_assets.settings import Settings
 from ego_assets_tests.unit.test_architecture import imported, modules, within
 from resources.database import Database
 from resources.intake import Intake
+from resources.platform import open_vault
 from resources.storage import ArtifactStore
 from resources.vault import Vault
 
 #: Modules from which the vault can be had.
-WAYS_IN = ("resources.vault", "resources.intake", "resources.platform", "ego_assets.project")
+WAYS_IN = ("resources.vault", "resources.keys", "resources.intake", "resources.platform", "ego_assets.project")
 
 AFTER_THE_PRIVACY_PASS = [spec for spec, _ in LAYERS if not spec.reads_original]
 CLIP = str(uuid.UUID(int=1, version=4))
@@ -121,7 +122,7 @@ def test_no_attribute_of_its_work_leads_to_the_vault(spec: LayerSpec, services: 
 
 
 def test_the_search_finds_a_vault_that_is_there(services: Services) -> None:
-    vault = Vault(services.settings.vault, services.database)
+    vault = open_vault(services.settings, services.database)
     spec, _ = PRIVACY_CHAIN[0]
     work = work_of(spec, replace(services, vault=vault, intake=Intake(services.database, vault)))
     paths = [path for path, value in reachable(work, private=True) if isinstance(value, Vault)]
@@ -137,7 +138,7 @@ def test_no_purpose_opens_an_original_afterwards(
     spec: LayerSpec, purpose: VaultPurpose, services: Services
 ) -> None:
     # Handed the vault by mistake, it still may not.
-    handed = replace(services, vault=Vault(services.settings.vault, services.database))
+    handed = replace(services, vault=open_vault(services.settings, services.database))
     with pytest.raises(ConfigurationError, match="no access to the vault"):
         work_of(spec, handed).open_original(purpose)
     assert services.database.audit_log() == []
@@ -171,13 +172,14 @@ def test_an_original_cannot_be_opened_without_a_purpose() -> None:
 
 
 def test_only_the_vault_opens_files_below_its_folder() -> None:
-    # The folder is known to the settings, to the wiring, and to whoever measures its disk.
+    # The folder is known to the settings, to the wiring, and to whoever measures its disk or says where it is.
     users = {
         name
         for name, path in modules()
         if "settings.vault" in path.read_text() and not within(name, "ego_assets.settings")
     }
     assert users <= {
+        "ego_assets.commands.vault",
         "ego_assets.project",
         "ego_assets.doctor",
         "ego_assets.incidents",

@@ -11,9 +11,12 @@ from ego_assets.media.uploads import UploadDescription, describe_upload
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.errors import DuplicateUpload, UnknownClip, UploadRejected
 from ego_assets.schema.vocabulary import LocationType
+from ego_assets_tests.vault_contents import clear_contents
 from resources.database import Database
 from resources.intake import Intake
 from resources.vault import Vault
+
+DATABASES = ("sqlite", "postgres")
 
 
 @pytest.fixture
@@ -47,9 +50,9 @@ def take(intake: Intake, path: Path, *, move: bool = True) -> Clip:
     return intake.take(clip.clip_id, path, move=move, actor="test", run_id="r")
 
 
-def rejected(tmp_path: Path) -> dict[str, bytes]:
-    files = (tmp_path / "vault").glob("rejected/*/*")
-    return {path.name: path.read_bytes() for path in files if not path.name.endswith(".json")}
+def rejected(vault: Vault) -> dict[str, bytes]:
+    kept = clear_contents(vault, "rejected/").items()
+    return {key.rpartition("/")[2]: content for key, content in kept if not key.endswith(".json")}
 
 
 def test_an_upload_becomes_a_clip(intake: Intake, database: Database, uploads: Path) -> None:
@@ -120,14 +123,14 @@ def test_two_uploads_with_one_id(intake: Intake, uploads: Path) -> None:
     assert register(intake, second).upload_uri == second.as_uri()
 
 
-def test_the_same_content_twice(intake: Intake, database: Database, uploads: Path, tmp_path: Path) -> None:
+def test_the_same_content_twice(intake: Intake, database: Database, uploads: Path, vault: Vault) -> None:
     first = take(intake, upload(uploads))
     path = upload(uploads, "again.mp4")
     path.with_suffix(".json").write_text("{}")
     with pytest.raises(DuplicateUpload, match=first.clip_id) as caught:
         take(intake, path)
     assert caught.value.first_clip_id == first.clip_id
-    assert rejected(tmp_path) == {"again.mp4": b"video"}
+    assert rejected(vault) == {"again.mp4": b"video"}
     assert list(uploads.iterdir()) == []
     duplicate = next(clip for clip in database.clips() if clip.source_name == "again.mp4")
     assert (duplicate.duplicate_of, duplicate.raw_key, duplicate.raw_sha256) == (first.clip_id, "", "")
@@ -138,14 +141,14 @@ def test_the_same_content_twice(intake: Intake, database: Database, uploads: Pat
     assert database.clip(first.clip_id).duplicate_of == ""
 
 
-def test_a_duplicate_that_is_copied_stays_where_it_is(intake: Intake, uploads: Path, tmp_path: Path) -> None:
+def test_a_duplicate_that_is_copied_stays_where_it_is(intake: Intake, uploads: Path, vault: Vault) -> None:
     take(intake, upload(uploads), move=False)
     path = upload(uploads, "again.mp4")
     for _ in range(2):
         with pytest.raises(DuplicateUpload):
             take(intake, path, move=False)
     assert path.read_bytes() == b"video"
-    assert rejected(tmp_path) == {}
+    assert rejected(vault) == {}
 
 
 def test_new_content_frees_a_clip_from_being_a_duplicate(intake: Intake, uploads: Path) -> None:
@@ -160,7 +163,7 @@ def test_new_content_frees_a_clip_from_being_a_duplicate(intake: Intake, uploads
 
 @pytest.mark.parametrize("move", [True, False])
 def test_the_same_content_taken_at_once(
-    intake: Intake, database: Database, uploads: Path, tmp_path: Path, move: bool
+    intake: Intake, database: Database, uploads: Path, vault: Vault, tmp_path: Path, move: bool
 ) -> None:
     paths = [upload(uploads, f"{number}.mp4") for number in range(5)]
     outcomes: list[str] = []
@@ -183,19 +186,24 @@ def test_the_same_content_taken_at_once(
     originals = [path.parent.name for path in (tmp_path / "vault").glob("originals/*/original.mp4")]
     assert originals == owners
     if move:
-        assert list(rejected(tmp_path).values()) == [b"video"] * 4
+        assert list(rejected(vault).values()) == [b"video"] * 4
     else:
         assert all(path.exists() for path in paths)
 
 
 def test_a_race_that_is_lost_late_moves_the_second_copy_away(
-    intake: Intake, database: Database, uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    intake: Intake,
+    database: Database,
+    uploads: Path,
+    vault: Vault,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = take(intake, upload(uploads))
     monkeypatch.setattr(database, "clip_with_digest", lambda _: None)
     with pytest.raises(DuplicateUpload, match=first.clip_id):
         take(intake, upload(uploads, "late.mp4"))
-    assert rejected(tmp_path) == {"late.mp4": b"video"}
+    assert rejected(vault) == {"late.mp4": b"video"}
     assert len(list((tmp_path / "vault").glob("originals/*/original.mp4"))) == 1
 
 

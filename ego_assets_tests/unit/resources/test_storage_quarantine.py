@@ -12,6 +12,8 @@ import pytest
 
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.errors import TransientError
+from ego_assets.schema.vocabulary import VaultPurpose
+from ego_assets_tests.vault_contents import clear_contents
 from resources.storage import ArtifactStore
 from resources.vault import QUARANTINE, Vault, VaultError
 
@@ -34,9 +36,9 @@ def commit(
         return staged.commit(config={}, inputs={})
 
 
-def quarantined(tmp_path: Path, incident: int = 1) -> dict[str, str]:
-    root = tmp_path / "vault" / QUARANTINE / str(incident)
-    return {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*") if path.is_file()}
+def quarantined(vault: Vault, incident: int = 1) -> dict[str, str]:
+    contents = clear_contents(vault, f"{QUARANTINE}/{incident}/")
+    return {name: content.decode() for name, content in contents.items()}
 
 
 def test_every_version_moves_into_the_vault_and_no_other_clip_does(
@@ -60,7 +62,7 @@ def test_every_version_moves_into_the_vault_and_no_other_clip_does(
     for document in (first, second):
         with pytest.raises(Exception, match="gone from the store"):
             store.read_bytes(document, "rgb/0.jpg")
-    assert quarantined(tmp_path) == {
+    assert quarantined(vault) == {
         f"frames/{document.version_id}/{name}": content
         for document, text in ((first, "old"), (second, "new"))
         for name, content in (("video.mp4", text), ("rgb/0.jpg", f"picture of {text}"))
@@ -178,10 +180,23 @@ def test_the_quarantine_is_for_the_owner_only(
         quarantine.take(source, "frames", "v")
         assert quarantine.names() == ["frames/v/rgb/0.jpg"]
     assert not source.exists()
-    assert quarantined(tmp_path, 4) == {"frames/v/rgb/0.jpg": "a face"}
+    assert quarantined(vault, 4) == {"frames/v/rgb/0.jpg": "a face"}
     for path in (tmp_path / "vault").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     assert stat.S_IMODE((tmp_path / "vault").stat().st_mode) == 0o700
+
+
+def test_what_is_in_quarantine_is_encrypted(vault: Vault, tmp_path: Path) -> None:
+    with vault.quarantine(4) as quarantine:
+        quarantine.take(leak(tmp_path), "frames", "v")
+        # What a process leaves that is killed between moving and encrypting.
+        quarantine._place.adopt(leak(tmp_path), "quarantine/4/frames/w")
+        assert vault.status().clear == 1
+        quarantine.restrict()
+        assert quarantine.names() == ["frames/v/rgb/0.jpg", "frames/w/rgb/0.jpg"]
+    assert vault.status().clear == 0
+    assert quarantined(vault, 4) == {"frames/v/rgb/0.jpg": "a face", "frames/w/rgb/0.jpg": "a face"}
+    assert not [p for p in (tmp_path / "vault").rglob("*") if p.is_file() and b"a face" in p.read_bytes()]
 
 
 def test_a_second_version_of_the_same_name_stays_beside_the_first(vault: Vault, tmp_path: Path) -> None:
@@ -194,16 +209,17 @@ def test_a_second_version_of_the_same_name_stays_beside_the_first(vault: Vault, 
 def test_purging_removes_one_incident_and_nothing_else(vault: Vault, tmp_path: Path) -> None:
     original = tmp_path / "clip.mp4"
     original.write_text("original")
-    stored = vault.take(CLIP, original, move=False, actor="test")
+    vault.take(CLIP, original, move=False, actor="test")
     for number in (4, 5):
         with vault.quarantine(number) as quarantine:
             quarantine.take(leak(tmp_path), "frames", "v")
     with vault.quarantine(4) as quarantine:
         assert quarantine.purge() == 1
         assert quarantine.purge() == 0
-    assert quarantined(tmp_path, 4) == {}
-    assert len(quarantined(tmp_path, 5)) == 1
-    assert (tmp_path / "vault" / stored.key).read_text() == "original"
+    assert quarantined(vault, 4) == {}
+    assert len(quarantined(vault, 5)) == 1
+    with vault.open(CLIP, purpose=VaultPurpose.REVIEW, actor="test") as kept:
+        assert kept.read() == b"original"
 
 
 def test_a_purge_that_leaves_something_is_no_purge(
@@ -211,6 +227,6 @@ def test_a_purge_that_leaves_something_is_no_purge(
 ) -> None:
     with vault.quarantine(4) as quarantine:
         quarantine.take(leak(tmp_path), "frames", "v")
-        monkeypatch.setattr("resources.vault.shutil.rmtree", lambda *args, **kwargs: None)
+        monkeypatch.setattr("resources.vault.places.shutil.rmtree", lambda *args, **kwargs: None)
         with pytest.raises(VaultError, match="cannot be removed"):
             quarantine.purge()

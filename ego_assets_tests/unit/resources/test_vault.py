@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import io
 import json
@@ -18,9 +19,9 @@ from hypothesis import strategies as st
 
 from ego_assets.schema.errors import ArtifactMissing, TransientError, UploadRejected
 from ego_assets.schema.vocabulary import VaultPurpose
-from resources import vault as module
 from resources.database import Database
-from resources.vault import Vault, VaultError
+from resources.keys import VaultKeys
+from resources.vault import StoredOriginal, Vault, VaultError, files, service
 
 ROOT = Path(__file__).resolve().parents[3]
 CLIP = "3b241101-e2bb-4255-8caf-4136c566a962"
@@ -34,12 +35,11 @@ def uploads(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["renamed", "copied"])
-def crossing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whether upload and vault share a file system."""
-    if request.param == "copied":
-        monkeypatch.setattr(module, "_may_be_renamed", lambda *_: False)
-    return str(request.param)
+@pytest.fixture(params=["encrypted", "clear"])
+def vault(request: pytest.FixtureRequest, tmp_path: Path, database: Database) -> Vault:
+    """The guarantees are the same with and without encryption."""
+    keys = VaultKeys(tmp_path / "keys" / "vault.key", encrypts=request.param == "encrypted")
+    return Vault(tmp_path / "vault", database, keys=keys)
 
 
 def write(folder: Path, name: str = "clip.MP4", content: bytes = b"original") -> Path:
@@ -50,13 +50,23 @@ def write(folder: Path, name: str = "clip.MP4", content: bytes = b"original") ->
 
 def take(
     vault: Vault, source: Path, clip_id: str = CLIP, *, move: bool = False, **options: object
-) -> module.StoredOriginal:
+) -> StoredOriginal:
     return vault.take(clip_id, source, move=move, actor="test", **options)  # type: ignore[arg-type]
 
 
 def read(vault: Vault, clip_id: str = CLIP) -> bytes:
     with vault.open(clip_id, purpose=VaultPurpose.INGEST, actor="test") as original:
         return original.read()
+
+
+def kept_bytes(vault: Vault, key: str) -> bytes:
+    with vault.open_rejected(key, purpose=VaultPurpose.REVIEW, actor="test") as stream:
+        return stream.read()
+
+
+def files_in(root: Path) -> list[str]:
+    """All files but the description of the vault itself."""
+    return [path.name for path in root.rglob("*") if path.is_file() and path.name != "vault.json"]
 
 
 def modes(root: Path) -> set[tuple[bool, int]]:
@@ -77,7 +87,7 @@ def test_a_copied_upload_stays(vault: Vault, uploads: Path, tmp_path: Path) -> N
     assert (description["name"], description["sha256"]) == ("clip.MP4", stored.sha256)
 
 
-def test_a_moved_upload_is_in_the_vault_only(vault: Vault, uploads: Path, crossing: str) -> None:
+def test_a_moved_upload_is_in_the_vault_only(vault: Vault, uploads: Path) -> None:
     source = write(uploads)
     write(uploads, "clip.json", b"{}")
     take(vault, source, move=True)
@@ -85,7 +95,7 @@ def test_a_moved_upload_is_in_the_vault_only(vault: Vault, uploads: Path, crossi
     assert read(vault) == b"original"
 
 
-def test_folders_and_files_are_private(vault: Vault, uploads: Path, tmp_path: Path, crossing: str) -> None:
+def test_folders_and_files_are_private(vault: Vault, uploads: Path, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         (tmp_path / "vault").mkdir(mode=0o777)
@@ -100,15 +110,18 @@ def test_folders_and_files_are_private(vault: Vault, uploads: Path, tmp_path: Pa
     assert modes(tmp_path / "vault") == {(True, 0o700), (False, 0o600)}
 
 
-def test_the_sidecar_travels_along(vault: Vault, uploads: Path, tmp_path: Path) -> None:
+def test_the_sidecar_travels_along(vault: Vault, uploads: Path) -> None:
+    def kept() -> str:
+        return vault._files.sha256(f"originals/{CLIP}/sidecar.json", what="The sidecar")
+
     source = write(uploads)
     write(uploads, "clip.json", b'{"licence": "CC0"}')
     take(vault, source)
-    kept = tmp_path / "vault" / "originals" / CLIP / "sidecar.json"
-    assert kept.read_bytes() == (uploads / "clip.json").read_bytes() == b'{"licence": "CC0"}'
+    assert kept() == hashlib.sha256(b'{"licence": "CC0"}').hexdigest()
+    assert (uploads / "clip.json").exists()
     (uploads / "clip.json").write_bytes(b'{"licence": "other"}')
     take(vault, source, move=True)
-    assert kept.read_bytes() == b'{"licence": "CC0"}'
+    assert kept() == hashlib.sha256(b'{"licence": "CC0"}').hexdigest()
     assert (uploads / "clip.json").exists(), "a sidecar with other content must not be lost"
 
 
@@ -133,26 +146,28 @@ def test_other_content_under_a_used_id_is_refused(vault: Vault, uploads: Path) -
 
 def test_a_damaged_vault_keeps_the_upload(vault: Vault, uploads: Path, tmp_path: Path) -> None:
     source = write(uploads)
-    stored = take(vault, source)
-    (tmp_path / "vault" / stored.key).write_bytes(b"origin!l")
-    with pytest.raises(VaultError, match="left where it is"):
-        take(vault, source, move=True)
-    (tmp_path / "vault" / stored.key).write_bytes(b"short")
-    with pytest.raises(VaultError, match="expected 8"):
-        take(vault, source, move=True)
-    assert source.read_bytes() == b"original"
+    stored = tmp_path / "vault" / take(vault, source).key
+    content = stored.read_bytes()
+    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:-1], content + b"x", b""):
+        stored.write_bytes(damaged)
+        with pytest.raises(VaultError, match="Restore"):
+            take(vault, source, move=True)
+        assert source.read_bytes() == b"original"
+    stored.write_bytes(content)
+    take(vault, source, move=True)
+    assert not source.exists()
 
 
 @pytest.mark.parametrize("move", [True, False])
 def test_a_file_that_changes_while_it_is_read(
-    vault: Vault, uploads: Path, tmp_path: Path, crossing: str, move: bool
+    vault: Vault, uploads: Path, tmp_path: Path, move: bool
 ) -> None:
     source = write(uploads)
 
     def grow(_: str) -> None:
         raise AssertionError("accepted a torn file")
 
-    blocks = module._blocks
+    blocks = files.blocks
 
     def growing(path: Path) -> object:
         yield from blocks(path)
@@ -160,18 +175,16 @@ def test_a_file_that_changes_while_it_is_read(
             file.write(b"more")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_blocks", growing)
+        patch.setattr(files, "blocks", growing)
         with pytest.raises(TransientError, match="still being written"):
             take(vault, source, move=move, accept=grow)
     assert source.read_bytes().startswith(b"original")
-    assert [p.name for p in (tmp_path / "vault").rglob("*") if p.is_file()] == []
+    assert files_in(tmp_path / "vault") == []
     take(vault, source, move=move)
     assert read(vault) == b"originalmore"
 
 
-def test_what_is_not_accepted_stays_outside(
-    vault: Vault, uploads: Path, tmp_path: Path, crossing: str
-) -> None:
+def test_what_is_not_accepted_stays_outside(vault: Vault, uploads: Path, tmp_path: Path) -> None:
     source = write(uploads)
 
     def refuse(sha256: str) -> None:
@@ -181,7 +194,7 @@ def test_what_is_not_accepted_stays_outside(
     with pytest.raises(UploadRejected):
         take(vault, source, move=True, accept=refuse)
     assert source.read_bytes() == b"original"
-    assert [p for p in (tmp_path / "vault").rglob("*") if p.is_file()] == []
+    assert files_in(tmp_path / "vault") == []
     with pytest.raises(ArtifactMissing):
         read(vault)
 
@@ -207,7 +220,7 @@ def test_a_link_put_in_between_is_not_followed(
     secret.write_bytes(b"secret")
     link = uploads / "link.mp4"
     link.symlink_to(secret)
-    monkeypatch.setattr(module, "_regular", lambda path: path.stat())
+    monkeypatch.setattr(service, "regular", lambda path: path.stat())
     with pytest.raises(OSError, match="symbolic links"):
         take(vault, link, move=move)
     monkeypatch.undo()
@@ -223,11 +236,13 @@ def test_a_link_put_in_between_is_not_followed(
         read(vault)
 
 
-def test_a_file_with_a_second_link_is_copied(vault: Vault, uploads: Path) -> None:
+def test_what_somebody_else_can_still_write_to_is_not_the_original(vault: Vault, uploads: Path) -> None:
     source = write(uploads)
     (uploads / "second.mp4").hardlink_to(source)
-    take(vault, source, move=True)
-    (uploads / "second.mp4").write_bytes(b"tampered")
+    with source.open("r+b") as still_open:
+        take(vault, source, move=True)
+        (uploads / "second.mp4").write_bytes(b"tampered")
+        still_open.write(b"TAMPERED")
     assert read(vault) == b"original"
 
 
@@ -255,11 +270,12 @@ def test_takers_of_one_clip_wait_for_one_another(vault: Vault, uploads: Path) ->
 KILLED = """
 import hashlib, json, os, pathlib, shutil, signal, sys
 sys.path.insert(0, sys.argv[2])
-from resources import vault as module
+from resources.keys import VaultKeys
+from resources.vault import Vault
+from ego_assets.schema.vocabulary import VaultPurpose
 
 root, clip_id = pathlib.Path(sys.argv[1]), sys.argv[3]
-if sys.argv[4] == "copied":
-    module._may_be_renamed = lambda *_: False
+encrypts = sys.argv[4] == "encrypted"
 
 
 class Database:
@@ -280,12 +296,13 @@ def die_at(step):
         setattr(os, name, wrapped)
 
 
-for step in range(1, 100):
+for step in range(1, 200):
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     upload = root / "upload.mp4"
     upload.write_bytes(b"content")
-    vault = module.Vault(root / "vault", Database())
+    keys = VaultKeys(root / "keys" / "vault.key", encrypts=encrypts)
+    vault = Vault(root / "vault", Database(), keys=keys)
 
     def take():
         return vault.take(clip_id, upload, move=True, actor="test")
@@ -298,7 +315,8 @@ for step in range(1, 100):
     status = os.waitpid(child, 0)[1]
     safe = upload.exists() or (root / "vault" / "originals" / clip_id / "original.mp4").exists()
     stored = take()
-    content = (root / "vault" / stored.key).read_bytes()
+    with vault.open(clip_id, purpose=VaultPurpose.INGEST, actor="test") as original:
+        content = original.read()
     good = hashlib.sha256(content).hexdigest() == stored.sha256 and content == b"content"
     print(json.dumps([os.WTERMSIG(status), safe, good, upload.exists()]), flush=True)
     if os.WIFEXITED(status):
@@ -306,7 +324,7 @@ for step in range(1, 100):
 """
 
 
-@pytest.mark.parametrize("way", ["renamed", "copied"])
+@pytest.mark.parametrize("way", ["encrypted", "clear"])
 def test_kill_9_at_any_instant(tmp_path: Path, way: str) -> None:
     out = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "work"), str(ROOT), CLIP, way],
@@ -402,59 +420,81 @@ def test_a_video_can_be_decoded_from_the_stream(vault: Vault, uploads: Path) -> 
 # --- rejected ---
 
 
-def reject(vault: Vault, path: Path, *, move: bool = True, reason: str = "no video") -> Path:
+def reject(vault: Vault, path: Path, *, move: bool = True, reason: str = "no video") -> str:
     return vault.reject(path, code="extension", reason=reason, move=move, actor="test")
 
 
-def reason_of(path: Path) -> dict[str, object]:
-    return dict(json.loads(path.with_name(path.name + ".reason.json").read_text()))
+def reason_of(root: Path, key: str) -> dict[str, object]:
+    return dict(json.loads((root / "vault" / f"{key.removesuffix('.reason.json')}.reason.json").read_text()))
 
 
 def test_a_rejected_upload_is_kept_with_its_reason(
-    vault: Vault, uploads: Path, tmp_path: Path, database: Database, crossing: str
+    vault: Vault, uploads: Path, tmp_path: Path, database: Database
 ) -> None:
     source = write(uploads, "notes.txt", b"text")
     write(uploads, "notes.json", b"{}")
     kept = reject(vault, source)
-    assert kept.parent.parent == tmp_path / "vault" / "rejected"
-    assert (kept.name, kept.read_bytes()) == ("notes.txt", b"text")
-    assert kept.with_name("notes.txt.sidecar.json").read_bytes() == b"{}"
+    assert kept == f"rejected/{dt.datetime.now(dt.UTC).date()}/notes.txt"
+    assert kept_bytes(vault, kept) == b"text"
+    assert kept_bytes(vault, f"{kept}.sidecar.json") == b"{}"
     assert list(uploads.iterdir()) == []
-    reason = reason_of(kept)
+    reason = reason_of(tmp_path, kept)
     assert (reason["code"], reason["reason"], reason["source"]) == ("extension", "no video", str(source))
-    assert [entry.detail for entry in database.audit_log()] == ["extension: notes.txt"]
+    assert [entry.detail for entry in database.audit_log() if entry.action == "vault.reject"] == [
+        "extension: notes.txt"
+    ]
+    opened = [entry.detail for entry in database.audit_log() if entry.action == "vault.open"]
+    assert opened == [kept, f"{kept}.sidecar.json"]
 
 
 def test_equal_names_do_not_replace_one_another(vault: Vault, uploads: Path) -> None:
     kept = [reject(vault, write(uploads, "a.txt", content)) for content in (b"1", b"2", b"2")]
-    assert [path.name for path in kept] == ["a.txt", "a-2.txt", "a-3.txt"]
-    assert [path.read_bytes() for path in kept] == [b"1", b"2", b"2"]
+    assert [key.rpartition("/")[2] for key in kept] == ["a.txt", "a-2.txt", "a-3.txt"]
+    assert [kept_bytes(vault, key) for key in kept] == [b"1", b"2", b"2"]
 
 
-def test_without_move_only_the_reason_is_written_and_only_once(vault: Vault, uploads: Path) -> None:
+@pytest.mark.parametrize(
+    "key", ["rejected/../originals", "originals/x/y", "rejected/a", "rejected/a/b/c", "/x"]
+)
+def test_nothing_else_is_opened_as_a_rejected_upload(vault: Vault, database: Database, key: str) -> None:
+    with pytest.raises(ValueError, match="rejected/DATE/NAME"):
+        kept_bytes(vault, key)
+    with pytest.raises(ArtifactMissing, match="2026-01-01"):
+        kept_bytes(vault, "rejected/2026-01-01/a.mp4")
+
+
+def test_without_move_only_the_reason_is_written_and_only_once(
+    vault: Vault, uploads: Path, tmp_path: Path
+) -> None:
     source = write(uploads, "a.txt")
     first = reject(vault, source, move=False)
-    assert first.name == "a.txt.reason.json"
+    assert first.endswith("/a.txt.reason.json")
     assert reject(vault, source, move=False) == first
     assert reject(vault, source, move=False, reason="another") != first
     assert source.read_bytes() == b"original"
-    assert {path.suffix for path in first.parent.iterdir()} == {".json"}
+    assert {path.suffix for path in (tmp_path / "vault" / first).parent.iterdir()} == {".json"}
 
 
 def test_of_a_link_its_target_is_noted(vault: Vault, uploads: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     (uploads / "a.mp4").symlink_to(secret)
-    reason_path = reject(vault, uploads / "a.mp4")
-    assert json.loads(reason_path.read_text())["link_target"] == str(secret)
+    key = reject(vault, uploads / "a.mp4")
+    assert reason_of(tmp_path, key)["link_target"] == str(secret)
     assert not os.path.lexists(uploads / "a.mp4")
     assert secret.read_text() == "secret"
-    assert [p.name for p in reason_path.parent.iterdir()] == ["a.mp4.reason.json"]
+    assert [p.name for p in (tmp_path / "vault" / key).parent.iterdir()] == ["a.mp4.reason.json"]
 
 
-def test_a_vanished_upload_leaves_its_reason(vault: Vault, uploads: Path) -> None:
-    reason_path = reject(vault, uploads / "gone.mp4")
-    assert json.loads(reason_path.read_text())["bytes"] is None
+def test_a_vanished_upload_leaves_its_reason(vault: Vault, uploads: Path, tmp_path: Path) -> None:
+    assert reason_of(tmp_path, reject(vault, uploads / "gone.mp4"))["bytes"] is None
+
+
+def test_where_a_copy_came_from_is_noted(vault: Vault, uploads: Path, tmp_path: Path) -> None:
+    key = vault.reject(
+        write(uploads), code="c", reason="r", move=True, actor="test", origin="s3://bucket/raw/clip.MP4"
+    )
+    assert reason_of(tmp_path, key)["source"] == "s3://bucket/raw/clip.MP4"
 
 
 NAMES = [
@@ -468,17 +508,26 @@ NAMES = [
     "a." + "b" * 253,
     "nul_" + "y" * 240 + ".mp4",
     os.fsdecode(b"caf\xe9.mp4"),
+    os.fsdecode(b"\xe9" * 255),
+    # What the vault itself writes has such names.
+    "a.mp4.key.json",
+    "a.mp4.reason.json",
+    "a.mp4.sidecar.json",
+    ".incoming-a.mp4",
 ]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_names_of_all_kinds(vault: Vault, uploads: Path, name: str) -> None:
+def test_names_of_all_kinds(vault: Vault, uploads: Path, tmp_path: Path, name: str) -> None:
+    kept = []
     for content in (b"1", b"2"):
         source = write(uploads, name, content)
-        kept = reject(vault, source)
-        assert kept.read_bytes() == content
-        assert reason_of(kept)["name"] == os.fsencode(name).decode("utf-8", "backslashreplace")
+        kept.append(reject(vault, source))
+        assert reason_of(tmp_path, kept[-1])["name"] == os.fsencode(name).decode("utf-8", "backslashreplace")
         assert not source.exists()
+    assert [kept_bytes(vault, key) for key in kept] == [b"1", b"2"]
+    status = vault.status()
+    assert sum(status.encrypted.values()) + status.clear == 2
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -489,18 +538,111 @@ def test_names_of_all_kinds(vault: Vault, uploads: Path, name: str) -> None:
     content=st.binary(max_size=20),
 )
 def test_nothing_is_lost(vault: Vault, uploads: Path, name: str, content: bytes) -> None:
-    assert reject(vault, write(uploads, name, content)).read_bytes() == content
+    assert kept_bytes(vault, reject(vault, write(uploads, name, content))) == content
 
 
-def test_a_stored_original_can_be_rejected(vault: Vault, uploads: Path) -> None:
+def test_a_stored_original_can_be_rejected(vault: Vault, uploads: Path, tmp_path: Path) -> None:
     name = "é" * 120 + ".mp4"
+    write(uploads, "é" * 120 + ".json", b"{}")
     take(vault, write(uploads, name), move=True)
     kept = vault.reject_stored(CLIP, code="duplicate", reason="again", actor="test")
-    assert kept.read_bytes() == b"original"
-    assert reason_of(kept)["name"] == name
+    assert kept_bytes(vault, kept) == b"original"
+    assert kept_bytes(vault, f"{kept}.sidecar.json") == b"{}"
+    assert reason_of(tmp_path, kept)["name"] == name
     with pytest.raises(ArtifactMissing):
         read(vault)
     with pytest.raises(ArtifactMissing):
         vault.reject_stored(CLIP, code="duplicate", reason="again", actor="test")
     take(vault, write(uploads))
     assert read(vault) == b"original"
+
+
+# --- erased ---
+
+
+def test_everything_of_a_clip_is_erased_and_nothing_else(vault: Vault, uploads: Path, tmp_path: Path) -> None:
+    write(uploads, "clip.json", b"{}")
+    take(vault, write(uploads), move=True)
+    take(vault, write(uploads, "other.mp4", b"of another"), OTHER)
+    named = reject(vault, write(uploads, f"{CLIP}.mp4", b"cut off"))
+    noted = vault.reject(
+        write(uploads, "b.mp4", b"b"), code="c", reason="r", move=True, actor="test", clip_id=CLIP
+    )
+    same = vault.reject(
+        write(uploads, "same.mp4"), code="c", reason="r", move=True, actor="test", clip_id=OTHER
+    )
+    others = reject(vault, write(uploads, "keep.mp4", b"ORIGINAL"))
+    assert vault.erase(CLIP) == 5
+    left = [path.relative_to(tmp_path / "vault").as_posix() for path in (tmp_path / "vault").rglob("*")]
+    assert not [path for path in left if CLIP in path or path.startswith((named, noted, same))]
+    assert kept_bytes(vault, others) == b"ORIGINAL"
+    assert read(vault, OTHER) == b"of another"
+    with pytest.raises(ArtifactMissing):
+        read(vault)
+    assert vault.erase(CLIP) == 0
+    with pytest.raises(ValueError, match="clip_id"):
+        vault.erase("..")
+
+
+def test_a_rejected_upload_from_before_digests_were_noted_is_erased_by_its_content(
+    vault: Vault, uploads: Path, tmp_path: Path
+) -> None:
+    take(vault, write(uploads))
+    for name, content in (("same.mp4", b"original"), ("size.mp4", b"0riginal")):
+        key = reject(vault, write(uploads, name, content))
+        path = tmp_path / "vault" / f"{key}.reason.json"
+        reason = {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
+        path.write_text(json.dumps(reason))
+    assert vault.erase(CLIP) == 2
+    assert [name for name in files_in(tmp_path / "vault") if "same" in name or "original" in name] == []
+    assert kept_bytes(vault, key) == b"0riginal"
+
+
+def test_an_erasure_that_was_interrupted_is_completed(
+    vault: Vault, uploads: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    take(vault, write(uploads))
+    same = vault.reject(write(uploads, "same.mp4"), code="c", reason="r", move=True, actor="test")
+    unlink = Path.unlink
+    for survivors in range(20):
+        left = survivors
+
+        def interrupted(self: Path, missing_ok: bool = False) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            unlink(self, missing_ok=missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", interrupted)
+            try:
+                vault.erase(CLIP)
+                break
+            except KeyboardInterrupt:
+                continue
+    assert survivors >= 3
+    assert files_in(tmp_path / "vault") == []
+    assert not (tmp_path / "vault" / same).exists()
+
+
+# --- what killed processes leave ---
+
+
+def test_what_killed_processes_leave_is_removed_and_nothing_else(
+    vault: Vault, uploads: Path, tmp_path: Path
+) -> None:
+    write(uploads, "clip.json", b"{}")
+    take(vault, write(uploads))
+    kept = reject(vault, write(uploads, "a.mp4"))
+    assert vault.unfinished() == []
+    for key in (f"originals/{CLIP}/.incoming-1", f"{kept}.old.key.json", "quarantine/3/frames/.incoming-2/x"):
+        path = tmp_path / "vault" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"left")
+    before = sum(vault.status().encrypted.values()) + vault.status().clear
+    assert len(vault.unfinished()) == 3
+    assert vault.remove_unfinished() == 3
+    assert vault.unfinished() == [] and vault.remove_unfinished() == 0
+    assert sum(vault.status().encrypted.values()) + vault.status().clear == before
+    assert read(vault) == kept_bytes(vault, kept) == b"original"

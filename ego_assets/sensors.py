@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from dagster import (
@@ -41,13 +42,14 @@ def build_sensors(jobs: Mapping[str, UnresolvedAssetJobDefinition]) -> list[Sens
         default_status=DefaultSensorStatus.RUNNING,
         required_resource_keys={"settings", "database", "vault"},
         description=(
-            "Registers finished uploads below raw/{collector_id}/{date}/ as clips, adds their partitions and "
-            "launches the chain. Files that still grow are left alone; files that cannot be accepted are "
-            "moved to the vault's rejected/ folder with the reason."
+            "Registers finished uploads below raw/{collector_id}/{date}/, in the watched folder or bucket, as "
+            "clips, adds their partitions and launches the chain. Files that still grow are left alone; files "
+            "that cannot be accepted are moved to the vault's rejected/ folder with the reason."
         ),
     )
     def uploads_sensor(context: SensorEvaluationContext) -> SensorResult:
-        return _tick(context, context.resources)
+        look = _look_at_bucket if context.resources.settings.uploads_url else _look_at_folder
+        return look(context, context.resources)
 
     @sensor(
         name="incidents_sensor",
@@ -133,8 +135,44 @@ def _next_attempt(instance: DagsterInstance, incident_id: int, now: dt.datetime)
     return len(ended_s) + 1
 
 
-def _tick(context: SensorEvaluationContext, resources: Any) -> SensorResult:
-    """One tick of the uploads sensor."""
+def _look_at_bucket(context: SensorEvaluationContext, resources: Any) -> SensorResult:
+    """One tick of the uploads sensor, where uploads arrive in a bucket."""
+    from ego_assets.bucket_uploads import BucketCursor, BucketWatch, summary
+    from resources.platform import open_upload_queue, open_uploads
+
+    settings = resources.settings
+    watch = BucketWatch(
+        uploads=open_uploads(settings),
+        queue=open_upload_queue(settings),
+        intake=resources.vault.intake(),
+        database=resources.database.get(),
+        quiet_s=settings.upload_quiet_s,
+        at_most=settings.uploads_per_tick,
+        has_partition=partial(context.instance.has_dynamic_partition, clip_partitions.name or ""),
+        log=context.log,
+    )
+    look = watch.look(BucketCursor.from_text(context.cursor))
+    cursor = look.cursor.to_text()
+    if not look.runs:
+        return SensorResult(skip_reason=SkipReason(summary(look)), cursor=cursor)
+    requests = [
+        RunRequest(
+            run_key=run.run_key,
+            partition_key=run.clip.clip_id,
+            asset_selection=[AssetKey("raw_clip")] if run.clears else None,
+            tags={"ego_assets/clip": run.clip.clip_id, "ego_assets/collector": run.clip.collector_id},
+        )
+        for run in look.runs
+    ]
+    return SensorResult(
+        run_requests=requests,
+        dynamic_partitions_requests=[clip_partitions.build_add_request([r.clip.clip_id for r in look.runs])],
+        cursor=cursor,
+    )
+
+
+def _look_at_folder(context: SensorEvaluationContext, resources: Any) -> SensorResult:
+    """One tick of the uploads sensor, where uploads arrive in a folder."""
     from ego_assets.watching import observations_from_cursor, observations_to_cursor, scan_uploads
 
     settings, database, vault = resources.settings, resources.database.get(), resources.vault

@@ -17,6 +17,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from ego_assets.definitions import build_definitions
 from ego_assets.partitions import clip_partitions
+from ego_assets.schema.vocabulary import VaultPurpose
 from ego_assets.settings import Settings
 from resources.intake import Intake
 from resources.platform import build_resources
@@ -80,6 +81,23 @@ class Folder:
         """Clips that two looks at the folder accept."""
         self.tick()
         return clip_ids(self.tick())
+
+    def original(self, clip_id: str) -> bytes:
+        """What the vault holds of a clip."""
+        vault = build_resources(self.settings)["vault"].get()
+        with vault.open(clip_id, purpose=VaultPurpose.INGEST, actor="test") as original:
+            content: bytes = original.read()
+        return content
+
+    def kept(self) -> dict[str, bytes]:
+        """Content by name of what was rejected and kept."""
+        vault = build_resources(self.settings)["vault"].get()
+        found = {}
+        for path in (self.settings.vault / "rejected").rglob("*.mp4"):
+            key = path.relative_to(self.settings.vault).as_posix()
+            with vault.open_rejected(key, purpose=VaultPurpose.INGEST, actor="test") as upload:
+                found[path.name] = upload.read()
+        return found
 
     def rejected(self) -> dict[str, str]:
         """Message by name of the rejected file."""
@@ -193,8 +211,8 @@ def test_what_cannot_be_accepted_is_moved_with_its_reason(folder: Folder, tmp_pa
     assert "location_type is 'moon'" in reasons["bad.mp4"] and "link" in reasons["link.mp4"]
     left = {path.name for path in folder.settings.uploads.rglob("*") if not path.is_dir()}
     assert left == {good.name}
-    kept = {path.name: path for path in (folder.settings.vault / "rejected").rglob("*.mp4")}
-    assert kept["bad.mp4"].read_bytes() == b"video" and "link.mp4" not in kept
+    kept = folder.kept()
+    assert kept["bad.mp4"] == b"video" and "link.mp4" not in kept
     assert (tmp_path / "outside.mp4").read_bytes() == b"not yours"
     folder.tick()
     assert folder.rejected() == reasons, "once"
@@ -249,7 +267,7 @@ def test_the_very_file_again_is_cleared_away(folder: Folder) -> None:
     assert folder.ticks_until_accepted() == [] and not path.exists()
     assert folder.rejected() == {}
     [clip] = folder.database.clips()
-    assert (folder.settings.vault / clip.raw_key).read_bytes() == b"pictures"
+    assert folder.original(clip.clip_id) == b"pictures"
 
 
 def test_other_content_under_a_used_id_is_rejected(folder: Folder) -> None:
@@ -260,7 +278,7 @@ def test_other_content_under_a_used_id_is_rejected(folder: Folder) -> None:
     folder.drop(name, b"other pictures")
     assert folder.ticks_until_accepted() == []
     assert "never reused" in folder.rejected()[name] and not path.exists()
-    assert (folder.settings.vault / folder.database.clip(clip_id).raw_key).read_bytes() == b"pictures"
+    assert folder.original(clip_id) == b"pictures"
 
 
 def test_the_partitions_are_those_of_the_assets(folder: Folder) -> None:

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ego_assets.commands.audit import audit
+from ego_assets.commands.gc import gc
 from ego_assets.commands.incident import app as incident_app
 from ego_assets.commands.privacy import blur, detect
 from ego_assets.commands.reprocess import reprocess
@@ -74,6 +75,7 @@ app.add_typer(vault_app)
 app.command()(audit)
 app.command()(blur)
 app.command()(detect)
+app.command()(gc)
 app.command()(reprocess)
 app.command()(similar)
 app.command()(verify)

@@ -9,7 +9,7 @@ PORT ?= 3000
 
 export EGO_DATA_DIR ?= $(CURDIR)/ego_data
 
-.PHONY: help setup demo ui test lint check benchmarks clean
+.PHONY: help setup demo ui test test-faults lint check benchmarks clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -28,6 +28,9 @@ ui: $(STAMP) ## Open the Dagster UI on the same data (PORT=3000).
 
 test: $(STAMP) ## Run the test suite on the CPU.
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-faults: $(STAMP) ## Interrupt the work in every way and see that nothing is lost: minutes.
+	@EGO_TEST_FAULTS=1 $(BIN)/python -m pytest ego_assets_tests/faults $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Style and types.
 	@$(BIN)/ruff check .

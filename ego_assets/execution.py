@@ -69,6 +69,8 @@ _MACHINE_ERRORS = _DISK_ERRORS | {
 RUNNING_FOLDER = "running"
 #: So many processes may die in a row while they make a layer of a clip, before it counts as failed.
 MAX_DEATHS = 3
+#: A note that is older tells nothing any more.
+NOTE_AGE_S = 30 * 24 * 3600.0
 
 
 class ProcessDied(EgoAssetsError):
@@ -607,6 +609,20 @@ def _noted(spec: LayerSpec, clip_id: str, folder: Path) -> Iterator[int]:
     finally:
         with contextlib.suppress(OSError):
             note.unlink(missing_ok=True)
+
+
+def forget_notes(folder: Path, *, older_than_s: float = NOTE_AGE_S) -> int:
+    """Remove notes of layers that nobody has begun to make for so long; returns how many.
+
+    A process that ended right after it had recorded a layer leaves one that nobody takes away.
+    """
+    removed = 0
+    for note in folder.glob("*.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - note.stat().st_mtime >= older_than_s:
+                note.unlink()
+                removed += 1
+    return removed
 
 
 def _require_may_go_on(

@@ -70,7 +70,8 @@ def plan_clip(
     A layer is done when its committed version was made from the present versions of its inputs, corrections
     among them, and its gates were judged on that very version. A layer that failed or was given up stays so, unless
     ``retry_failed`` asks for another try; one that was given up is also tried again when an input is pending. One that
-    was postponed is pending, unless ``retry_postponed`` is false: then it counts as given up.
+    was postponed is pending, unless ``retry_postponed`` is false: then it counts as given up, or as failed where
+    everything depends on it. One that is damaged is pending.
     """
     from resources.corrections import CorrectionLog
 
@@ -82,11 +83,14 @@ def plan_clip(
     usable = {**documents, **dict.fromkeys(layers_done_without(standing_states))}
     corrections = CorrectionLog(database).of_clip(clip_id)
     plans: dict[str, LayerPlan] = {}
+    # Damaged layers are expected to come out as they were: what was made from them stands.
+    repaired: set[str] = set()
     for spec in sorted(specs, key=lambda item: item.stage):
         name, document = spec.name, documents[spec.name]
         inputs_stopped = any(plans.get(layer) is LayerPlan.STOPPED for layer in spec.inputs)
         inputs_pending = any(
-            plans.get(layer) is LayerPlan.PENDING for layer in (*spec.inputs, *spec.optional_inputs)
+            plans.get(layer) is LayerPlan.PENDING and layer not in repaired
+            for layer in (*spec.inputs, *spec.optional_inputs)
         )
         state = states.get(name)
         if state in (LayerState.FAILED, LayerState.BLOCKED):
@@ -98,7 +102,11 @@ def plan_clip(
         elif state == LayerState.GIVEN_UP:
             plans[name] = LayerPlan.PENDING if retry_failed else LayerPlan.DONE
         elif state == LayerState.POSTPONED:
-            plans[name] = LayerPlan.PENDING if retry_failed or retry_postponed else LayerPlan.DONE
+            done_without = LayerPlan.STOPPED if spec.essential else LayerPlan.DONE
+            plans[name] = LayerPlan.PENDING if retry_failed or retry_postponed else done_without
+        elif state == LayerState.DAMAGED:
+            plans[name] = LayerPlan.PENDING
+            repaired.add(name)
         elif document is None or judged.get(name) != document.data_version:
             plans[name] = LayerPlan.PENDING
         else:

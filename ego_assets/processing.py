@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from ego_assets.execution import RUNNING_FOLDER, forget_notes
 from ego_assets.terminal import messages, progress_bar
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def process_clips(
             messages.print("Nothing is pending.")
         return Outcome()
     project.store.clean_staging()
+    forget_notes(project.settings.root / RUNNING_FOLDER)
     project.require_disk_space(work)
     project.add_partitions([clip_id for clip_id, _ in work])
     stopped = crashed = 0

@@ -8,8 +8,12 @@ Layout below the root::
 
 A process that is killed at any instant leaves the previous version readable and at worst an unused folder.
 
-Versions are never removed, with one exception: what shows personal data. :meth:`ArtifactStore.revoke` takes the
-pointer away, and :meth:`ArtifactStore.move_version` the files.
+In a bucket the files of a version are uploaded first, each complete or invisible, then their sizes are compared, and
+the pointer is written last.
+
+Versions are removed on demand only. What shows personal data: :meth:`ArtifactStore.revoke` takes the pointer away, and
+:meth:`ArtifactStore.move_version` the files. A clip as a whole: :meth:`ArtifactStore.erase`. What no pointer names any
+more: :meth:`ArtifactStore.superseded` finds it, :meth:`ArtifactStore.remove_version` removes it.
 """
 
 from __future__ import annotations
@@ -26,15 +30,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol, cast
+from stat import S_ISDIR
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 from ego_assets import __version__
 from ego_assets.media.uploads import is_clip_id
 from ego_assets.schema.artifact import ArtifactDocument, FileEntry, data_version_of, digest_of
+from ego_assets.schema.buckets import BucketAccess, is_bucket_url
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing, TransientError
+from resources.buckets import Bucket
 
 POINTER = "artifact.json"
 STAGING = ".staging"
@@ -47,16 +55,38 @@ _REMOTE_STAGING_PREFIX = "ego-assets-staging-"
 _BLOCK_BYTES = 1 << 20
 
 
-class ArtifactStore:
-    """Committed layers of all clips, in a folder or at an fsspec URL.
+@dataclass(frozen=True)
+class StoreVersion:
+    """One version of a layer as it lies in the store.
 
-    Args:
-        root: A local path, a ``file://`` URL, or any other fsspec URL such as ``s3://bucket/prefix``.
+    Attributes:
+        clip_id: The clip.
+        layer: The layer.
+        version_id: Name of the version's folder.
+        bytes: What its files take.
+        modified_at: When the last of them was written, UTC.
     """
 
-    def __init__(self, root: str) -> None:
+    clip_id: str
+    layer: str
+    version_id: str
+    bytes: int
+    modified_at: dt.datetime
+
+
+class ArtifactStore:
+    """Committed layers of all clips, in a folder or in a bucket.
+
+    Every method of a store in a bucket may raise the errors of :class:`resources.buckets.Bucket`.
+
+    Args:
+        root: A local path, a ``file://`` URL, or the URL of a bucket such as ``s3://bucket/prefix``.
+        access: How the bucket is reached.
+    """
+
+    def __init__(self, root: str, access: BucketAccess | None = None) -> None:
         local = _local_path_of(root)
-        self._files: _Files = _RemoteFiles(root) if local is None else _LocalFiles(local)
+        self._files: _Files = _RemoteFiles(Bucket(root, access)) if local is None else _LocalFiles(local)
 
     @property
     def local_root(self) -> Path | None:
@@ -80,8 +110,10 @@ class ArtifactStore:
     def _publish(self, folder: Path, document: ArtifactDocument) -> None:
         """Make a staged version the current one."""
         key = _version_key(document)
-        if not self._is_intact(document):
-            self._files.publish(folder, key, [entry.name for entry in document.files])
+        if self._is_intact(document):
+            self._files.keep(key)
+        else:
+            self._files.publish(folder, key, document.files)
         pointer = f"{_layer_key(document.clip_id, document.layer)}/{POINTER}"
         self._files.replace(pointer, document.to_json().encode())
 
@@ -152,15 +184,34 @@ class ArtifactStore:
             raise _missing(document, name) from error
 
     def read_bytes(self, document: ArtifactDocument, name: str) -> bytes:
-        """The content of one file of a version; errors as :meth:`open`."""
+        """The content of one file of a version, compared with its digest.
+
+        Raises:
+            ArtifactCorrupted: It differs.
+            KeyError: The document names no such file.
+            ArtifactMissing: The file is gone from the store.
+        """
         with self.open(document, name) as file:
-            return file.read()
+            content = file.read()
+        _require_digest(document, name, hashlib.sha256(content).hexdigest())
+        return content
+
+    def read_range(self, document: ArtifactDocument, name: str, start: int, size: int) -> bytes:
+        """``size`` bytes of one file from ``start`` on; in a bucket this is one request. Errors as :meth:`open`."""
+        key = self._file_key(document, name)
+        try:
+            return self._files.read_range(key, start, size)
+        except FileNotFoundError as error:
+            raise _missing(document, name) from error
 
     @contextlib.contextmanager
     def local_path(self, document: ArtifactDocument, name: str) -> Iterator[Path]:
         """A local path of one file of a version, for reading only; a remote file is downloaded for so long.
 
+        The content is compared with its digest first, which costs little beside what it is read for.
+
         Raises:
+            ArtifactCorrupted: It differs.
             KeyError: The document names no such file.
             ArtifactMissing: The file is gone from the store.
         """
@@ -170,6 +221,8 @@ class ArtifactStore:
                 path = stack.enter_context(self._files.local_path(key))
             except FileNotFoundError as error:
                 raise _missing(document, name) from error
+            with path.open("rb") as file:
+                _require_digest(document, name, _sha256(file))
             yield path
 
     def uri(self, document: ArtifactDocument) -> str:
@@ -188,11 +241,7 @@ class ArtifactStore:
                     actual = _sha256(file)
             except FileNotFoundError:
                 actual = "no file"
-            if actual != entry.sha256:
-                raise ArtifactCorrupted(
-                    f"{entry.name} of layer {document.layer} of clip {document.clip_id} is damaged: expected "
-                    f"sha256 {entry.sha256}, found {actual}. {_remedy(document.clip_id, document.layer)}"
-                )
+            _require_digest(document, entry.name, actual)
 
     # --- what must not be readable any more -----------------------------------------------------------
 
@@ -230,7 +279,7 @@ class ArtifactStore:
         current = self._readable(document.clip_id, document.layer)
         if current is None or current.version_id == document.version_id:
             self.revoke(document.clip_id, document.layer)
-        self._files.move_out(_version_key(document), lambda folder: None)
+        self._files.move_out(_version_key(document), None)
 
     def discard_staging(self, clip_id: str) -> int:
         """Remove what is being made of a clip at the moment, on this machine; returns the number of folders.
@@ -243,13 +292,55 @@ class ArtifactStore:
             _remove(folder)
         return len(found)
 
+    def erase(self, clip_id: str) -> int:
+        """Remove everything of a clip for good: pointers, all versions, and what is being made of it on this machine.
+
+        In a bucket that keeps earlier versions of its objects those go as well.
+
+        Returns:
+            The number of files that were removed; 0 when nothing was there.
+        """
+        if not is_clip_id(clip_id):
+            raise ValueError(f"clip_id: expected a lower-case UUID, got {clip_id!r}")
+        self.discard_staging(clip_id)
+        # Nothing may be readable through a pointer while its files go.
+        for layer in self._files.layers_of(clip_id):
+            self.revoke(clip_id, layer)
+        return self._files.erase(clip_id)
+
+    def superseded(self) -> Iterator[StoreVersion]:
+        """Versions that no pointer names: earlier ones, and what a killed process had not published yet.
+
+        A version that is being published at this moment is among them until its pointer is written; judge by
+        ``modified_at``. Layers whose pointer cannot be read are passed over, because it may mean any of them.
+        """
+        for clip_id, layer in self._files.layers():
+            try:
+                current = self.document(clip_id, layer)
+            except ArtifactCorrupted:
+                continue
+            for version_id in self.version_ids(clip_id, layer):
+                if current is None or version_id != current.version_id:
+                    found = self._files.described(f"{_layer_key(clip_id, layer)}/{version_id}")
+                    if found is not None:
+                        yield StoreVersion(clip_id, layer, version_id, *found)
+
+    def remove_version(self, clip_id: str, layer: str, version_id: str) -> None:
+        """Remove a version that no pointer names; nothing happens when it is not there.
+
+        Raises:
+            TransientError: It is the current one.
+            ArtifactCorrupted: The pointer cannot be read, so that it may be the current one.
+        """
+        current = self.document(clip_id, layer)
+        if current is not None and current.version_id == version_id:
+            raise _is_current(clip_id, layer, version_id)
+        self._files.move_out(f"{_layer_key(clip_id, layer)}/{_checked_name(version_id)}", None)
+
     def _require_not_current(self, clip_id: str, layer: str, version_id: str) -> None:
         current = self._readable(clip_id, layer)
         if current is not None and current.version_id == version_id:
-            raise TransientError(
-                f"Version {version_id} of layer {layer} of clip {clip_id} is the current one: it was published a "
-                "moment ago. Try again."
-            )
+            raise _is_current(clip_id, layer, version_id)
 
     def _readable(self, clip_id: str, layer: str) -> ArtifactDocument | None:
         try:
@@ -266,15 +357,23 @@ class ArtifactStore:
             older_than_s: Folders in which something changed within this time are left alone.
 
         Returns:
-            The number of folders removed.
+            The number of folders removed, and in a bucket of unfinished uploads.
         """
-        removed = 0
+        removed = self._files.abort_uploads(older_than_s)
+        for folder, _ in self.abandoned_staging(older_than_s=older_than_s):
+            _remove(folder)
+            removed += 1
+        return removed
+
+    def abandoned_staging(self, *, older_than_s: float = ABANDONED_S) -> list[tuple[Path, int]]:
+        """The folders that :meth:`clean_staging` removes, each with what it takes in bytes."""
+        found = []
         for folder in self._files.staging_folders():
             newest = _newest_change(folder)
             if newest is not None and time.time() - newest >= older_than_s:
-                _remove(folder)
-                removed += 1
-        return removed
+                files = [path for path in folder.rglob("*") if path.is_file()]
+                found.append((folder, sum(path.lstat().st_size for path in files)))
+        return found
 
     def _file_key(self, document: ArtifactDocument, name: str) -> str:
         return f"{_version_key(document)}/{_checked_name(document.file(name).name)}"
@@ -401,7 +500,9 @@ class _Files(Protocol):
 
     def staging_folders(self) -> list[Path]: ...
 
-    def publish(self, folder: Path, key: str, names: Sequence[str]) -> None: ...
+    def publish(self, folder: Path, key: str, files: Sequence[FileEntry]) -> None: ...
+
+    def keep(self, key: str) -> None: ...
 
     def replace(self, key: str, content: bytes) -> None: ...
 
@@ -411,13 +512,23 @@ class _Files(Protocol):
 
     def versions(self, key: str) -> list[str]: ...
 
-    def move_out(self, key: str, take: Callable[[Path], None]) -> None: ...
+    def move_out(self, key: str, take: Callable[[Path], None] | None) -> None: ...
+
+    def erase(self, key: str) -> int: ...
+
+    def described(self, key: str) -> tuple[int, dt.datetime] | None: ...
+
+    def abort_uploads(self, older_than_s: float) -> int: ...
 
     def open(self, key: str) -> BinaryIO: ...
+
+    def read_range(self, key: str, start: int, size: int) -> bytes: ...
 
     def local_path(self, key: str) -> AbstractContextManager[Path]: ...
 
     def layers(self) -> Iterator[tuple[str, str]]: ...
+
+    def layers_of(self, clip_id: str) -> list[str]: ...
 
     def uri(self, key: str) -> str: ...
 
@@ -444,7 +555,7 @@ class _LocalFiles:
         staging = self._root / STAGING
         return sorted(staging.iterdir()) if staging.is_dir() else []
 
-    def publish(self, folder: Path, key: str, names: Sequence[str]) -> None:
+    def publish(self, folder: Path, key: str, files: Sequence[FileEntry]) -> None:
         for path in sorted(folder.rglob("*"), reverse=True):
             _fsync(path)
         _fsync(folder)
@@ -457,13 +568,17 @@ class _LocalFiles:
                 raise
             # A damaged copy of this very version: its files are replaced one by one, so that a reader
             # finds each of them at any time.
-            for name in names:
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).replace(target / name)
+            for entry in files:
+                (target / entry.name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / entry.name).replace(target / entry.name)
             for path in sorted(target.rglob("*"), reverse=True):
                 _fsync(path)
             _fsync(target)
         _fsync(target.parent)
+
+    def keep(self, key: str) -> None:
+        # Housekeeping judges by the time: a version that becomes the current one again is not old.
+        os.utime(self._root / key)
 
     def replace(self, key: str, content: bytes) -> None:
         temporary = self._root / STAGING / f"{uuid.uuid4().hex}.json"
@@ -500,18 +615,42 @@ class _LocalFiles:
             return []
         return sorted(path.name for path in found if path.name != POINTER)
 
-    def move_out(self, key: str, take: Callable[[Path], None]) -> None:
+    def move_out(self, key: str, take: Callable[[Path], None] | None) -> None:
         folder = self._root / key
         if folder.exists():
-            take(folder)
+            if take is not None:
+                take(folder)
             _remove(folder)
         if folder.exists():
             raise OSError(f"{folder} cannot be removed")
         if folder.parent.is_dir():
             _fsync(folder.parent)
 
+    def erase(self, key: str) -> int:
+        folder = self._root / key
+        removed = sum(not path.is_dir() or path.is_symlink() for path in folder.rglob("*"))
+        self.move_out(key, None)
+        return removed
+
+    def described(self, key: str) -> tuple[int, dt.datetime] | None:
+        folder = self._root / key
+        try:
+            found = [path.lstat() for path in (folder, *folder.rglob("*"))]
+        except FileNotFoundError:
+            return None
+        newest = max(stat.st_mtime for stat in found)
+        files = sum(stat.st_size for stat in found if not S_ISDIR(stat.st_mode))
+        return files, dt.datetime.fromtimestamp(newest, dt.UTC)
+
+    def abort_uploads(self, older_than_s: float) -> int:
+        return 0
+
     def open(self, key: str) -> BinaryIO:
         return (self._root / key).open("rb")
+
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        with (self._root / key).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, start)
 
     @contextlib.contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
@@ -525,24 +664,23 @@ class _LocalFiles:
             return
         for clip in sorted(self._root.iterdir()):
             if is_clip_id(clip.name):
-                for layer in sorted(clip.iterdir()):
-                    if _LAYER.fullmatch(layer.name):
-                        yield clip.name, layer.name
+                for layer in self.layers_of(clip.name):
+                    yield clip.name, layer
+
+    def layers_of(self, clip_id: str) -> list[str]:
+        folder = self._root / clip_id
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [path.name for path in found if _LAYER.fullmatch(path.name)]
 
     def uri(self, key: str) -> str:
         return str(self._root / key)
 
 
 class _RemoteFiles:
-    """An fsspec file system: versions are uploaded under their final keys, which nothing names yet."""
+    """A bucket: versions are uploaded under their final keys, which nothing names yet."""
 
-    def __init__(self, root: str) -> None:
-        # Most stores are local, and importing the file systems takes time.
-        import fsspec
-
-        # A listing kept from before would hide what other processes commit.
-        self._fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
-        self._root = path.rstrip("/")
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
 
     @property
     def local_root(self) -> Path | None:
@@ -555,95 +693,91 @@ class _RemoteFiles:
         found = sorted(Path(tempfile.gettempdir()).glob(f"{_REMOTE_STAGING_PREFIX}*"))
         return [folder for folder in found if folder.lstat().st_uid == os.getuid()]
 
-    def publish(self, folder: Path, key: str, names: Sequence[str]) -> None:
-        with _network_errors(self.uri(key)):
-            for name in names:
-                target = self._path(f"{key}/{name}")
-                self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-                self._fs.put_file(str(folder / name), target)
+    def publish(self, folder: Path, key: str, files: Sequence[FileEntry]) -> None:
+        for entry in files:
+            self._bucket.put_file(folder / entry.name, f"{key}/{entry.name}")
+        found = {item.key: item.bytes for item in self._bucket.list(key)}
+        for entry in files:
+            actual = found.get(f"{key}/{entry.name}")
+            if actual != entry.bytes:
+                raise TransientError(
+                    f"{self._bucket.uri(f'{key}/{entry.name}')}: expected {entry.bytes} bytes after the upload, "
+                    f"found {actual}. Try again."
+                )
+
+    def keep(self, key: str) -> None:
+        pass
 
     def replace(self, key: str, content: bytes) -> None:
-        with _network_errors(self.uri(key)):
-            self._fs.pipe_file(self._path(key), content)
+        self._bucket.put(key, content)
 
     def read(self, key: str) -> bytes | None:
-        with _network_errors(self.uri(key)):
-            try:
-                return cast(bytes, self._fs.cat_file(self._path(key)))
-            except FileNotFoundError:
-                return None
+        return self._bucket.get(key)
 
     def remove(self, key: str) -> bool:
-        with _network_errors(self.uri(key)):
-            try:
-                self._fs.rm_file(self._path(key))
-            except FileNotFoundError:
-                return False
-            return True
+        return self._bucket.remove(key)
 
     def versions(self, key: str) -> list[str]:
-        return [name for name in self._names(self._path(key)) if name != POINTER]
+        return self._bucket.folders(key)
 
-    def move_out(self, key: str, take: Callable[[Path], None]) -> None:
-        root = self._path(key)
-        with self._download_folder(key) as temporary:
-            with _network_errors(self.uri(key)):
-                found = self._fs.find(root, detail=True)
-                for path, described in found.items():
-                    target = Path(temporary) / "version" / _checked_name(path[len(root) + 1 :])
+    def move_out(self, key: str, take: Callable[[Path], None] | None) -> None:
+        if take is not None:
+            with self._download_folder(key) as temporary:
+                folder = Path(temporary) / "version"
+                for item in self._bucket.list(key):
+                    target = folder / _checked_name(item.key[len(key) + 1 :])
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    self._fs.get_file(path, str(target))
-                    if target.stat().st_size != described["size"]:
-                        raise TransientError(
-                            f"The download of {self._fs.unstrip_protocol(path)} is incomplete. Try again."
-                        )
-            if found:
-                take(Path(temporary) / "version")
-            with _network_errors(self.uri(key)):
-                for path in found:
-                    self._fs.rm_file(path)
-                # File systems that have folders keep an empty one.
-                with contextlib.suppress(FileNotFoundError, NotImplementedError):
-                    if self._fs.isdir(root):
-                        self._fs.rm(root, recursive=True)
+                    self._get_file(item.key, target)
+                if folder.exists():
+                    take(folder)
+        self._bucket.erase(key)
+
+    def _get_file(self, key: str, target: Path) -> None:
+        try:
+            self._bucket.get_file(key, target)
+        except FileNotFoundError as error:
+            raise TransientError(f"{self._bucket.uri(key)} vanished while it was read. Try again.") from error
+
+    def erase(self, key: str) -> int:
+        return self._bucket.erase(key)
+
+    def described(self, key: str) -> tuple[int, dt.datetime] | None:
+        found = list(self._bucket.list(key))
+        if not found:
+            return None
+        return sum(item.bytes for item in found), max(item.modified_at for item in found)
+
+    def abort_uploads(self, older_than_s: float) -> int:
+        return self._bucket.abort_uploads(older_than_s=older_than_s)
 
     def open(self, key: str) -> BinaryIO:
-        with _network_errors(self.uri(key)):
-            return cast(BinaryIO, self._fs.open(self._path(key), "rb"))
+        return self._bucket.open(key)
+
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        return self._bucket.get_range(key, start, size)
 
     @contextlib.contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
         with self._download_folder(key) as folder:
             path = Path(folder) / PurePosixPath(key).name
-            with _network_errors(self.uri(key)):
-                self._fs.get_file(self._path(key), str(path))
+            self._bucket.get_file(key, path)
             yield path
 
     def layers(self) -> Iterator[tuple[str, str]]:
-        for clip in self._names(self._root):
+        for clip in self._bucket.folders():
             if is_clip_id(clip):
-                for layer in self._names(f"{self._root}/{clip}"):
-                    if _LAYER.fullmatch(layer):
-                        yield clip, layer
+                for layer in self.layers_of(clip):
+                    yield clip, layer
+
+    def layers_of(self, clip_id: str) -> list[str]:
+        return [name for name in self._bucket.folders(clip_id) if _LAYER.fullmatch(name)]
 
     def _download_folder(self, key: str) -> tempfile.TemporaryDirectory[str]:
         """A folder among those for staging, so that what a killed process leaves there is found by its clip."""
         return tempfile.TemporaryDirectory(prefix=f"{_REMOTE_STAGING_PREFIX}{key.partition('/')[0]}.")
 
-    def _names(self, path: str) -> list[str]:
-        with _network_errors(path):
-            try:
-                return sorted(
-                    str(item).rstrip("/").rpartition("/")[2] for item in self._fs.ls(path, detail=False)
-                )
-            except FileNotFoundError:
-                return []
-
     def uri(self, key: str) -> str:
-        return str(self._fs.unstrip_protocol(self._path(key)))
-
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{key}"
+        return self._bucket.uri(key)
 
 
 # --- helpers ------------------------------------------------------------------------------------------
@@ -657,7 +791,7 @@ def _staged_clip(folder: Path) -> str:
 def _local_path_of(root: str) -> Path | None:
     if root.startswith("file://"):
         return Path(unquote(urlsplit(root).path)).absolute()
-    return None if "://" in root else Path(root).expanduser().absolute()
+    return None if is_bucket_url(root) else Path(root).expanduser().absolute()
 
 
 def _layer_key(clip_id: str, layer: str) -> str:
@@ -689,6 +823,22 @@ def _sha256(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def _is_current(clip_id: str, layer: str, version_id: str) -> TransientError:
+    return TransientError(
+        f"Version {version_id} of layer {layer} of clip {clip_id} is the current one: it was published a "
+        "moment ago. Try again."
+    )
+
+
+def _require_digest(document: ArtifactDocument, name: str, actual: str) -> None:
+    expected = document.file(name).sha256
+    if actual != expected:
+        raise ArtifactCorrupted(
+            f"{name} of layer {document.layer} of clip {document.clip_id} is damaged: expected sha256 {expected}, "
+            f"found {actual}. {_remedy(document.clip_id, document.layer)}"
+        )
+
+
 def _missing(document: ArtifactDocument, name: str) -> ArtifactMissing:
     return ArtifactMissing(
         f"{name} of layer {document.layer} of clip {document.clip_id} is gone from the store. "
@@ -698,14 +848,6 @@ def _missing(document: ArtifactDocument, name: str) -> ArtifactMissing:
 
 def _remedy(clip_id: str, layer: str) -> str:
     return f"Make it again with `ego-assets run --clip {clip_id} --layer {layer} --again`."
-
-
-@contextlib.contextmanager
-def _network_errors(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (ConnectionError, TimeoutError) as error:
-        raise TransientError(f"The store cannot be reached at {where} ({error}). Try again later.") from error
 
 
 def _fsync(path: Path) -> None:

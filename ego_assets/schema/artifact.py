@@ -13,6 +13,8 @@ from ego_assets.schema.errors import ConfigurationError
 
 #: Raised whenever the meaning of a field changes.
 ARTIFACT_FORMAT = 1
+#: Digest of the document itself, which nothing else vouches for.
+_OWN_DIGEST = "document_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +77,17 @@ class ArtifactDocument:
     format: int = ARTIFACT_FORMAT
 
     def to_json(self) -> str:
-        """The document as stored, with sorted keys."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        """The document as stored, with sorted keys and the digest of everything else in it."""
+        content = asdict(self)
+        content[_OWN_DIGEST] = digest_of(content)
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ArtifactDocument:
         """Read a stored document.
 
         Raises:
-            ValueError: The document is not JSON or lacks something.
+            ValueError: The document is not JSON, lacks something, or was changed since it was written.
             ConfigurationError: It was written by a newer version of the platform.
         """
         raw = json.loads(text)
@@ -92,6 +96,9 @@ class ArtifactDocument:
                 f"artifact.json has format {raw['format']}, this version reads up to {ARTIFACT_FORMAT}: "
                 "upgrade ego_assets"
             )
+        # Documents from before there was a digest have none.
+        if (expected := raw.pop(_OWN_DIGEST, None)) is not None and digest_of(raw) != expected:
+            raise ValueError(f"expected the content to have sha256 {expected}, got {digest_of(raw)}")
         raw["files"] = tuple(FileEntry(**entry) for entry in raw["files"])
         raw["backends"] = tuple(BackendInfo(**entry) for entry in raw["backends"])
         raw["attempts"] = tuple(raw["attempts"])

@@ -60,6 +60,14 @@ class ClipRefused(EgoAssetsError):
     """A layer may not run on a clip: a blocking gate failed, or the clip was withdrawn or held."""
 
 
+class ClipErased(ClipRefused):
+    """A clip was erased for good; its id is never used again."""
+
+    def __init__(self, clip_id: str) -> None:
+        super().__init__(f"Clip {clip_id} was erased for good. Nothing is left of it but its id.")
+        self.clip_id = clip_id
+
+
 class ArtifactMissing(EgoAssetsError):
     """An input layer has no committed version."""
 

@@ -4,12 +4,14 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
+DELIVERY_VENV := .venv-delivery
+DATASETS3_VENV := .venv-datasets3
 CLIPS ?=
 PORT ?= 3000
 
 export EGO_DATA_DIR ?= $(CURDIR)/ego_data
 
-.PHONY: help setup demo ui test test-faults lint check benchmarks clean
+.PHONY: help setup demo ui test test-faults test-delivery lint check benchmarks clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -32,6 +34,21 @@ test: $(STAMP) ## Run the test suite on the CPU.
 test-faults: $(STAMP) ## Interrupt the work in every way and see that nothing is lost: minutes.
 	@EGO_TEST_FAULTS=1 $(BIN)/python -m pytest ego_assets_tests/faults $(PYTEST_ARGS)
 
+test-delivery: $(STAMP) $(DELIVERY_VENV)/.setup $(DATASETS3_VENV)/.setup ## Open a delivery with the packages of its consumers.
+	@EGO_TEST_DELIVERY=1 EGO_DELIVERY_PYTHON=$(DELIVERY_VENV)/bin/python \
+		EGO_DATASETS3_PYTHON=$(DATASETS3_VENV)/bin/python \
+		$(BIN)/python -m pytest ego_assets_tests/consumers $(PYTEST_ARGS)
+
+$(DELIVERY_VENV)/.setup: constraints/delivery.txt tools/make_environment.py
+	@$(PYTHON) tools/make_environment.py --venv $(DELIVERY_VENV) --constraints constraints/delivery.txt \
+		lerobot==0.4.4 "datasets>=4" webdataset h5py torch pandas pillow pyarrow
+	@touch $@
+
+$(DATASETS3_VENV)/.setup: constraints/datasets3.txt tools/make_environment.py
+	@$(PYTHON) tools/make_environment.py --venv $(DATASETS3_VENV) --constraints constraints/datasets3.txt \
+		"datasets==3.6.*" pillow
+	@touch $@
+
 lint: $(STAMP) ## Style and types.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -43,4 +60,4 @@ benchmarks: $(STAMP) ## Run every benchmark with its quick settings.
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file" --quick; done
 
 clean: ## Remove the environment and the caches; the data stays.
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DELIVERY_VENV) $(DATASETS3_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

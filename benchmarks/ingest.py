@@ -1,4 +1,4 @@
-"""Ingest plus quality against a bare decode of the same clip, in CPU seconds."""
+"""Ingest plus quality against a bare decode of the same clip, in CPU seconds; what the framing gates find and cost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import _ingest_framing
 from _harness import Reporter, alternate, cpu_seconds, median_ratio, parse_arguments
 
 from ego_assets.schema.errors import EgoAssetsError
@@ -16,15 +17,25 @@ from ego_assets.schema.errors import EgoAssetsError
 if TYPE_CHECKING:
     from ego_assets.project import Project
 
+PARTS = ("cost", "framing")
 RATIO = "ingest and quality / bare decode"
 TARGET_RATIO = 1.5
 
 
 def main() -> None:
-    options = parse_arguments(__doc__)
+    options = parse_arguments(__doc__, parts=PARTS)
+    parts = options.part or PARTS
     reporter = Reporter("ingest")
+    if "cost" in parts:
+        measure_cost(reporter, options.clip, quick=options.quick)
+    if "framing" in parts:
+        _ingest_framing.run(reporter, quick=options.quick)
+
+
+def measure_cost(reporter: Reporter, real_clip: Path | None, *, quick: bool) -> None:
+    """What taking in and measuring a clip costs."""
     with tempfile.TemporaryDirectory() as folder:
-        clip = options.clip or render(Path(folder), quick=options.quick)
+        clip = real_clip or render(Path(folder), quick=quick)
         try:
             measure_ingest(clip, Path(folder) / "trial")
         except (EgoAssetsError, OSError, RuntimeError) as error:
@@ -36,8 +47,9 @@ def main() -> None:
                 "bare decode": lambda: cpu_seconds(lambda: bare_decode(clip)),
                 "ingest and quality": lambda: measure_ingest(clip, Path(folder) / f"project{next(counter)}"),
             },
-            runs=3 if options.quick else 7,
+            runs=3 if quick else 7,
         )
+        _ingest_framing.cost(reporter, clip, quick=quick)
     for name, samples in values.items():
         reporter.report(name, statistics.median(samples), "CPU seconds")
     ratio = median_ratio(values["ingest and quality"], values["bare decode"])

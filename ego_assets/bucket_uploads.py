@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ego_assets.media.uploads import is_ignored_key, is_plain_key
+from ego_assets.schema.erasures import ERASED_UPLOAD
 from ego_assets.schema.errors import DuplicateUpload, EgoAssetsError, TransientError, UploadRejected
 from resources.upload_queue import BATCH, Message, UnreadableNotification, UploadQueue, parse_notification
 from resources.uploads import BucketUploads, identity
@@ -420,7 +421,11 @@ class BucketWatch:
             self._rejected_bytes += info.bytes
             self._intake.reject_object(self._uploads, info, rejection, actor=ACTOR)
         self._rejected += 1
-        self._log.warning("rejected %s (%s): %s", uri, rejection.code, rejection)
+        if rejection.code == ERASED_UPLOAD:
+            # Its name would stay in the log of the tick.
+            self._log.warning("refused an upload: %s", rejection)
+        else:
+            self._log.warning("rejected %s (%s): %s", uri, rejection.code, rejection)
         return None
 
 

@@ -19,7 +19,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ego_assets.commands.audit import audit
+from ego_assets.commands.audit import app as audit_app
+from ego_assets.commands.collector_report import collector_report
+from ego_assets.commands.deliver import deliver
+from ego_assets.commands.deliveries import app as deliveries_app
+from ego_assets.commands.deliveries import diff
+from ego_assets.commands.erase import erase
 from ego_assets.commands.gc import gc
 from ego_assets.commands.incident import app as incident_app
 from ego_assets.commands.privacy import blur, detect
@@ -72,9 +77,14 @@ app = typer.Typer(
 app.add_typer(review_app)
 app.add_typer(incident_app)
 app.add_typer(vault_app)
-app.command()(audit)
+app.add_typer(deliveries_app)
+app.add_typer(audit_app)
 app.command()(blur)
+app.command()(collector_report)
+app.command()(deliver)
 app.command()(detect)
+app.command()(diff)
+app.command()(erase)
 app.command()(gc)
 app.command()(reprocess)
 app.command()(similar)

@@ -6,7 +6,7 @@ from dagster import Definitions, in_process_executor
 
 from ego_assets.assets import COLLECTION_ASSETS, COLLECTION_CHECKS, LAYERS
 from ego_assets.batching import build_layer_assets
-from ego_assets.jobs import build_jobs, build_schedules
+from ego_assets.jobs import build_jobs, build_schedules, deliver_job
 from ego_assets.sensors import build_sensors
 from ego_assets.settings import Settings, load_settings
 from resources.platform import build_resources
@@ -19,7 +19,7 @@ def build_definitions(settings: Settings) -> Definitions:
     return Definitions(
         assets=[*layer_assets, *COLLECTION_ASSETS],
         asset_checks=COLLECTION_CHECKS,
-        jobs=list(jobs.values()),
+        jobs=[*jobs.values(), deliver_job],
         schedules=build_schedules(jobs),
         sensors=build_sensors(jobs),
         resources=build_resources(settings),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from ego_assets.schema.errors import ArtifactCorrupted
+from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing
 from ego_assets.schema.layers import DeliveryMember, LayerSpec
 
 if TYPE_CHECKING:
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 #: Files that are held open: those of the clips whose samples are mixed, and no more.
 MOST_OPEN_FILES = 128
+#: Lists of files, and documents, that are kept: two of each clip whose samples are mixed, and some more.
+MOST_REMEMBERED = 80
 _METADATA = "metadata.json"
+
+_T = TypeVar("_T")
+_Listed = tuple[dict[str, DeliveryMember], dict[str, int], dict[str, "ArtifactDocument"]]
 
 
 class OpenFiles:
@@ -29,6 +35,7 @@ class OpenFiles:
     def __init__(self, store: ArtifactStore) -> None:
         self.store = store
         self._open: OrderedDict[tuple[str, str, str], BinaryIO] = OrderedDict()
+        self._made: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
     def get(self, document: ArtifactDocument, name: str) -> BinaryIO:
         """The file, at any position.
@@ -42,6 +49,16 @@ class OpenFiles:
         if len(self._open) > MOST_OPEN_FILES:
             self._open.popitem(last=False)[1].close()
         return file
+
+    def remember(self, key: tuple[str, str], make: Callable[[], _T]) -> _T:
+        """What was made under this key, or made now; only that of the clips that were asked for last is kept."""
+        made = self._made.pop(key, None)
+        if made is None:
+            made = make()
+        self._made[key] = made
+        if len(self._made) > MOST_REMEMBERED:
+            self._made.popitem(last=False)
+        return cast("_T", made)
 
     def close(self) -> None:
         """Close them all."""
@@ -61,26 +78,37 @@ class StoreClipFiles:
     Args:
         files: The store, and what is open of it.
         package: The committed package of the clip.
-        layers: The committed layers that were packed, by name.
-        specs: What each of them delivers.
+        specs: What each layer delivers.
     """
 
-    def __init__(
-        self,
-        files: OpenFiles,
-        *,
-        package: ArtifactDocument,
-        layers: Mapping[str, ArtifactDocument],
-        specs: Sequence[LayerSpec],
-    ) -> None:
+    def __init__(self, files: OpenFiles, *, package: ArtifactDocument, specs: Sequence[LayerSpec]) -> None:
         self._files = files
         self._package = package
-        self._layers = dict(layers)
-        self._specs = [spec for spec in specs if spec.deliver is not None and spec.name in layers]
+        self._specs = specs
+
+    def documents(self) -> dict[str, ArtifactDocument]:
+        """The layers that were packed and that deliver something, by name.
+
+        Raises:
+            ArtifactMissing: One was made anew since.
+        """
+        found: dict[str, ArtifactDocument] = {}
+        for spec in self._specs:
+            packed = self._package.inputs.get(spec.name)
+            if spec.deliver is None or packed is None:
+                continue
+            document = self._files.store.document(self._package.clip_id, spec.name)
+            if document is None or document.data_version != packed:
+                raise ArtifactMissing(
+                    f"Clip {self._package.clip_id}: {spec.name} was made anew after it was packed. Pack it again: "
+                    f"`ego-assets run --clip {self._package.clip_id}`."
+                )
+            found[spec.name] = document
+        return found
 
     def sizes(self) -> Mapping[str, int]:
         """Size in bytes by path."""
-        return self._sizes
+        return self._listed[1]
 
     def read(self, path: str) -> bytes:
         """Content of a file.
@@ -92,8 +120,9 @@ class StoreClipFiles:
         """
         if path == _METADATA:
             return self._files.store.read_bytes(self._package, _METADATA)
-        member, size = self._members[path], self._sizes[path]
-        document = self._layers[member.layer]
+        members, sizes, documents = self._listed
+        member, size = members[path], sizes[path]
+        document = documents[member.layer]
         file = self._files.get(document, member.file)
         file.seek(member.offset)
         content = file.read(size)
@@ -105,20 +134,50 @@ class StoreClipFiles:
             )
         return content
 
-    @cached_property
-    def _members(self) -> dict[str, DeliveryMember]:
+    @property
+    def _listed(self) -> _Listed:
+        return self._files.remember((self._package.clip_id, "files"), self._list)
+
+    def _list(self) -> _Listed:
+        """Where each file lies, and its size, by path."""
+        documents = self.documents()
         members: dict[str, DeliveryMember] = {}
+        sizes = {_METADATA: self._package.file(_METADATA).bytes}
         for spec in self._specs:
-            document = self._layers[spec.name]
-            if spec.deliver is not None:
+            document = documents.get(spec.name)
+            if document is not None and spec.deliver is not None:
                 for member in spec.deliver(document, partial(self._files.store.read_bytes, document)):
                     members[member.path] = member
-        return members
+                    available = document.file(member.file).bytes
+                    sizes[member.path] = available - member.offset if member.size is None else member.size
+        return members, sizes, documents
 
-    @cached_property
-    def _sizes(self) -> dict[str, int]:
-        sizes = {_METADATA: self._package.file(_METADATA).bytes}
-        for path, member in self._members.items():
-            available = self._layers[member.layer].file(member.file).bytes
-            sizes[path] = available - member.offset if member.size is None else member.size
-        return sizes
+
+class StoredMetadata(Mapping[str, Any]):
+    """The ``metadata.json`` of a packed clip, read when it is asked for.
+
+    Args:
+        files: The store, and what was read of it.
+        package: The committed package of the clip.
+    """
+
+    def __init__(self, files: OpenFiles, package: ArtifactDocument) -> None:
+        self._files = files
+        self._package = package
+
+    def __getitem__(self, key: str) -> Any:
+        return self._content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    @property
+    def _content(self) -> dict[str, Any]:
+        return self._files.remember((self._package.clip_id, _METADATA), self._read)
+
+    def _read(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self._files.store.read_bytes(self._package, _METADATA))
+        return content

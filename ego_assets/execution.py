@@ -28,6 +28,7 @@ from ego_assets.schema.embeddings import EMBEDDINGS_LAYER, Embedding
 from ego_assets.schema.errors import (
     ArtifactCorrupted,
     ArtifactMissing,
+    ClipErased,
     ClipRefused,
     ConfigurationError,
     DuplicateUpload,
@@ -565,15 +566,19 @@ def _run_layer(
                 sleep(delay)
                 continue
             log.error("%s of clip %s failed: %s", spec.name, clip_id, error, exc_info=not expected)
-            return _record_failure(
-                spec,
-                clip_id,
-                error,
-                services=services,
-                run_id=run_id,
-                attempts=retry + 1,
-                started=started,
-            )
+            try:
+                return _record_failure(
+                    spec,
+                    clip_id,
+                    error,
+                    services=services,
+                    run_id=run_id,
+                    attempts=retry + 1,
+                    started=started,
+                )
+            except ClipErased as erased:
+                # It was taken away from under the layer: nothing is recorded of it any more.
+                return LayerOutcome(clip_id=clip_id, state=LayerState.REFUSED, reason=str(erased))
 
 
 def _hold(

@@ -6,14 +6,10 @@ Every step can be made again: a process that is killed between two of them is co
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
-import fcntl
-import json
-import os
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +39,6 @@ if TYPE_CHECKING:
     from resources.storage import ArtifactStore
     from resources.vault import Quarantine, Vault
 
-#: In the folder of a delivery: the clips that were recalled from it.
-RECALLED = "RECALLED.json"
 #: What asks for the review of an incident; no layer has this name.
 REVIEW_SOURCE = "incident"
 _DELIVERIES = "deliveries"
@@ -265,7 +259,7 @@ class IncidentDesk:
                         self.database.resolve_review_item(item.id, resolution=note, actor=actor)
             # Its random sample may have been looked at meanwhile.
             settle_privacy_status(clip.clip_id, database=self.database, store=self.store)
-            self._audit(incident, "incident.resolve", note, actor=actor)
+            self._audit(incident, "incident.resolve", "the new video was watched", actor=actor)
         return incident
 
     def what_is_left(self, incident: Incident) -> list[str]:
@@ -363,7 +357,7 @@ class IncidentDesk:
             reason=f"Incident {incident_id}: {report.kind} uncovered in {where}. {report.note}".strip(),
             details={"incident": incident_id},
         )
-        self._audit(incident, "incident.open", f"{report.kind} in {where}: {report.note}", actor=actor)
+        self._audit(incident, "incident.open", f"{report.kind} in {where}", actor=actor)
         return incident_id
 
     # --- quarantine -----------------------------------------------------------------------------------
@@ -425,6 +419,10 @@ class IncidentDesk:
 
     def _recall(self, incident: Incident, quarantine: Quarantine) -> list[AffectedDelivery]:
         """Take the clip out of every delivery on this machine, and say so there."""
+        from ego_assets.delivery import dataset
+        from ego_assets.delivery.formats import files_holding
+        from ego_assets.delivery.recall import recall_clip
+
         roots = {root.resolve() for root in _folders(self.settings.deliveries)}
         affected = set()
         #: By folder: deliveries of the same name may lie below different roots.
@@ -438,17 +436,50 @@ class IncidentDesk:
                 recorded[folder] = known
                 roots.add(folder.parent)
         for root in sorted(roots):
-            with _locked(root):
-                for folder in _folders(root):
-                    files = sorted(folder.glob(f"{incident.clip_id}*"))
-                    held = folder in recorded or bool(files) or _is_recalled(folder, incident)
-                    if held and not folder.name.startswith("."):
-                        unrecorded = AffectedDelivery(name=root.name, version=folder.name)
-                        affected.add(recorded.get(folder, unrecorded))
-                        _mark_recalled(folder, incident)
-                    for path in files:
-                        quarantine.take(path, _DELIVERIES, root.name, folder.name, path.name)
+            with dataset.alone(root):
+                # A half-written version may show it anywhere, and is written again anyway.
+                for staged in root.glob(".staging-*"):
+                    for path in files_holding(staged, incident.clip_id):
+                        _quarantined(quarantine, root, staged, path)
+                    shutil.rmtree(staged, ignore_errors=True)
+                held = [
+                    folder
+                    for folder in _folders(root)
+                    if folder in recorded
+                    or files_holding(folder, incident.clip_id)
+                    or _is_recalled(folder, incident)
+                ]
+                for folder in held:
+                    unrecorded = AffectedDelivery(name=root.name, version=folder.name)
+                    affected.add(recorded.get(folder, unrecorded))
+                    recall_clip(
+                        folder,
+                        incident.clip_id,
+                        reason={"incident": incident.id},
+                        take=partial(_quarantined, quarantine, root, folder),
+                    )
+                # Consumers hear of it at once; the next run writes a corrected version.
+                dataset.withdraw_clip(
+                    root,
+                    incident.clip_id,
+                    versions=[folder.name for folder in held],
+                    recorded=[made.version for made in self.database.deliveries() if made.name == root.name],
+                    reason="privacy incident",
+                )
+        affected.update(self._recall_published(incident.clip_id))
         return sorted(affected, key=lambda delivery: (delivery.name, delivery.version))
+
+    def _recall_published(self, clip_id: str) -> list[AffectedDelivery]:
+        """Take the clip out of the copies in the bucket, where one is set."""
+        if not self.settings.deliveries_url:
+            return []
+        from resources.deliveries import PublishedDeliveries
+
+        published = PublishedDeliveries(self.settings.deliveries_url, self.settings.store_access)
+        found = [copy.split("/") for copy in published.recall(clip_id, self.settings.deliveries)]
+        for root in _folders(self.settings.deliveries):
+            published.publish_corrections(root)
+        return [AffectedDelivery(name=name, version=version) for name, version in found]
 
     def _remove_reports(self, clip_id: str) -> None:
         """Remove the reports that embed pictures of all clips, which the next run writes anew, and the clip's own."""
@@ -550,42 +581,15 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Wait until no delivery is being written below ``root``, and keep others from starting one."""
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _recalled_entries(folder: Path) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads((folder / RECALLED).read_text())["recalled"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+def _quarantined(quarantine: Quarantine, root: Path, folder: Path, path: Path) -> None:
+    """Move what a version shows of a clip into the quarantine."""
+    quarantine.take(path, _DELIVERIES, root.name, folder.name, *path.relative_to(folder).parts)
 
 
 def _is_recalled(folder: Path, incident: Incident) -> bool:
+    from ego_assets.delivery.recall import recalled_entries
+
     return any(
         (entry.get("clip_id"), entry.get("incident")) == (incident.clip_id, incident.id)
-        for entry in _recalled_entries(folder)
+        for entry in recalled_entries(folder)
     )
-
-
-def _mark_recalled(folder: Path, incident: Incident) -> None:
-    """Add the clip to the list of what was recalled from a delivery."""
-    if _is_recalled(folder, incident):
-        return
-    entry = {
-        "clip_id": incident.clip_id,
-        "incident": incident.id,
-        "recalled_at": dt.datetime.now(dt.UTC).isoformat(),
-    }
-    content = {"format": 1, "recalled": [*_recalled_entries(folder), entry]}
-    staged = folder / f".{RECALLED}.{uuid.uuid4().hex}"
-    staged.write_text(json.dumps(content, indent=2) + "\n")
-    staged.replace(folder / RECALLED)

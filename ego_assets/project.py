@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ego_assets.delivering import select_clips
+from ego_assets.assembling import DeliveryMaker
+from ego_assets.delivering import DELIVERY_NAME
+from ego_assets.delivery.definition import DeliveryDefinition
 from ego_assets.disk import require_space
 from ego_assets.execution import LayerState, Services, layers_done_without, listen_to_progress
 from ego_assets.planning import ClipPlan, plan_clip
@@ -140,6 +142,11 @@ class Project:
         from resources.platform import open_intake
 
         return open_intake(self.settings, self.database, self.vault)
+
+    @cached_property
+    def deliveries(self) -> DeliveryMaker:
+        """Makes deliveries."""
+        return DeliveryMaker(settings=self.settings, database=self.database, store=self.store)
 
     @cached_property
     def services(self) -> Services:
@@ -342,9 +349,9 @@ class Project:
     def result_paths(self) -> dict[str, str]:
         """Where the newest delivery and the report are."""
         paths = {}
-        deliveries = self.database.deliveries()
-        if deliveries:
-            paths["delivery"] = deliveries[-1].uri
+        made = [delivery for delivery in self.database.deliveries() if delivery.name == DELIVERY_NAME]
+        if made:
+            paths["delivery"] = made[-1].uri
         report = self.settings.reports / "quality_report.html"
         if report.exists():
             paths["report"] = str(report)
@@ -352,7 +359,7 @@ class Project:
 
     def left_out_of_delivery(self) -> Mapping[str, str]:
         """Clips that may not be delivered now, with the reason."""
-        return select_clips(self.database, self.store).left_out
+        return self.deliveries.select(DeliveryDefinition()).left_out
 
     def require_disk_space(self, work: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Stop before anything starts when the disk cannot hold the results.
@@ -473,17 +480,17 @@ class Project:
         return _step_errors(result.all_events)
 
     def delivery_is_current(self) -> bool:
-        """Whether the newest delivery is there and holds what may be delivered now, in its present versions."""
+        """Whether the default delivery is there and holds what may be delivered now, and no other needs correcting."""
         present = {
             chosen.clip.clip_id: dict(chosen.data_versions)
-            for chosen in select_clips(self.database, self.store).clips
+            for chosen in self.deliveries.select(DeliveryDefinition()).clips
         }
-        deliveries = self.database.deliveries()
-        if not deliveries or not Path(deliveries[-1].uri).is_dir():
+        made = [delivery for delivery in self.database.deliveries() if delivery.name == DELIVERY_NAME]
+        if not made or not Path(made[-1].uri).is_dir():
             return False
-        if not self._is_published(Path(deliveries[-1].uri)):
+        if not self._is_published(Path(made[-1].uri)) or self.deliveries.outdated():
             return False
-        delivered = self.database.delivery_clips(deliveries[-1].id)
+        delivered = self.database.delivery_clips(made[-1].id)
         return present == {clip.clip_id: dict(clip.data_versions) for clip in delivered}
 
     def _is_published(self, folder: Path) -> bool:

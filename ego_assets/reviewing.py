@@ -381,7 +381,7 @@ def resolve_review(
             _require_settled(item, document, database)
         closed = database.resolve_review_item(item_id, resolution=note, actor=actor)
         database.write_audit(
-            actor=actor, action="review.resolve", clip_id=item.clip_id, detail=f"{item.kind}: {note}"
+            actor=actor, action="review.resolve", clip_id=item.clip_id, detail=f"{item.kind}: item {item.id}"
         )
         settle_privacy_status(item.clip_id, database=database, store=store)
     shutil.rmtree(page_folder(reports, item.clip_id) / str(item.id), ignore_errors=True)

@@ -22,6 +22,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from ego_assets.jobs import COLLECTION_JOB, PROCESS_CLIP_JOB
 from ego_assets.partitions import clip_partitions
+from ego_assets.schema.erasures import ERASED_UPLOAD
 from ego_assets.schema.errors import EgoAssetsError, UploadRejected
 
 #: Names the incident on the runs that make a clip anew.
@@ -91,6 +92,8 @@ def _answer_incidents(context: SensorEvaluationContext, resources: Any) -> Senso
 
     now = dt.datetime.now(dt.UTC)
     requests, states = [], []
+    if unfinished := _finish_erasures(context, resources):
+        states.append(unfinished)
     for incident in desk.advance_all(on_error=waits):
         states.append(f"{incident.id} {incident.state.value}{' overdue' * is_overdue(incident, now)}")
         layers = desk.layers_to_run(incident) if incident.background else []
@@ -118,6 +121,27 @@ def _answer_incidents(context: SensorEvaluationContext, resources: Any) -> Senso
         ],
         cursor=cursor,
     )
+
+
+def _finish_erasures(context: SensorEvaluationContext, resources: Any) -> str:
+    """Go on with erasures that were interrupted, without waiting for anybody; says what is left, if anything is."""
+    from ego_assets.assets import LAYERS
+    from ego_assets.erasing import build_eraser
+
+    eraser = build_eraser(
+        settings=resources.settings,
+        specs=tuple(spec for spec, _ in LAYERS),
+        database=resources.database.get(),
+        store=resources.store.get(),
+        vault=resources.vault.get(),
+        instance=lambda: context.instance,
+    )
+    try:
+        eraser.advance(wait=False)
+    except (EgoAssetsError, OSError) as error:
+        context.log.error("an erasure has to wait: %s", error)
+    unfinished = eraser.log.erasures(unfinished_only=True)
+    return f"{len(unfinished)} erasure(s) unfinished" if unfinished else ""
 
 
 def _next_attempt(instance: DagsterInstance, incident_id: int, now: dt.datetime) -> int | None:
@@ -221,7 +245,11 @@ def _look_at_folder(context: SensorEvaluationContext, resources: Any) -> SensorR
         except (EgoAssetsError, OSError) as error:
             context.log.warning("%s cannot be moved to rejected/: %s", path.name, error)
             continue
-        context.log.warning("rejected %s (%s): %s", path.name, reason.code, reason)
+        if reason.code == ERASED_UPLOAD:
+            # Its name would stay in the log of the tick.
+            context.log.warning("refused an upload: %s", reason)
+        else:
+            context.log.warning("rejected %s (%s): %s", path.name, reason.code, reason)
     cursor = observations_to_cursor(scan.observations)
     if not requests:
         waiting = f"{scan.waiting} upload(s) still growing or waiting, {len(rejected)} rejected."

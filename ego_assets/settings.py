@@ -522,6 +522,11 @@ class Settings(BaseSettings):
         return self.root / "reports"
 
     @property
+    def collector_reports(self) -> Path:
+        """Folder of the daily files for collectors."""
+        return self.reports / "collectors"
+
+    @property
     def dagster_home(self) -> Path:
         """Folder of the Dagster instance that the command line and `make ui` share."""
         return self.root / "dagster_home"

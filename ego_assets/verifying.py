@@ -7,12 +7,13 @@ makes it again. An original cannot: it has to come back from a backup. A deliver
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ego_assets.delivery.verify import compare_digests
 from ego_assets.execution import LayerState, record_damage
 from ego_assets.schema.errors import ArtifactCorrupted, EgoAssetsError
 from ego_assets.schema.vocabulary import VaultPurpose
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from resources.vault import Vault
 
 _BLOCK_BYTES = 1 << 20
+_CLIP_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 #: Called with how many parts were compared.
 ProgressListener = Callable[[int], None]
@@ -142,33 +144,24 @@ def verify_originals(
 def verify_deliveries(
     folders: Sequence[Path], *, on_progress: ProgressListener = lambda done: None
 ) -> Iterator[Damage]:
-    """Compare the packages of every version of a delivery with the digests it states."""
+    """Compare the files of versions of deliveries with the digests that they state; what was recalled is not missed."""
     for done, folder in enumerate(folders):
         on_progress(done)
-        try:
-            packages = json.loads((folder / "delivery.json").read_text())["packages"]
-            missing = [name for name in ("manifest.parquet", "egodata.py") if not (folder / name).is_file()]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            packages, missing = {}, [f"delivery.json ({error})"]
-        wrong = [("", f"{name} is missing or cannot be read") for name in missing]
-        for clip_id, expected in packages.items():
-            path = folder / f"{clip_id}.tar.gz"
-            actual = _sha256(path) if path.is_file() else "no file"
-            if actual != expected:
-                wrong.append((clip_id, f"{path.name} has sha256 {actual}, expected {expected}"))
+        wrong = [(_clip_of(problem), problem) for problem in compare_digests(folder)]
         for clip_id, what in wrong:
             yield Damage(
                 kind="delivery",
                 clip_id=clip_id,
                 name=folder.name,
                 message=(
-                    f"Delivery {folder.name}: {what}. Take the folder away; the next `ego-assets run` writes the "
-                    "present clips as a new version."
+                    f"Delivery {folder.parent.name} {folder.name}: {what}. Take the folder away; `ego-assets run`, or "
+                    "`ego-assets deliver` for a delivery with a name, writes the present clips as a new version."
                 ),
                 made_again=False,
             )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _clip_of(problem: str) -> str:
+    """The clip whose file a problem is about; empty where it is about the delivery."""
+    found = _CLIP_ID.match(problem)
+    return found.group() if found is not None else ""

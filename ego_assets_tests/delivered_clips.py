@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from PIL import Image
 
 from ego_assets.curation.completeness import bitfield_of
 from ego_assets.curation.score import ScoreParts, score_clip
-from ego_assets.delivery.clip_source import DeliveredClip
+from ego_assets.delivery.clip_source import ClipArchive, DeliveredClip
 from ego_assets.delivery.definition import STEP_LAYERS
 from ego_assets.delivery.manifest import LayerReference, manifest_row
 from ego_assets.delivery.metadata import TimeGrid, clip_metadata, metadata_json
+from ego_assets.delivery.package import write_package
 from ego_assets.media.rasters import encode_indexed_png, encode_png8, encode_png16
+from ego_assets.schema.artifact import FileEntry
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.vocabulary import LocationType
 
@@ -126,6 +129,23 @@ def make_clip(
         data_versions=dict.fromkeys(("clip_package", *layers), "b" * 64),
         package_sha256="c" * 64,
         files=MemoryFiles(contents),
+    )
+
+
+def with_archive(clip: DeliveredClip) -> DeliveredClip:
+    """The clip with the ``.tar.gz`` of its files, as the folder format wants it."""
+    contents = {path: clip.files.read(path) for path in clip.files.sizes()}
+    out = io.BytesIO()
+    write_package(out, clip_id=clip.clip_id, members=[], documents=contents)
+    archive = out.getvalue()
+    digest = hashlib.sha256(archive).hexdigest()
+    return replace(
+        clip,
+        package_sha256=digest,
+        archive=ClipArchive(
+            entry=FileEntry(name=f"{clip.clip_id}.tar.gz", bytes=len(archive), sha256=digest),
+            open=lambda: io.BytesIO(archive),
+        ),
     )
 
 

@@ -6,7 +6,8 @@ joins several into one.
 
 Locks are taken in one order everywhere, so that two writers never wait for each other: the digest of an original; rows
 of clips, by id; what belongs to the clips, artifacts before embeddings; the name of a delivery; last the audit log.
-SQLite has one writer at a time and needs no order.
+Whoever has written an audit row locks nothing more than what is locked already, and commits soon: all others who
+write one wait. SQLite has one writer at a time and needs no order.
 """
 
 from __future__ import annotations
@@ -74,7 +75,13 @@ from ego_assets.media.uploads import is_clip_id
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.embeddings import EMBEDDINGS_LAYER
-from ego_assets.schema.errors import ConfigurationError, EgoAssetsError, TransientError, UnknownClip
+from ego_assets.schema.errors import (
+    ClipErased,
+    ConfigurationError,
+    EgoAssetsError,
+    TransientError,
+    UnknownClip,
+)
 from ego_assets.schema.gates import GateOutcome, GateResult
 from ego_assets.schema.incidents import INCIDENT_WITHDRAWAL
 from ego_assets.schema.layers import derive_processing_status
@@ -89,7 +96,7 @@ from ego_assets.schema.vocabulary import (
 )
 
 #: The newest migration; :meth:`Database.upgrade` does nothing when the database has it.
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0006"
 
 #: How long a writer waits for another one before it gives up.
 BUSY_TIMEOUT_S = 30.0
@@ -276,6 +283,8 @@ class AuditEntry:
         clip_id: The clip; empty when the action concerns none.
         detail: Further particulars.
         run_id: Dagster run; empty outside one.
+        previous_digest: Digest of the row before; see :mod:`resources.audit`.
+        digest: Digest of this row's content and of ``previous_digest``.
     """
 
     id: int
@@ -286,6 +295,8 @@ class AuditEntry:
     clip_id: str
     detail: str
     run_id: str
+    previous_digest: str
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,21 +349,27 @@ class ClipStanding:
         leaking_incident: Its oldest incident whose leaking versions are not all in quarantine, or ``None``.
         withdrawn: Whether it was withdrawn for another reason than an incident. A clip that only an incident
             withdrew is processed, because its leaking layers must be made anew.
+        erased: Whether its erasure has begun.
     """
 
     clip: Clip
     gates: Sequence[GateRecord]
     leaking_incident: int | None
     withdrawn: bool
+    erased: bool = False
 
     @property
     def is_stopped(self) -> bool:
         """Whether no layer at all may run."""
-        return self.leaking_incident is not None or self.withdrawn or bool(self.clip.duplicate_of)
+        return (
+            self.erased or self.leaking_incident is not None or self.withdrawn or bool(self.clip.duplicate_of)
+        )
 
     def refusal(self, *, inputs: Sequence[str], held_stops: bool = True) -> str | None:
         """As :meth:`Database.refusal`."""
         clip = self.clip
+        if self.erased:
+            return str(ClipErased(clip.clip_id))
         if self.leaking_incident is not None:
             return (
                 f"Clip {clip.clip_id} has a privacy incident ({self.leaking_incident}) whose leaking versions are "
@@ -470,6 +487,7 @@ class Base(DeclarativeBase):
 
 
 _ID = String(36)
+_DIGEST = String(64)
 _SIZE = BigInteger().with_variant(Integer(), "sqlite")
 _NAME = String(200)
 
@@ -524,6 +542,8 @@ class ClipRow(Base):
     completeness: Mapped[int]
     created_at: Mapped[dt.datetime]
     updated_at: Mapped[dt.datetime]
+    #: When its erasure began: what is left is a shell that other tables refer to; no field of a clip.
+    erased_at: Mapped[dt.datetime | None]
 
 
 class ArtifactRow(Base):
@@ -601,10 +621,14 @@ class ReviewRow(Base):
 
 
 class AuditRow(Base):
-    """``audit_log``: triggers refuse changes and removals."""
+    """``audit_log``: triggers refuse changes and removals, and each row holds the digest of the one before."""
 
     __tablename__ = "audit_log"
-    __table_args__ = (Index("ix_audit_log_clip_id", "clip_id"),)
+    __table_args__ = (
+        Index("ix_audit_log_clip_id", "clip_id"),
+        # Two rows never follow the same one.
+        Index("ix_audit_log_previous_digest", "previous_digest", unique=True),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     at: Mapped[dt.datetime]
@@ -614,6 +638,8 @@ class AuditRow(Base):
     clip_id: Mapped[str] = mapped_column(_ID)
     detail: Mapped[str]
     run_id: Mapped[str]
+    previous_digest: Mapped[str] = mapped_column(_DIGEST)
+    digest: Mapped[str] = mapped_column(_DIGEST)
 
 
 class DeliveryRow(Base):
@@ -728,6 +754,23 @@ class EmbeddingRow(Base):
     space: Mapped[str] = mapped_column(_NAME)
     data_version: Mapped[str] = mapped_column(String(64))
     vector: Mapped[bytes] = mapped_column(LargeBinary())
+
+
+class ErasureRow(Base):
+    """``erasures``: one row per clip that was erased; ``pending`` is emptied at the end."""
+
+    __tablename__ = "erasures"
+
+    clip_id: Mapped[str] = mapped_column(_ID, ForeignKey("clips.clip_id"), primary_key=True)
+    begun_at: Mapped[dt.datetime]
+    completed_at: Mapped[dt.datetime | None]
+    actor: Mapped[str]
+    reason: Mapped[str]
+    content_salt: Mapped[str] = mapped_column(String(64))
+    content_digest: Mapped[str] = mapped_column(String(64))
+    removed: Mapped[dict[str, Any]]
+    deliveries: Mapped[list[dict[str, Any]]]
+    pending: Mapped[dict[str, Any] | None]
 
 
 _CLIP_FIELDS = tuple(field.name for field in fields(Clip))
@@ -1127,8 +1170,10 @@ class Database:
         return found
 
     def clips(self, *, collector_id: str | None = None) -> list[Clip]:
-        """All clips, or those of one collector, in the order of their registration."""
-        query = select(ClipRow).order_by(ClipRow.created_at, ClipRow.clip_id)
+        """All clips, or those of one collector, in the order of their registration; erased ones are left out."""
+        query = (
+            select(ClipRow).where(ClipRow.erased_at.is_(None)).order_by(ClipRow.created_at, ClipRow.clip_id)
+        )
         if collector_id is not None:
             query = query.where(ClipRow.collector_id == collector_id)
         with self.read_session() as session:
@@ -1160,6 +1205,12 @@ class Database:
         """The earliest clip with this original that is not itself a duplicate, or ``None``."""
         with self.read_session() as session:
             return _maybe(Clip, _holder(session, sha256))
+
+    def is_erased(self, clip_id: str) -> bool:
+        """Whether the erasure of a clip has begun; what is left of it is a shell that keeps its id from being used."""
+        with self.read_session() as session:
+            query = select(ClipRow.erased_at).where(ClipRow.clip_id == clip_id)
+            return session.scalar(query) is not None
 
     def clip_with_upload(self, upload_uri: str) -> Clip | None:
         """The clip that was last registered from this upload, or ``None``."""
@@ -1205,7 +1256,7 @@ class Database:
             self._clip_row(session, clip_id)
 
     def _clip_row(self, session: Session, clip_id: str) -> ClipRow:
-        """The row, locked until the end of the transaction."""
+        """The row, locked until the end of the transaction; :class:`ClipErased` when the clip was erased."""
         row = self._find_clip_row(session, clip_id)
         if row is None:
             raise UnknownClip(clip_id)
@@ -1213,10 +1264,14 @@ class Database:
 
     def _find_clip_row(self, session: Session, clip_id: str) -> ClipRow | None:
         # Its key stays as it is, so whoever adds a row that refers to it need not wait.
-        return session.get(ClipRow, clip_id, populate_existing=True, with_for_update={"key_share": True})
+        row = session.get(ClipRow, clip_id, populate_existing=True, with_for_update={"key_share": True})
+        # Here rather than before: a layer that began earlier records nothing of a clip that was erased meanwhile.
+        if row is not None and row.erased_at is not None:
+            raise ClipErased(clip_id)
+        return row
 
     def lock_clips(self, clip_ids: Iterable[str]) -> None:
-        """As :meth:`lock_clip` for several clips, in the order in which everybody locks them.
+        """As :meth:`lock_clip` for several clips, in the order in which everybody locks them, erased ones too.
 
         Raises:
             UnknownClip: One is not registered.
@@ -1398,6 +1453,18 @@ class Database:
             for layer, bit in bits.items():
                 self.refresh_progress(clip_id, layer=layer, bit=bit, present=False)
 
+    def forget_version(self, clip_id: str, layer: str, version_id: str) -> None:
+        """Take a version that is gone from the store, and is not the current one, out of the index."""
+        with self.write_session() as session:
+            session.execute(
+                delete(ArtifactRow).where(
+                    ArtifactRow.clip_id == clip_id,
+                    ArtifactRow.layer == layer,
+                    ArtifactRow.version_id == version_id,
+                    ArtifactRow.current.is_(False),
+                )
+            )
+
     def refresh_progress(self, clip_id: str, *, layer: str, bit: int | None, present: bool) -> Clip:
         """Derive a clip's completeness bit of ``layer`` and its display status from what is recorded.
 
@@ -1466,6 +1533,7 @@ class Database:
                 gates=self.gates(clip_id),
                 leaking_incident=self.open_incident(clip_id, leaking_only=True),
                 withdrawn=clip.withdrawn and not by_incident,
+                erased=self.is_erased(clip_id),
             )
 
     def open_incident(self, clip_id: str, *, leaking_only: bool = False) -> int | None:
@@ -1636,26 +1704,16 @@ class Database:
         detail: str = "",
         run_id: str = "",
     ) -> None:
-        """Append a row to the audit log.
+        """Append a row to the audit log; see :meth:`resources.audit.AuditLog.append`.
 
         Raises:
             ValueError: Actor or action is empty.
         """
-        if not actor or not action:
-            raise ValueError(f"audit: expected an actor and an action, got {actor!r} and {action!r}")
-        with self.write_session() as session:
-            session.add(
-                AuditRow(
-                    at=utc_now(),
-                    actor=actor,
-                    action=action,
-                    purpose=str(purpose),
-                    clip_id=clip_id,
-                    detail=detail,
-                    run_id=run_id,
-                )
-            )
-            session.flush()
+        from resources.audit import AuditLog
+
+        AuditLog(self).append(
+            actor=actor, action=action, purpose=str(purpose), clip_id=clip_id, detail=detail, run_id=run_id
+        )
 
     def audit_log(
         self,
@@ -1665,7 +1723,7 @@ class Database:
         action: str = "",
         since: dt.datetime | None = None,
     ) -> list[AuditEntry]:
-        """The audit log, oldest first.
+        """The audit log, oldest first; :meth:`resources.audit.AuditLog.entries` has more filters.
 
         Args:
             clip_id: Only rows about this clip.
@@ -1673,17 +1731,11 @@ class Database:
             action: Only rows whose action contains this, in upper or lower case.
             since: Only rows from this moment on.
         """
-        query = select(AuditRow).order_by(AuditRow.id)
-        if clip_id is not None:
-            query = query.where(AuditRow.clip_id == clip_id)
-        if actor:
-            query = query.where(AuditRow.actor.icontains(actor, autoescape=True))
-        if action:
-            query = query.where(AuditRow.action.icontains(action, autoescape=True))
-        if since is not None:
-            query = query.where(AuditRow.at >= since)
-        with self.read_session() as session:
-            return [record_of(AuditEntry, row) for row in session.scalars(query)]
+        from resources.audit import AuditFilter, AuditLog
+
+        wanted = AuditFilter(clip_id=clip_id, actor=actor, action=action, since=since)
+        with self.read_session():
+            return list(AuditLog(self).entries(wanted))
 
     # --- deliveries -----------------------------------------------------------------------------------
 

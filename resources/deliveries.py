@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -22,6 +23,10 @@ from resources.buckets import Bucket
 #: Written when everything else is there.
 MARKER = "_COMPLETE.json"
 FORMAT = 1
+#: Beside the versions: what became of the clips of earlier ones.
+CORRECTIONS = "corrections.parquet"
+#: Folders of a delivery whose files hold several clips.
+MIXED_FOLDERS = ("webdataset/", "hf/", "lerobot/", "egovid/")
 
 
 class PublishedDeliveries:
@@ -77,6 +82,26 @@ class PublishedDeliveries:
             self._bucket.put(f"{key}/{MARKER}", marker)
         return self.uri(folder)
 
+    def publish_corrections(self, root: Path) -> None:
+        """Copy the list of corrections that lies beside the versions, where there is one."""
+        path, key = root / CORRECTIONS, f"{root.name}/{CORRECTIONS}"
+        if path.is_file() and self._bucket.get(key) != (content := path.read_bytes()):
+            self._bucket.put(key, content)
+
+    def _lists(self, copy: str, clip_id: str) -> bool:
+        """Whether the manifest of a copy lists a clip; one that cannot be read may."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        content = self._bucket.get(f"{copy}/manifest.parquet")
+        if content is None:
+            return True
+        try:
+            column = pq.read_table(io.BytesIO(content), columns=["clip_id"])["clip_id"]
+        except (OSError, KeyError, pa.ArrowException):
+            return True
+        return clip_id in column.to_pylist()
+
     def recall(self, clip_id: str, root: Path) -> list[str]:
         """Take a clip out of all copies for good.
 
@@ -93,7 +118,10 @@ class PublishedDeliveries:
             for version in self._bucket.folders(name):
                 copy, folder = f"{name}/{version}", root / name / version
                 held = [item.key for item in self._bucket.list(copy) if _is_of(item.key, copy, clip_id)]
-                for key in held:
+                if not folder.is_dir() and self._lists(copy, clip_id):
+                    # Nothing says which shards and tables it is in: all of them go.
+                    held += [item.key for item in self._bucket.list(copy) if _is_mixed(item.key, copy)]
+                for key in dict.fromkeys(held):
                     self._bucket.erase(key)
                 if held:
                     found.append(copy)
@@ -106,7 +134,12 @@ class PublishedDeliveries:
 
 
 def _is_of(key: str, copy: str, clip_id: str) -> bool:
-    return key[len(copy) + 1 :].startswith(clip_id)
+    return key[len(copy) + 1 :].removeprefix("hdf5/").startswith(clip_id)
+
+
+def _is_mixed(key: str, copy: str) -> bool:
+    """Whether a file may hold several clips."""
+    return key[len(copy) + 1 :].startswith(MIXED_FOLDERS)
 
 
 def _key(folder: Path) -> str:

@@ -8,11 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ego_assets.media.uploads import UploadDescription, UploadFacts, upload_path, vanished
+from ego_assets.media.uploads import UploadDescription, UploadFacts, sidecar_of, upload_path, vanished
 from ego_assets.schema.buckets import is_bucket_url
 from ego_assets.schema.clip import Clip
-from ego_assets.schema.errors import ConfigurationError, DuplicateUpload, UploadRejected
+from ego_assets.schema.erasures import ERASED_UPLOAD
+from ego_assets.schema.errors import (
+    ClipErased,
+    ConfigurationError,
+    DuplicateUpload,
+    UploadRejected,
+)
 from resources.database import ClipExists, Database
+from resources.erasures import ErasureLog
 from resources.uploads import BucketUploads
 from resources.vault import Vault
 
@@ -55,7 +62,8 @@ class Intake:
 
         Raises:
             UploadRejected: code ``clip_id_taken``: a clip with this id has other content, or waits for
-                another upload; code ``vanished``: the upload is gone.
+                another upload, or was erased; code ``erased``: the content was erased; code ``vanished``: the upload
+                is gone.
             TransientError: The bucket does not answer.
         """
         fields = dict(description.fields)
@@ -72,6 +80,8 @@ class Intake:
             except ClipExists:
                 return self.register(description, upload_uri=upload_uri)
             return clip
+        if self._database.is_erased(known.clip_id):
+            raise self._refused_id(description)
         if known.raw_sha256:
             if isinstance(description, UploadDescription):
                 self._require_same_content(known, description)
@@ -121,20 +131,36 @@ class Intake:
             raise DuplicateUpload(clip.duplicate_of, clip.source_name)
 
         def accept(sha256: str) -> None:
+            if self._database.is_erased(clip_id) or self._erasures.is_erased_content(sha256):
+                raise _erased()
             first = self._database.clip_with_digest(sha256)
             if first is not None and first.clip_id != clip_id:
                 raise DuplicateUpload(first.clip_id, clip.source_name)
 
         try:
             stored = self._vault.take(clip_id, source, move=move, actor=actor, run_id=run_id, accept=accept)
-        except DuplicateUpload as duplicate:
+        except UploadRejected as rejection:
+            if rejection.code == ERASED_UPLOAD:
+                # What was registered of it is to go as well; the incidents sensor finishes that.
+                self._erasures.begin(clip_id, reason="The same content was erased before.", actor=actor)
+                if move:
+                    self._discard(source)
+                raise
+            if not isinstance(rejection, DuplicateUpload):
+                raise
+            duplicate = rejection
             self._database.update_clip(clip_id, duplicate_of=duplicate.first_clip_id)
             if move:
                 self.reject(source, duplicate, move=True, actor=actor, clip_id=clip_id, origin=origin)
             raise
-        taken = self._database.record_original(
-            clip_id, raw_key=stored.key, raw_sha256=stored.sha256, raw_bytes=stored.bytes
-        )
+        try:
+            taken = self._database.record_original(
+                clip_id, raw_key=stored.key, raw_sha256=stored.sha256, raw_bytes=stored.bytes
+            )
+        except ClipErased:
+            # Erased while it was taken; the one who erases may have looked into the vault before.
+            self._vault.erase(clip_id)
+            raise
         if taken.duplicate_of:
             # Another process took the same content between the two looks at the database.
             late = DuplicateUpload(taken.duplicate_of, clip.source_name)
@@ -226,8 +252,8 @@ class Intake:
                 self._database.update_clip(clip_id, **fields)
             try:
                 clip = self.take(clip_id, fetched.path, move=move, actor=actor, run_id=run_id, origin=uri)
-            except DuplicateUpload:
-                if move:
+            except UploadRejected as rejection:
+                if move and (isinstance(rejection, DuplicateUpload) or rejection.code == ERASED_UPLOAD):
                     uploads.remove(fetched)
                 raise
             if move:
@@ -274,7 +300,21 @@ class Intake:
         clip_id: str = "",
         origin: str = "",
     ) -> str:
-        """Keep an upload that cannot be accepted in ``rejected/``, see :meth:`resources.vault.Vault.reject`."""
+        """Keep an upload that cannot be accepted in ``rejected/``, see :meth:`resources.vault.Vault.reject`.
+
+        What was erased is not kept: with ``move`` the file and its sidecar are removed, and without it nothing is
+        written. Then there is no key.
+        """
+        if self._was_erased(path):
+            if move:
+                self._discard(path)
+            self._database.write_audit(
+                actor=actor,
+                action="erase.refuse",
+                clip_id=clip_id,
+                detail="the same content was uploaded again",
+            )
+            return ""
         return self._vault.reject(
             path,
             code=rejection.code,
@@ -284,6 +324,38 @@ class Intake:
             clip_id=clip_id,
             origin=origin,
         )
+
+    @property
+    def _erasures(self) -> ErasureLog:
+        return ErasureLog(self._database)
+
+    def _refused_id(self, description: UploadFacts) -> UploadRejected:
+        """Why an upload is refused whose id is that of an erased clip."""
+        if isinstance(description, UploadDescription) and self._was_erased(description.path):
+            return _erased()
+        return UploadRejected(
+            "clip_id_taken",
+            f"{description.source_name!r} has the clip_id of a clip that was erased, and a clip_id is never reused. "
+            "Upload the recording under a new name.",
+        )
+
+    def _was_erased(self, path: Path) -> bool:
+        """Whether a file has content that was erased; nothing is read while nothing ever was."""
+        if not self._erasures.has_content() or path.is_symlink() or not path.is_file():
+            return False
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return False
+        return self._erasures.is_erased_content(digest)
+
+    def _discard(self, path: Path) -> None:
+        """Remove an upload of erased content, and its sidecar, which are not kept anywhere."""
+        sidecar = sidecar_of(path)
+        for one in (sidecar, path):
+            if one is not None and not one.is_symlink():
+                one.unlink(missing_ok=True)
 
     def _require_same_content(self, known: Clip, description: UploadDescription) -> None:
         """Refuse another recording under the id of a clip whose original is in the vault."""
@@ -320,6 +392,14 @@ class Intake:
             uploads, key, _ = self._object(upload_uri)
             return uploads.info(key) is not None
         return os.path.lexists(upload_path(upload_uri))
+
+
+def _erased() -> UploadRejected:
+    """Without the name of the upload, which would stay in the log of the run."""
+    return UploadRejected(
+        ERASED_UPLOAD,
+        "This recording was erased for good and is not taken again. Where its wearer agrees to it now, record it anew.",
+    )
 
 
 def _describes(uploads: BucketUploads, info: ObjectInfo, clip_id: str) -> bool:

@@ -29,6 +29,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -103,7 +104,14 @@ class ArtifactStore:
         key = _layer_key(clip_id, layer)
         folder = self._files.new_staging_folder(clip_id)
         try:
-            yield StagedLayer(clip_id=clip_id, layer=layer, folder=folder, publish=self._publish, key=key)
+            yield StagedLayer(
+                clip_id=clip_id,
+                layer=layer,
+                folder=folder,
+                publish=self._publish,
+                key=key,
+                stays_on_disk=self.local_root is not None,
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -390,12 +398,14 @@ class StagedLayer:
         folder: Path,
         publish: Callable[[Path, ArtifactDocument], None],
         key: str,
+        stays_on_disk: bool,
     ) -> None:
         self.clip_id = clip_id
         self.layer = layer
         self.folder = folder
         self._publish = publish
         self._key = key
+        self._stays_on_disk = stays_on_disk
         self._committed = False
 
     def path(self, name: str) -> Path:
@@ -481,7 +491,9 @@ class StagedLayer:
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise ValueError(f"{self._key}: {name} is no ordinary file")
             if path.is_file():
-                with path.open("rb") as file:
+                # The disk is waited for while the digest is computed.
+                meanwhile = _synced_meanwhile(path) if self._stays_on_disk else contextlib.nullcontext()
+                with meanwhile, path.open("rb") as file:
                     digest = _sha256(file)
                     size = os.fstat(file.fileno()).st_size
                 yield FileEntry(name=name, bytes=size, sha256=digest)
@@ -857,6 +869,15 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _synced_meanwhile(path: Path) -> Iterator[None]:
+    """Wait for the disk in another thread while the block runs; what goes wrong there is raised at its end."""
+    with ThreadPoolExecutor(max_workers=1) as waiting:
+        synced = waiting.submit(_fsync, path)
+        yield
+        synced.result()
 
 
 def _make_durable_folder(folder: Path, *, below: Path) -> None:

@@ -11,7 +11,12 @@ from ego_assets.assets import frames as frames_asset
 from ego_assets.assets import hand_object as hand_object_asset
 from ego_assets.assets import masks as masks_asset
 from ego_assets.assets import raw_clip as raw_clip_asset
-from ego_assets.assets.collection_checks import incidents_resolved
+from ego_assets.assets.collection_checks import (
+    audit_chain_intact,
+    deliveries_open,
+    incidents_resolved,
+    nothing_private_inside,
+)
 from ego_assets.assets.dataset_manifest import dataset_manifest
 from ego_assets.assets.quality_summary import quality_summary
 from ego_assets.assets.recall_check import collection_recall_check, delivery_recall_check
@@ -49,4 +54,11 @@ LAYERS = (
 COLLECTION_ASSETS = (quality_summary, dataset_manifest)
 
 #: Checks over the whole collection.
-COLLECTION_CHECKS = (incidents_resolved, delivery_recall_check, collection_recall_check)
+COLLECTION_CHECKS = (
+    incidents_resolved,
+    audit_chain_intact,
+    deliveries_open,
+    nothing_private_inside,
+    delivery_recall_check,
+    collection_recall_check,
+)

@@ -68,6 +68,8 @@ def _pack(work: ClipWork, staged: StagedLayer, deliverable: Sequence[LayerSpec])
         document = work.optional_input(item.name)
         if document is None or item.deliver is None:
             continue
+        # Members are read from the middle of files: each file as a whole is compared with its digest before.
+        work.store.verify(document)
         artifacts[item.name] = document
         members += item.deliver(document, partial(work.store.read_bytes, document))
     metadata = clip_metadata(

@@ -1,4 +1,4 @@
-"""``clip_quality``: can the original be decoded, is it complete, sharp and well exposed?"""
+"""``clip_quality``: can the original be decoded, is it complete, sharp, well exposed, steady and well framed?"""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SPEC = LayerSpec(
     name="clip_quality",
     group="ingest",
     description=(
-        "Decodes the original once and measures frame completeness, blur and exposure. Parse and "
-        "completeness stop a clip; blur and exposure warn. Shows numbers and plots only."
+        "Decodes the original once and measures frame completeness, blur, exposure, shake and framing. Parse and "
+        "completeness stop a clip; the others warn. Shows numbers and plots only."
     ),
     stage=1,
     inputs=("raw_clip",),
@@ -69,16 +69,28 @@ def _measure(work: ClipWork) -> QualityReport:
     from ego_assets.media.decode import VideoReader
     from ego_assets.media.probe import probe
     from ego_assets.media.timeline import read_timeline
-    from ego_assets.quality.assessment import QualityAssessor
+    from ego_assets.quality.assessment import QualityAssessor, QualityConfig
 
     with work.open_original(VaultPurpose.RAW_QUALITY) as original:
         found = probe(original, name=work.clip.source_name)
         timeline = read_timeline(original)
-        assessor = QualityAssessor(timeline, found)
+        assessor = QualityAssessor(
+            timeline, found, QualityConfig(focal_share=_focal_share(work, found.width, found.height))
+        )
         with VideoReader(original) as reader:
             for frame in reader.frames():
-                assessor.add(frame.index, frame.timestamp_ns, frame.luma())
+                wanted = assessor.wants(frame.index, frame.timestamp_ns)
+                assessor.add(frame.index, frame.timestamp_ns, frame.luma() if wanted else None)
                 if frame.index % 30 == 0:
                     work.progress(frame.index, timeline.frame_count)
         # Frames that were concealed are there; only those that never came out of the decoder are missing.
         return assessor.finish(decode_errors=reader.frames_lost)
+
+
+def _focal_share(work: ClipWork, width: int, height: int) -> float:
+    """Focal length over the longer side, from the sidecar's intrinsics or assumed for the camera."""
+    from ego_assets.geometry.camera import camera_for
+    from ego_assets.quality.assessment import FOCAL_SHARES
+
+    camera = camera_for(work.clip.camera_intrinsics, work.clip.source_camera, width, height)
+    return float(min(max(camera.fx / max(width, height), FOCAL_SHARES[0]), FOCAL_SHARES[1]))

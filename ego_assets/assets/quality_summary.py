@@ -1,4 +1,4 @@
-"""``quality_summary``: the state of the collection as tables, plots and an HTML report."""
+"""``quality_summary``: the state of the collection as tables, plots and an HTML report; files for collectors."""
 
 import datetime as dt
 from collections import defaultdict
@@ -25,6 +25,9 @@ MAX_CARDS_WITH_PICTURES = 40
 
 REPORT_NAME = "quality_report.html"
 
+#: Metadata of each materialization: the newest row of the audit log at that moment.
+AUDIT_HEAD = "audit_head"
+
 
 @asset(
     group_name="collection",
@@ -32,15 +35,18 @@ REPORT_NAME = "quality_report.html"
     required_resource_keys={"settings", "database", "store"},
     description=(
         "Counts by stage and gate, failure rates, hours by activity, environment and collector, and the bottom "
-        "tenth by score; also written as reports/quality_report.html."
+        "tenth by score; also written as reports/quality_report.html. For every collector and day a file with the "
+        "flagged clips and advice, below reports/collectors."
     ),
     kinds={"python"},
 )
 def quality_summary(context: AssetExecutionContext) -> MaterializeResult[Any]:
     """Summarise the collection."""
+    from ego_assets.curation.collector_files import write_collector_files
     from ego_assets.curation.plots import summary_plots
     from ego_assets.curation.report import render_report
     from ego_assets.curation.summary import summarise
+    from resources.audit import AuditLog
 
     database, store = context.resources.database.get(), context.resources.store.get()
     store.clean_staging()
@@ -58,11 +64,15 @@ def quality_summary(context: AssetExecutionContext) -> MaterializeResult[Any]:
     target, staged = folder / REPORT_NAME, folder / f".{REPORT_NAME}.{context.run.run_id}"
     staged.write_text(report)
     staged.replace(target)
+    collector_files = write_collector_files(context.resources.settings.collector_reports, clips, gates)
     metadata: dict[str, MetadataValue] = {
         "clips": MetadataValue.int(summary.clip_count),
         "usable_clips": MetadataValue.int(summary.usable_clip_count),
         "usable_hours": MetadataValue.float(summary.total_hours),
         "report": MetadataValue.path(str(target)),
+        "collector_files": MetadataValue.int(len(collector_files)),
+        # Dagster's event log keeps what the audit log is compared with later, outside the database that holds it.
+        AUDIT_HEAD: MetadataValue.text(str(AuditLog(database).head())),
     }
     for table in summary.tables:
         metadata[table.title] = MetadataValue.md(table.markdown())

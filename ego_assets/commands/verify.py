@@ -38,7 +38,7 @@ def verify(
     """Read everything that is kept and compare it with its digests.
 
     Damaged layers are named and made again by the next `ego-assets run`, or now with --repair. Without --clip the
-    versions of the delivery are compared as well.
+    versions of all deliveries are compared as well.
     """
     from ego_assets.partitions import require_clip_id
 
@@ -66,12 +66,11 @@ def verify(
 def _look(
     project: Project, clips: list[Clip], *, originals: bool, deliveries: bool, quiet: bool
 ) -> list[Damage]:
-    from ego_assets.delivering import DELIVERY_NAME
     from ego_assets.verifying import verify_deliveries, verify_layers, verify_originals
 
     folders: list[Path] = []
     if deliveries:
-        folders = sorted((project.settings.deliveries / DELIVERY_NAME).glob("v[0-9]*"))
+        folders = sorted(project.settings.deliveries.glob("*/v[0-9]*"))
     with progress_bar(quiet) as progress:
         task = progress.add_task("layers", total=len(clips))
 

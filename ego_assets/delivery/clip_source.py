@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from ego_assets.delivery.metadata import TimeGrid
+from ego_assets.schema.artifact import FileEntry
 
 
 class ClipFiles(Protocol):
@@ -28,6 +29,19 @@ class ClipFiles(Protocol):
             ArtifactCorrupted: It is damaged or gone.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipArchive:
+    """The ``.tar.gz`` of a clip.
+
+    Attributes:
+        entry: Its name, size and digest.
+        open: Opens it.
+    """
+
+    entry: FileEntry
+    open: Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +84,7 @@ class DeliveredClip:
         data_versions: Data version of the package and of every layer inside.
         package_sha256: Digest of its archive.
         files: What is delivered of it.
+        archive: Its ``.tar.gz``; only the folder format asks for it.
     """
 
     clip_id: str
@@ -78,6 +93,7 @@ class DeliveredClip:
     data_versions: Mapping[str, str]
     package_sha256: str
     files: ClipFiles
+    archive: ClipArchive | None = None
 
     @property
     def split(self) -> str | None:

@@ -1,299 +1,329 @@
-"""Reads a delivery of first-person clips.
+"""Reads a delivery of first-person clips. One file, to be copied anywhere; it needs numpy, pyarrow and Pillow.
 
-One file, to be copied wherever it is needed; it needs numpy, pyarrow and Pillow. ::
-
-    dataset = Dataset("delivery/manifest.parquet")
-    for info in dataset.clips(activity="cooking", min_quality=0.8, complete=["frames"]):
-        clip = dataset.load_clip(info["clip_id"])
-        image = clip.rgb[0]                      # uint8 [height, width, 3], RGB
-    for step in dataset.stream(environment="kitchen"):
-        step["rgb"], step["timestamp_ns"]
-
-Clips are read from their folders, or from their ``.tar.gz`` where only that is present.
+dataset = Dataset("path/of/delivery")  # or https://..., s3://..., gs://...
+for info in dataset.clips(activity="cooking", min_quality=0.8, complete=["depth"]):
+    clip = dataset.load_clip(info["clip_id"])  # clip.rgb[0], clip.depth[0], clip.mask[0], clip.captions
+for batch in dataset.stream(batch=8, shuffle=1000, split="train"):
+    batch["rgb"]  # uint8 [8, height, width, 3]
+loader = torch.utils.data.DataLoader(dataset.as_torch(fields=["rgb", "depth"]), batch_size=8, num_workers=4)
 """
 
 from __future__ import annotations
 
-import gzip
+import contextlib
+import functools
 import io
+import itertools
 import json
-import os
-import shutil
+import random
 import tarfile
 import tempfile
-import zlib
-from collections.abc import Iterator, Sequence
+import urllib.request
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
+import pyarrow as pa
 from PIL import Image
+from pyarrow import fs, parquet
 
-#: Newest formats of the manifest and of ``metadata.json`` that this file can read.
-MANIFEST_FORMAT = 1
-METADATA_FORMAT = 1
-
-_MANIFEST_NAME = "manifest.parquet"
-_BITS_KEY = b"ego_assets.completeness_bits"
-_FORMAT_KEY = b"ego_assets.manifest_format"
-
-RgbImage = npt.NDArray[np.uint8]
+MANIFEST_FORMAT = METADATA_FORMAT = SHARDS_FORMAT = 1  # the newest that this file reads
+#: Field of a step: its layer in the manifest, its files in a clip, its member in a shard.
+_FIELDS = {
+    "rgb": ("frames", "rgb/frame_{:06d}.jpg", "rgb.jpg"),
+    "depth": ("depth_maps", "depth/frame_{:06d}.png", "depth.png"),
+    "mask": ("masks", "segmentation/frame_{:06d}.png", "mask.png"),
+    "hands": ("hand_object", "hand_object/frame_{:06d}.json", "hands.json"),
+}
+_SAID = ("clip_id", "step", "frame_index", "timestamp_ns", "caption", "action")
+_ALIASES = {"segmentation": "masks", **{field: places[0] for field, places in _FIELDS.items()}}
+_COLUMNS = {"activity": "activity_category", "environment": "environment_type"}
+_READ_ERRORS = (OSError, EOFError, ValueError, SyntaxError, tarfile.TarError, HTTPException)
+Names = str | Sequence[str]
+Limit = float | None
+Part = tuple[int, int]
 
 
 class EgoDataError(Exception):
-    """The delivery cannot be read; the message says what is wrong and what to do."""
+    """A file cannot be read; the message says what is wrong and what to do. ``FileNotFoundError`` says it is absent."""
 
 
 class Dataset:
-    """A delivery.
+    """One version of a delivery: its folder, or its ``manifest.parquet``, or the address of either.
 
-    Args:
-        path: The delivery's folder, or its ``manifest.parquet``.
-
-    Raises:
-        EgoDataError: There is no manifest, or a newer version of this file is needed.
+    Clips that were withdrawn since are left out, with a warning, unless ``include_withdrawn``.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        given = Path(path)
-        self.manifest_path = given / _MANIFEST_NAME if given.is_dir() else given
-        if not self.manifest_path.is_file():
-            raise EgoDataError(
-                f"No manifest at {self.manifest_path}: give the folder that holds {_MANIFEST_NAME}."
-            )
-        self.root = self.manifest_path.parent
-        table = pq.read_table(self.manifest_path)
-        metadata = table.schema.metadata or {}
-        _require_format("the manifest", int(metadata.get(_FORMAT_KEY, b"0")), MANIFEST_FORMAT)
-        self._bits = _parse_bits(metadata.get(_BITS_KEY, b"").decode())
-        self._rows: dict[str, dict[str, Any]] = {row["clip_id"]: row for row in table.to_pylist()}
+    def __init__(self, path: object, *, include_withdrawn: bool = False) -> None:
+        self._files = _Files(path)
+        table = self._files.get("manifest.parquet")
+        said = table.schema.metadata or {}
+        _require_format("manifest.parquet", said.get(b"ego_assets.manifest_format", 0), MANIFEST_FORMAT)
+        bits = said.get(b"ego_assets.completeness_bits", b"").decode().split(",")
+        self._bits = {name: int(bit) for bit, _, name in (entry.partition("=") for entry in bits) if name}
+        #: Names that ``complete`` takes, besides the fields of a step and ``segmentation``.
+        self.layers = tuple(sorted(self._bits, key=lambda layer: self._bits[layer]))
+        self._columns, self._rows = table.column_names, {row["clip_id"]: row for row in table.to_pylist()}
+        if not include_withdrawn and (gone := self._withdrawn() & set(self._rows)):
+            warnings.warn(f"{len(gone)} clips were withdrawn and are left out: {sorted(gone)}", stacklevel=2)
+            self._rows = {clip_id: row for clip_id, row in self._rows.items() if clip_id not in gone}
+
+    def _withdrawn(self) -> set[str]:
+        """Clips that were withdrawn in a later version, as the folder of all versions says, or from this one."""
+        version = int(self._files.get("delivery.json", {}).get("version", "v0")[1:])
+        above = _Files(self._files.root.rpartition("/")[0].rstrip(":/") or "/", self._files.system)
+        tables = [files.get("corrections.parquet", None) for files in (self._files, above)]
+        rows = [row for table in tables if table is not None for row in table.to_pylist()]
+        later = {r["clip_id"] for r in rows if r["action"] == "withdrawn" and int(r["version"][1:]) > version}
+        recalled = self._files.get("RECALLED.json", {}).get("recalled", [])  # of earlier deliveries
+        return later.union(entry["clip_id"] for entry in recalled)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names that ``complete`` accepts."""
-        return tuple(sorted(self._bits, key=lambda layer: self._bits[layer]))
-
     def clips(
-        self,
-        *,
-        activity: str | Sequence[str] | None = None,
-        environment: str | Sequence[str] | None = None,
-        min_quality: float | None = None,
-        min_confidence: float | None = None,
-        complete: Sequence[str] = (),
-        split: str | None = None,
+        self, *, complete: Names = (), min_quality: Limit = None, min_confidence: Limit = None, **equal: Names
     ) -> list[dict[str, Any]]:
-        """Manifest rows of the clips that meet all conditions, sorted by ``clip_id``.
+        """Manifest rows of the clips that meet all conditions.
 
-        Args:
-            activity: One or several values of ``activity_category``.
-            environment: One or several values of ``environment_type``.
-            min_quality: Lowest ``quality_score``; clips without a score are left out.
-            min_confidence: Lowest ``quality_confidence``.
-            complete: Layers that must be there and judged to be good, see :attr:`layers`.
-            split: Value of ``split``.
-
-        Raises:
-            ValueError: ``complete`` names an unknown layer.
+        ``complete`` names layers that must be usable. ``activity``, ``environment``, ``split`` and any other column of
+        the manifest take a value or several.
         """
-        wanted = self._mask(complete)
-        activities, environments = _choices(activity), _choices(environment)
+        wanted = [_ALIASES.get(layer, layer) for layer in _listed(complete)]
+        among = {_COLUMNS.get(name, name): _listed(values) for name, values in equal.items()}
+        for given, known in ((wanted, self.layers), (among, self._columns)):
+            if unknown := sorted(set(given) - set(known)):
+                raise ValueError(f"expected some of {list(known)}, got {unknown}")
+        lowest = {"quality_score": min_quality, "quality_confidence": min_confidence}
         return [
             dict(row)
             for row in self._rows.values()
-            if (activities is None or row["activity_category"] in activities)
-            and (environments is None or row["environment_type"] in environments)
-            and _at_least(row["quality_score"], min_quality)
-            and _at_least(row["quality_confidence"], min_confidence)
-            and row["enrichment_completeness"] & wanted == wanted
-            and (split is None or row["split"] == split)
+            if all(row["enrichment_completeness"] >> self._bits[layer] & 1 for layer in wanted)
+            and all(row[name] in values for name, values in among.items())
+            and all(low is None or (row[k] is not None and row[k] >= low) for k, low in lowest.items())
         ]
 
     def load_clip(self, clip_id: str) -> EgoClip:
-        """Open one clip; pictures are read when they are asked for.
-
-        Raises:
-            KeyError: The delivery has no such clip.
-            EgoDataError: Neither its folder nor its archive is there, or they are damaged.
-        """
+        """Open one clip, from its folder or its ``.tar.gz``; files are read when they are asked for."""
         if clip_id not in self._rows:
-            raise KeyError(f"no clip {clip_id!r} among the {len(self)} of {self.manifest_path}")
+            raise KeyError(f"no clip {clip_id!r} among the {len(self)} of {self._files.root}")
         row = self._rows[clip_id]
-        folder = self.root / (row["clip_path"] or clip_id)
-        archive = self.root / (row["package_path"] or f"{clip_id}.tar.gz")
-        if (folder / "metadata.json").is_file():
-            return EgoClip(row, _Folder(folder))
-        if archive.is_file():
-            return EgoClip(row, _Archive(archive, clip_id))
-        raise EgoDataError(f"Clip {clip_id}: neither {folder} nor {archive} is there. Copy one of them here.")
+        with contextlib.suppress(FileNotFoundError):
+            folder = f"{self._files.root}/{row['clip_path'] or clip_id}"
+            return EgoClip(row, _Files(folder, self._files.system))
+        unpacked = tempfile.TemporaryDirectory(prefix="egodata-")
+        with self._files.open(row["package_path"] or f"{clip_id}.tar.gz") as file:
+            packed = pa.CompressedInputStream(file, "gzip")
+            with tarfile.open(fileobj=packed, mode="r|") as tar:
+                tar.extractall(unpacked.name, filter="data")
+            packed.read()  # to the end, where the checksum is
+        clip = EgoClip(row, _Files(f"{unpacked.name}/{clip_id}"))
+        clip.callback(unpacked.cleanup)
+        return clip
 
-    def stream(self, **conditions: Any) -> Iterator[dict[str, Any]]:
-        """Time steps of the clips that meet all conditions, which are those of :meth:`clips`, clip after clip.
+    def stream(
+        self, *, batch: int = 0, shuffle: int = 0, seed: int = 0, part: Part = (0, 1), **conditions: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Time steps of the clips that meet the conditions of :meth:`clips`, from shards where there are any.
 
-        Yields:
-            ``clip_id``, ``step``, ``frame_index``, ``timestamp_ns`` (nanoseconds), ``rgb``
-            (``uint8 [height, width, 3]``) and ``metadata`` (of the clip).
+        They have ``clip_id``, ``step``, ``frame_index``, ``timestamp_ns``, ``caption``, ``action``, ``metadata`` (with the
+        unit of depth and the categories of the mask) and what there is of ``rgb``, ``depth``, ``mask`` and ``hands``,
+        or of ``fields=[...]``, which leaves out steps that lack one. ``batch`` joins so many: arrays of one shape and
+        numbers are stacked, everything else is a list. ``shuffle`` mixes shards or clips, and so many steps at a time,
+        undecoded, as ``seed`` decides. Readers with ``part`` (0, n) to (n - 1, n) get every step once together.
         """
-        for row in self.clips(**conditions):
-            with self.load_clip(row["clip_id"]) as clip:
-                yield from clip.steps()
+        fields = _listed(conditions.pop("fields", ()))
+        clip_ids = {row["clip_id"] for row in self.clips(**conditions)}
+        index, names = self._files.get("webdataset/index.json", None), sorted(clip_ids)
+        if index is not None:
+            _require_format("webdataset/index.json", index["format"], SHARDS_FORMAT)
+            names = [shard["name"] for shard in index["shards"] if clip_ids.intersection(shard["clips"])]
+        # With too few to share out, every reader goes through all of them and takes its share of the steps.
+        few, chance = len(names) < part[1], random.Random(f"{seed} {part[0]}")
+        names = names if few else names[part[0] :: part[1]]
+        if shuffle and not few:
+            chance.shuffle(names)
+        samples = (sample for name in names for sample in self._samples(name, fields or _FIELDS, clip_ids))
+        mine = itertools.islice(samples, part[0], None, part[1]) if few else samples
+        whole = (sample for sample in mine if not fields or len(sample[1]) == len(fields))
+        mixed = (s for group in _grouped(whole, shuffle or 1) for s in chance.sample(group, len(group)))
+        steps = (
+            {**{name: said[name] for name in _SAID}, "metadata": said}
+            | {field: _decode(_FIELDS[field][2], content) for field, content in files.items()}
+            for said, files in mixed
+        )
+        return (_joined(group) for group in _grouped(steps, batch)) if batch else steps
 
-    def _mask(self, layers: Sequence[str]) -> int:
-        mask = 0
-        for layer in [layers] if isinstance(layers, str) else layers:
-            if layer not in self._bits:
-                raise ValueError(f"complete: expected some of {list(self.layers)}, got {layer!r}")
-            mask |= 1 << self._bits[layer]
-        return mask
+    def as_torch(self, *, seed: int | None = None, part: Part = (0, 1), **options: Any) -> Any:
+        """A ``torch.utils.data.IterableDataset`` over :meth:`stream`, shared out among the workers of its loader.
+
+        Name ``fields`` where clips differ in them. Depth comes as ``int32``; ``hands`` and ``metadata`` are left out.
+        Without ``seed`` every epoch has its own order. ``part`` is ``(rank, world_size)`` of several loaders.
+        """
+        import torch
+
+        def steps(_: object) -> Iterator[dict[str, Any]]:
+            worker = torch.utils.data.get_worker_info()
+            number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+            mine, order = (part[0] * count + number, part[1] * count), int(torch.randint(2**31, ()))
+            for step in self.stream(seed=order if seed is None else seed, part=mine, **options):
+                if "depth" in step:
+                    step["depth"] = np.asarray(step["depth"], np.int32)
+                yield {name: step[name] for name in step if name not in ("hands", "metadata")}
+
+        # Pickled as the call that makes it, because workers may begin without this class.
+        again = functools.partial(self.as_torch, seed=seed, part=part, **options)
+        methods = {"__iter__": steps, "__reduce__": lambda _: (again, ())}
+        return type("Steps", (torch.utils.data.IterableDataset,), methods)()
+
+    def _samples(self, name: str, fields: Iterable[str], clip_ids: set[str]) -> Iterator[Any]:
+        """What is said of each step of a clip or a shard, and its files by field."""
+        if name in clip_ids:
+            with self.load_clip(name) as clip:
+                yield from (clip._sample(step, fields) for step in range(len(clip)))
+            return
+        block = 1 << 20
+        with self._files.open(f"webdataset/{name}") as file, tarfile.open(None, "r|", file, block) as tar:
+            for key, group in itertools.groupby(tar, key=lambda member: member.name.partition(".")[0]):
+                if key.partition("_")[0] in clip_ids:
+                    found = {m.name.partition(".")[2]: (tar.extractfile(m) or file).read() for m in group}
+                    said = _decode(f"{key}.metadata.json", found["metadata.json"])
+                    said |= {
+                        "caption": found.get("caption.txt", b"").decode(),
+                        "action": said["action"] or "",
+                    }
+                    yield said, {f: found[_FIELDS[f][2]] for f in fields if _FIELDS[f][2] in found}
 
 
-class EgoClip:
-    """One clip of a delivery. Close it, or use it in a ``with``, to free what an archive was unpacked to.
+class EgoClip(contextlib.ExitStack):
+    """One clip; use it in a ``with``, or ``close()`` it, to free what an archive was unpacked to.
 
-    Attributes:
-        info: The clip's row of the manifest.
-        metadata: Content of ``metadata.json``.
-        frame_index: ``int64 [N]``, frame of each time step in the recording.
-        timestamps_ns: ``int64 [N]``, presentation time of each time step in nanoseconds.
-        rgb: The pictures, one per time step.
+    ``info`` (row of the manifest), ``metadata``, ``captions``, ``actions``; for N steps ``frame_index``, ``timestamps_ns``
+    (``int64 [N]``) and lazy sequences: ``rgb`` (``uint8 [height, width, 3]``), ``depth`` (``uint16``, 0: unknown; unit
+    and scale in ``depth_info``), its ``confidence`` (``uint8``), ``mask`` (ids; ``categories`` says of what), ``hands``
+    (records). ``all_frames["rgb"]`` has frames between steps too; ``table("embedding.parquet")`` reads a Parquet file.
     """
 
-    def __init__(self, info: dict[str, Any], files: _Folder | _Archive) -> None:
-        self.info = dict(info)
-        self._files = files
-        self.metadata: dict[str, Any] = json.loads(files.read("metadata.json"))
-        _require_format("metadata.json", int(self.metadata.get("format", 0)), METADATA_FORMAT)
-        grid = self.metadata["time_grid"]
-        self.frame_index: npt.NDArray[np.int64] = np.array(grid["frame_index"], dtype=np.int64)
-        self.timestamps_ns: npt.NDArray[np.int64] = np.array(grid["timestamps_ns"], dtype=np.int64)
-        self.rgb = RgbFrames(files, [f"rgb/frame_{index:06d}.jpg" for index in self.frame_index])
-
-    @property
-    def clip_id(self) -> str:
-        """The clip's UUID."""
-        return str(self.info["clip_id"])
+    def __init__(self, info: dict[str, Any], files: _Files) -> None:
+        super().__init__()
+        self.info, self.clip_id, self._files, self.table = dict(info), info["clip_id"], files, files.get
+        self.metadata = files.get("metadata.json")
+        _require_format("metadata.json", self.metadata.get("format", 0), METADATA_FORMAT)
+        grid, layers = self.metadata["time_grid"], self.metadata["layers"]
+        own = {field: layers.get(place[0], {}).get("time_grid", grid) for field, place in _FIELDS.items()}
+        self.all_frames = {field: Frames(files, _FIELDS[field][1], own[field]) for field in _FIELDS}
+        self.rgb, self.depth, self.mask, self.hands = (Frames(files, f[1], grid) for f in _FIELDS.values())
+        self.confidence = Frames(files, "depth/confidence/frame_{:06d}.png", grid)
+        self.frame_index, self.timestamps_ns = self.rgb.frame_index, self.rgb.timestamps_ns
+        self.depth_info = files.get("depth/depth.json", {})
+        instances = files.get("segmentation/categories.json", {}).get("instances", {})
+        self.categories = {number: instance["category"] for number, instance in instances.items()}
+        self.captions = [item for item in files.get("captions.json", {}).get("captions", []) if item["text"]]
+        self.actions = files.get("actions.json", {}).get("segments", [])
 
     def __len__(self) -> int:
         return len(self.rgb)
 
-    def steps(self) -> Iterator[dict[str, Any]]:
-        """The time steps, as :meth:`Dataset.stream` yields them."""
-        for step, (frame, time_ns) in enumerate(zip(self.frame_index, self.timestamps_ns, strict=True)):
-            yield {
-                "clip_id": self.clip_id,
-                "step": step,
-                "frame_index": int(frame),
-                "timestamp_ns": int(time_ns),
-                "rgb": self.rgb[step],
-                "metadata": self.metadata,
-            }
-
-    def close(self) -> None:
-        """Free temporary files; pictures cannot be read afterwards."""
-        self._files.close()
-
-    def __enter__(self) -> EgoClip:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def _sample(self, step: int, fields: Iterable[str]) -> tuple[dict[str, Any], dict[str, bytes]]:
+        frame, time_ns = int(self.frame_index[step]), int(self.timestamps_ns[step])
+        said = {**self.metadata, "step": step, "frame_index": frame, "timestamp_ns": time_ns}
+        said |= {"depth": self.depth_info, "categories": self.categories}
+        for name, key, spans in (("caption", "text", self.captions), ("action", "label", self.actions)):
+            said[name] = next((s[key] for s in spans if s["start_ns"] <= time_ns < s["end_ns"]), "")
+        present = {f: _FIELDS[f][1].format(frame) for f in fields if self.info[f"{_FIELDS[f][0]}_sha256"]}
+        files = {field: self._files.get(name, None, raw=True) for field, name in present.items()}
+        return said, {field: content for field, content in files.items() if content is not None}
 
 
-class RgbFrames(Sequence[RgbImage]):
-    """Pictures that are decoded when they are asked for: ``uint8 [height, width, 3]``, RGB."""
+class Frames(Sequence[Any]):
+    """Files of one layer, one per entry of ``frame_index``, decoded when they are asked for."""
 
-    def __init__(self, files: _Folder | _Archive, names: list[str]) -> None:
-        self._files = files
-        self._names = names
+    def __init__(self, files: _Files, pattern: str, grid: dict[str, Any]) -> None:
+        self._files, self._pattern = files, pattern
+        self.frame_index = np.array(grid["frame_index"], np.int64)
+        self.timestamps_ns = np.array(grid["timestamps_ns"], np.int64)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.frame_index)
 
-    @overload
-    def __getitem__(self, index: int) -> RgbImage: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> RgbFrames: ...
-
-    def __getitem__(self, index: int | slice) -> RgbImage | RgbFrames:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return RgbFrames(self._files, self._names[index])
-        with Image.open(io.BytesIO(self._files.read(self._names[index]))) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self._files.get(self._pattern.format(self.frame_index[index]))
 
 
-class _Folder:
-    """Files of a clip in its folder."""
+class _Files:
+    """Files below a folder, a part of a bucket or a web address."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, root: object, system: Any = None) -> None:
+        self.root, self.system = str(root), system
+        if system is None and not self.root.startswith(("http://", "https://")):
+            local = str(Path(self.root).expanduser().absolute())
+            self.system, self.root = fs.FileSystem.from_uri(self.root if "://" in self.root else local)
+        self.root = self.root.removesuffix("manifest.parquet").rstrip("/")
 
-    def read(self, name: str) -> bytes:
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        path = f"{self.root}/{name}"
         try:
-            return (self._folder / name).read_bytes()
+            if self.system is None:
+                stream = urllib.request.urlopen(path, timeout=60)
+            else:
+                stream = self.system.open_input_stream(path, buffer_size=1 << 20)
+            with stream as file:
+                yield file
+        except _READ_ERRORS as error:  # servers that list nothing say "forbidden" of what is absent
+            forbidden = getattr(error, "code", 0) in (403, 404) or "ACCESS_DENIED" in str(error)
+            if forbidden or isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise FileNotFoundError(f"{path} is not there: copy it again.") from error
+            raise EgoDataError(f"{path} cannot be read ({error}): copy it again.") from error
+
+    def get(self, name: str, *default: Any, raw: bool = False) -> Any:
+        """What a file holds, or its bytes; or the default where it is absent."""
+        try:
+            with self.open(name) as file:
+                content = file.read()
         except FileNotFoundError:
-            raise EgoDataError(f"{self._folder} lacks {name}: copy the clip again.") from None
-
-    def close(self) -> None:
-        pass
-
-
-class _Archive:
-    """Files of a clip in its ``.tar.gz``, uncompressed once into a temporary file and read by position."""
-
-    def __init__(self, archive: Path, clip_id: str) -> None:
-        self._archive = archive
-        self._temporary = tempfile.TemporaryDirectory(prefix="egodata-")
-        self._tar = Path(self._temporary.name) / "clip.tar"
-        try:
-            with gzip.open(archive) as packed, self._tar.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked, 1 << 20)
-            with tarfile.open(self._tar, "r:") as tar:
-                prefix = f"{clip_id}/"
-                self._positions = {
-                    member.name.removeprefix(prefix): (member.offset_data, member.size)
-                    for member in tar
-                    if member.isfile()
-                }
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-            self.close()
-            raise EgoDataError(f"{archive} cannot be read ({error}): copy it again.") from error
-
-    def read(self, name: str) -> bytes:
-        if name not in self._positions:
-            raise EgoDataError(f"{self._archive} lacks {name}: copy it again.")
-        offset, size = self._positions[name]
-        # Opened anew for every read, so that forked data loader workers do not share a position.
-        with self._tar.open("rb") as tar:
-            tar.seek(offset)
-            return tar.read(size)
-
-    def close(self) -> None:
-        self._temporary.cleanup()
+            if not default:
+                raise
+            return default[0]
+        return content if raw else _decode(f"{self.root}/{name}", content)
 
 
-def _require_format(what: str, found: int, newest: int) -> None:
-    if found > newest:
-        raise EgoDataError(
-            f"{what} has format {found}, this egodata.py reads up to {newest}: use the one beside it."
-        )
+def _decode(name: str, content: bytes) -> Any:
+    """What a file holds: a table, a JSON document, a picture of three channels, or a raster as it is stored."""
+    try:
+        if name.endswith(".parquet"):
+            return parquet.read_table(pa.BufferReader(content))
+        if name.endswith(".json"):
+            return json.loads(content)
+        with Image.open(io.BytesIO(content)) as image:
+            pixels = np.array(image.convert("RGB") if name.endswith(".jpg") else image)
+            return pixels.astype(np.uint16 if image.mode.startswith("I") else np.uint8, copy=False)
+    except _READ_ERRORS as error:
+        raise EgoDataError(f"{name} is damaged ({error}): copy it again.") from error
 
 
-def _parse_bits(text: str) -> dict[str, int]:
-    """``"0=frames,1=depth_maps"`` as ``{"frames": 0, "depth_maps": 1}``."""
-    return {layer: int(bit) for bit, layer in (entry.split("=", 1) for entry in text.split(",") if entry)}
+def _grouped(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while group := list(itertools.islice(items, size)):
+        yield group
 
 
-def _choices(value: str | Sequence[str] | None) -> set[str] | None:
-    if value is None:
-        return None
-    return {value} if isinstance(value, str) else set(value)
+def _joined(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    batch: dict[str, Any] = {name: [s.get(name) for s in steps] for name in itertools.chain(*steps)}
+    for name, values in batch.items():
+        shapes = {np.shape(v) if isinstance(v, np.ndarray | int) else None for v in values}
+        batch[name] = np.stack(values) if len(shapes) == 1 and None not in shapes else values
+    return batch
 
 
-def _at_least(value: float | None, lowest: float | None) -> bool:
-    return lowest is None or (value is not None and value >= lowest)
+def _listed(names: Names) -> Sequence[str]:
+    return [names] if isinstance(names, str) else names
+
+
+def _require_format(what: str, found: Any, newest: int) -> None:
+    if int(found) > newest:
+        raise EgoDataError(f"{what} has format {found}, not {newest} or lower: take a newer egodata.py.")

@@ -119,7 +119,7 @@ def _write_clip(file: h5py.File, clip: DeliveredClip) -> None:
     file.attrs["format"] = HDF5_FORMAT
     file.attrs["clip_id"] = clip.clip_id
     file.attrs["split"] = clip.split or ""
-    file.attrs["metadata"] = json.dumps(clip.metadata, sort_keys=True)
+    file.attrs["metadata"] = json.dumps(dict(clip.metadata), sort_keys=True)
     for path, name in (
         ("depth/depth.json", "depth_reading"),
         ("segmentation/categories.json", "mask_reading"),

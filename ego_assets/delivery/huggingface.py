@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from ego_assets.delivery.clip_source import DeliveredClip, Step
 from ego_assets.delivery.definition import SPLITS, DeliveryDefinition
 from ego_assets.delivery.journal import Journal
+from ego_assets.schema.artifact import digest_of
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 
 FOLDER = "hf"
@@ -250,12 +251,16 @@ def _clip_row(clip: DeliveredClip) -> dict[str, Any]:
 def _card(clips: Sequence[DeliveredClip], splits: Sequence[str]) -> str:
     """The card, whose head tells ``datasets`` where the files of each split are."""
     licences = sorted({clip.row["licence"] or "not given" for clip in clips})
+    # `datasets` keeps what it prepared under the folder's name and a digest of this head, not of the files: without
+    # the description a later version would be answered with the rows of an earlier one.
+    content = digest_of([[clip.clip_id, clip.split, dict(clip.data_versions)] for clip in clips])
     lines = ["---", "pretty_name: First-person clips", "task_categories:", "- robotics", "configs:"]
     for name, pattern, default in (
         ("steps", "data/{}-*.parquet", True),
         ("clips", "clips/{}.parquet", False),
     ):
-        lines += [f"- config_name: {name}", *(["  default: true"] if default else []), "  data_files:"]
+        lines += [f"- config_name: {name}", f"  description: content {content}"]
+        lines += [*(["  default: true"] if default else []), "  data_files:"]
         for split in splits:
             lines += [f"  - split: {split}", f"    path: {pattern.format(split)}"]
     lines += [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -16,6 +17,9 @@ from ego_assets.schema.layers import COMPLETENESS_BITS
 
 #: Raised whenever the meaning of a column changes; stored in the file's metadata.
 MANIFEST_FORMAT = 1
+
+#: Rows that are in memory at a time.
+_ROWS_PER_GROUP = 1024
 
 _LAYERS = tuple(sorted(COMPLETENESS_BITS, key=lambda layer: COMPLETENESS_BITS[layer]))
 
@@ -187,24 +191,45 @@ def manifest_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         ValueError: A row lacks a column or has an unknown one, a value may not be null, or two rows
             describe the same clip.
     """
-    ordered = sorted((dict(row) for row in rows), key=lambda row: str(row["clip_id"]))
-    names = set(MANIFEST_SCHEMA.names)
-    for row in ordered:
-        if set(row) != names:
-            raise ValueError(
-                f"clip {row['clip_id']}: unexpected or missing columns {sorted(set(row) ^ names)}"
-            )
-        empty = [f.name for f in MANIFEST_SCHEMA if not f.nullable and row[f.name] is None]
-        if empty:
-            raise ValueError(f"clip {row['clip_id']}: expected a value in {empty}, got null")
-    clip_ids = [row["clip_id"] for row in ordered]
-    if len(clip_ids) != len(set(clip_ids)):
-        raise ValueError("clip_id: expected one row per clip, got several for the same one")
-    return pa.Table.from_pylist(ordered, schema=MANIFEST_SCHEMA)
+    ordered = sorted(rows, key=lambda row: str(row["clip_id"]))
+    return pa.Table.from_pylist(list(_checked(ordered)), schema=MANIFEST_SCHEMA)
 
 
 def write_manifest(out: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write the manifest as Parquet and return the number of rows; raises as :func:`manifest_table`."""
-    table = manifest_table(rows)
-    pq.write_table(table, out, compression="zstd")
-    return int(table.num_rows)
+    """Write the manifest as Parquet, a group of rows at a time, and return the number of rows.
+
+    Args:
+        out: Where to write; stays open.
+        rows: In the order of ``clip_id``.
+
+    Raises:
+        ValueError: As :func:`manifest_table`, or the rows are not in order.
+    """
+    count = 0
+    with pq.ParquetWriter(out, MANIFEST_SCHEMA, compression="zstd") as writer:
+        checked = _checked(rows)
+        while group := list(itertools.islice(checked, _ROWS_PER_GROUP)):
+            count += len(group)
+            writer.write_table(pa.Table.from_pylist(group, schema=MANIFEST_SCHEMA))
+    return count
+
+
+def _checked(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, each compared with the schema and with the one before it."""
+    names, required = (
+        set(MANIFEST_SCHEMA.names),
+        [field.name for field in MANIFEST_SCHEMA if not field.nullable],
+    )
+    before = ""
+    for row in rows:
+        clip_id = str(row["clip_id"])
+        if set(row) != names:
+            raise ValueError(f"clip {clip_id}: unexpected or missing columns {sorted(set(row) ^ names)}")
+        if empty := [name for name in required if row[name] is None]:
+            raise ValueError(f"clip {clip_id}: expected a value in {empty}, got null")
+        if clip_id == before:
+            raise ValueError("clip_id: expected one row per clip, got several for the same one")
+        if clip_id < before:
+            raise ValueError(f"clip_id: expected rows in order, got {clip_id} after {before}")
+        before = clip_id
+        yield dict(row)

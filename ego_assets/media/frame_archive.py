@@ -237,7 +237,8 @@ class FrameArchiveIndex:
         return len(self.names)
 
     def __iter__(self) -> Iterator[FrameArchiveEntry]:
-        return (self._at(position) for position in range(len(self)))
+        columns = (self.frame_indices.tolist(), self.timestamps_ns.tolist(), self.names)
+        return map(FrameArchiveEntry, *columns, self.offsets.tolist(), self.sizes.tolist())
 
     def entry(self, frame_index: int) -> FrameArchiveEntry:
         """The member of a frame; ``KeyError`` where the archive has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,23 @@ from ego_assets.quality.exposure import (
     BRIGHT_SHARE_LIMIT,
     CLIPPED_SHARE_LIMIT,
     DARK_SHARE_LIMIT,
+    LIMITED_BLACK,
     LIMITED_RANGE_GAIN,
     measure_exposure,
 )
+from ego_assets.quality.framing import ASSUMED_FOCAL_SHARE, TileDetail, ViewMeter, ViewSamples
 from ego_assets.schema.arrays import read_only
 from ego_assets.schema.media import MediaProbe
 from ego_assets.schema.timeline import Timeline
 
 #: Raised whenever the meaning of a field of the report changes.
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 
 #: A short clip is sampled more densely, so that its shares rest on at least this many frames.
 MIN_SAMPLES = 5
+
+#: Least and largest focal length over the picture's longer side: a fisheye and a long telephoto lens.
+FOCAL_SHARES = (0.05, 50.0)
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -47,12 +52,14 @@ class QualityConfig:
         blurred_below: A frame with a smaller Laplacian variance is blurred (collection guide, step 2: 100).
         working_short_side_px: Short side at which sharpness is measured a second time, comparable across
             resolutions.
+        focal_share: Focal length over the picture's longer side, by which turns of the picture become angles.
     """
 
     blur_every: int = 30
     exposure_every: int = 5
     blurred_below: float = 100.0
     working_short_side_px: int = WORKING_SHORT_SIDE_PX
+    focal_share: float = ASSUMED_FOCAL_SHARE
 
     def __post_init__(self) -> None:
         for name in ("blur_every", "exposure_every", "working_short_side_px"):
@@ -60,6 +67,10 @@ class QualityConfig:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not self.blurred_below > 0:
             raise ValueError(f"blurred_below: expected more than 0, got {self.blurred_below}")
+        if not FOCAL_SHARES[0] <= self.focal_share <= FOCAL_SHARES[1]:
+            raise ValueError(
+                f"focal_share: expected {FOCAL_SHARES[0]:g} to {FOCAL_SHARES[1]:g}, got {self.focal_share}"
+            )
 
 
 def _check_columns(samples: BlurSamples | ExposureSamples, integer_columns: tuple[str, ...]) -> None:
@@ -142,6 +153,7 @@ class QualityReport:
             :mod:`ego_assets.quality.completeness`.
         gap_frame_count: Frames that gaps between the time stamps show to be missing.
         duplicate_count: Frames whose time stamp equals that of the frame before.
+        stepped_back_count: Frames that were moved in time because the file's clock steps back.
         decode_errors: Errors the decoder reported.
         declared_duration_s: Duration as declared, or ``None`` where absent or unusable.
         duration_s: Duration by the time stamps.
@@ -151,6 +163,8 @@ class QualityReport:
         blur: Sharpness of the sampled frames.
         exposure: Exposure of the sampled frames.
         config: What was sampled and how frames were judged.
+        view: What every second shows and how it moves; empty in reports of format 1.
+        tiles: How much detail every part of the picture shows; empty in reports of format 1.
         format: Version of this report's format.
     """
 
@@ -163,6 +177,7 @@ class QualityReport:
     expected_frame_count: int
     gap_frame_count: int
     duplicate_count: int
+    stepped_back_count: int = 0
     decode_errors: int
     declared_duration_s: float | None
     duration_s: float
@@ -172,6 +187,8 @@ class QualityReport:
     blur: BlurSamples
     exposure: ExposureSamples
     config: QualityConfig
+    view: ViewSamples = field(default_factory=ViewSamples.empty)
+    tiles: TileDetail = field(default_factory=TileDetail.empty)
     format: int = REPORT_FORMAT
 
     @property
@@ -223,6 +240,9 @@ class QualityReport:
             "over_exposed_share": self.over_exposed_share,
             "under_exposed_share": self.under_exposed_share,
             "median_luma": _median(self.exposure.mean_luma),
+            "shake_median": _median(self.view.shake[np.isfinite(self.view.shake)]),
+            "still_s": int(self.view.still.sum()),
+            "covered_s": int(self.view.covered.sum()),
         }
 
     @classmethod
@@ -242,6 +262,10 @@ class QualityReport:
         raw["blur"] = BlurSamples(**_arrays(raw["blur"]))
         raw["exposure"] = ExposureSamples(**_arrays(raw["exposure"]))
         raw["config"] = QualityConfig(**raw["config"])
+        raw["format"] = REPORT_FORMAT
+        if "view" in raw:
+            raw["view"] = ViewSamples(**_arrays(raw["view"]))
+            raw["tiles"] = TileDetail(**raw["tiles"])
         return cls(**raw)
 
 
@@ -254,8 +278,8 @@ class QualityAssessor:
         timeline: Time stamps the container lists.
         probe: The container's declarations.
         config: Sampling and thresholds per frame.
-        full_range: Whether luma spans 0-255 rather than 16-235; by default found from the pixel format
-            (``yuvj...``, gray and RGB span 0-255).
+        full_range: Whether luma spans 0-255 rather than 16-235; by default found from the probe, and from the
+            pixel format (``yuvj...``, gray and RGB span 0-255).
     """
 
     def __init__(
@@ -269,40 +293,62 @@ class QualityAssessor:
         self._timeline = timeline
         self._probe = probe
         self._config = config or QualityConfig()
-        self._full_range = is_full_range(probe.pixel_format) if full_range is None else full_range
+        if full_range is None:
+            full_range = probe.full_range or is_full_range(probe.pixel_format)
+        self._full_range = full_range
         self._blur_step = sampling_step(timeline.frame_count, self._config.blur_every)
         self._exposure_step = sampling_step(timeline.frame_count, self._config.exposure_every)
         self._decoded = 0
         self._last_index = -1
         self._blur_at = (array("q"), array("q"))
         self._native, self._working = array("d"), array("d")
+        gain, black = (1.0, 0) if self._full_range else (LIMITED_RANGE_GAIN, LIMITED_BLACK)
+        self._view = ViewMeter(
+            rotation_deg=probe.rotation_deg,
+            gain=gain,
+            black=black,
+            working_short_side_px=self._config.working_short_side_px,
+        )
         self._exposure_at = (array("q"), array("q"))
         self._mean, self._clipped, self._bright, self._dark = (array("d") for _ in range(4))
 
-    def wants(self, index: int) -> bool:
-        """Whether :meth:`add` will look at the pixels of frame ``index``, for callers that can avoid them."""
-        return index % self._blur_step == 0 or index % self._exposure_step == 0 or self._decoded == 0
+    def wants(self, index: int, timestamp_ns: int) -> bool:
+        """Whether :meth:`add` will look at the pixels of a frame, for callers that can avoid getting them."""
+        return (
+            index % self._blur_step == 0
+            or index % self._exposure_step == 0
+            or self._decoded == 0
+            or self._view.due(timestamp_ns)
+        )
 
-    def add(self, index: int, timestamp_ns: int, luma: npt.NDArray[np.uint8]) -> None:
+    def add(self, index: int, timestamp_ns: int, luma: npt.NDArray[np.uint8] | None) -> None:
         """Take in one decoded frame.
 
         Args:
             index: Position in decoded order; ascending, gaps are allowed.
             timestamp_ns: Presentation time in nanoseconds.
-            luma: ``uint8 [height, width]`` in the coded range; not kept.
+            luma: ``uint8 [height, width]`` in the coded range; not kept. ``None`` is enough for a frame that is not
+                wanted, see :meth:`wants`.
 
         Raises:
-            ValueError: ``index`` does not ascend, or ``luma`` is not an 8-bit plane.
+            ValueError: ``index`` does not ascend, ``luma`` is not an 8-bit plane or missing though wanted.
         """
         if index <= self._last_index:
             raise ValueError(f"index: expected more than {self._last_index}, got {index}")
+        wanted = self.wants(index, timestamp_ns)
         first = self._decoded == 0
         self._last_index = index
         self._decoded += 1
+        if not wanted:
+            return
+        if luma is None:
+            raise ValueError(f"luma: expected the pixels of frame {index}, which is sampled, got None")
         if first or index % self._blur_step == 0:
             self._add_blur(index, timestamp_ns, luma)
         if first or index % self._exposure_step == 0:
             self._add_exposure(index, timestamp_ns, luma)
+        if self._view.due(timestamp_ns):
+            self._view.add(timestamp_ns, luma)
 
     def finish(self, decode_errors: int) -> QualityReport:
         """The report on everything that was added.
@@ -324,6 +370,7 @@ class QualityAssessor:
             ),
             gap_frame_count=expected.gap_frame_count,
             duplicate_count=timeline.duplicate_count,
+            stepped_back_count=timeline.stepped_back_count,
             decode_errors=decode_errors,
             declared_duration_s=usable_duration_s(probe.declared_duration_s),
             duration_s=timeline.duration_s,
@@ -345,6 +392,8 @@ class QualityAssessor:
                 dark_share=_floats(self._dark),
             ),
             config=self._config,
+            view=self._view.samples(timeline.duration_s),
+            tiles=self._view.tile_detail(),
         )
 
     def _add_blur(self, index: int, timestamp_ns: int, luma: npt.NDArray[np.uint8]) -> None:
@@ -398,8 +447,16 @@ def _floats(values: array[float]) -> FloatArray:
     return np.array([float(f"{value:.6g}") for value in values], dtype=np.float64)
 
 
-def _arrays(columns: Mapping[str, list[float]]) -> dict[str, Any]:
-    return {name: np.asarray(values) for name, values in columns.items()}
+def _arrays(columns: Mapping[str, list[float | None]]) -> dict[str, Any]:
+    return {
+        name: np.array([float("nan") if value is None else value for value in values])
+        for name, values in columns.items()
+    }
+
+
+def _nullable(values: FloatArray | IntArray) -> list[float | None]:
+    """The values with ``None`` for what is not known: JSON has no NaN."""
+    return [value if value == value else None for value in values.tolist()]
 
 
 def _plain(report: QualityReport) -> dict[str, Any]:
@@ -409,6 +466,14 @@ def _plain(report: QualityReport) -> dict[str, Any]:
         value = getattr(report, column.name)
         if isinstance(value, BlurSamples | ExposureSamples):
             plain[column.name] = {c.name: getattr(value, c.name).tolist() for c in fields(value)}
+        elif isinstance(value, ViewSamples):
+            plain[column.name] = {c.name: _nullable(getattr(value, c.name)) for c in fields(value)}
+        elif isinstance(value, TileDetail):
+            plain[column.name] = {
+                **{c.name: getattr(value, c.name) for c in fields(value)},
+                "detail": value.detail.tolist(),
+                "brightest": value.brightest.tolist(),
+            }
         elif isinstance(value, QualityConfig):
             plain[column.name] = asdict(value)
         else:

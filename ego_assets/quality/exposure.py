@@ -37,7 +37,8 @@ DARK_SHARE_LIMIT = 0.5
 #: The histogram is taken from every n-th row and column, n chosen so that the short side keeps this many.
 SAMPLED_SHORT_SIDE_PX = 180
 
-_LIMITED_BLACK = 16
+#: Coded luma of black in the limited range.
+LIMITED_BLACK = 16
 _LIMITED_SPAN = 219
 
 #: Factor by which differences of limited-range luma grow when it is expanded to the full range.
@@ -64,7 +65,7 @@ class Exposure:
 def _full_range_values(*, full_range: bool) -> npt.NDArray[np.float64]:
     """Full-range luma of each of the 256 coded values."""
     coded = np.arange(256, dtype=np.float64)
-    return coded if full_range else np.clip((coded - _LIMITED_BLACK) * LIMITED_RANGE_GAIN, 0, 255)
+    return coded if full_range else np.clip((coded - LIMITED_BLACK) * LIMITED_RANGE_GAIN, 0, 255)
 
 
 _VALUES = {full_range: _full_range_values(full_range=full_range) for full_range in (False, True)}
@@ -87,12 +88,12 @@ def measure_exposure(luma: npt.NDArray[np.uint8], *, full_range: bool) -> Exposu
     stride = max(1, min(luma.shape) // SAMPLED_SHORT_SIDE_PX)
     sampled = np.ascontiguousarray(luma[::stride, ::stride])
     histogram = cv2.calcHist([sampled], [0], None, [256], [0, 256]).ravel().astype(np.float64)
-    shares = histogram / sampled.size
+    # Whole numbers are added exactly, so that no share of a part exceeds that of the whole.
     values = _VALUES[full_range]
     rounded = np.rint(values)
     return Exposure(
-        mean_luma=float(shares @ values),
-        clipped_share=float(shares[rounded >= CLIPPED_LUMA].sum()),
-        bright_share=float(shares[rounded >= BRIGHT_LUMA].sum()),
-        dark_share=float(shares[rounded <= DARK_LUMA].sum()),
+        mean_luma=float(histogram @ values) / sampled.size,
+        clipped_share=float(histogram[rounded >= CLIPPED_LUMA].sum()) / sampled.size,
+        bright_share=float(histogram[rounded >= BRIGHT_LUMA].sum()) / sampled.size,
+        dark_share=float(histogram[rounded <= DARK_LUMA].sum()) / sampled.size,
     )

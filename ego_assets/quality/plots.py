@@ -13,29 +13,36 @@ from PIL import Image
 
 from ego_assets.quality.assessment import QualityReport
 from ego_assets.quality.exposure import CLIPPED_SHARE_LIMIT, DARK_SHARE_LIMIT
+from ego_assets.quality.stability import SHAKE_LIMIT
 from ego_assets.schema.timeline import NANOSECONDS
 
 #: More points than this are invisible at the plot's width.
 _MAX_POINTS = 400
 
+#: Stretches of one kind that are marked; a clip with more is bad enough to show it.
+_MAX_MARKS = 50
+
 _GOOD, _BAD, _ACCENT, _MUTED = "#2f7d6d", "#c2410c", "#3b5bdb", "#8a8f98"
 
 
 def quality_plot(report: QualityReport) -> bytes:
-    """Sharpness and exposure of a clip over time, with the limits at which a frame counts as bad.
+    """Sharpness, exposure and shake of a clip over time, with the limits at which a frame or a second counts as bad.
+
+    Seconds in which the camera stands still, tumbles or has its lens covered are marked.
 
     Args:
         report: What to plot.
 
     Returns:
-        A PNG of 800x480 pixels, below 50 KB.
+        A PNG of 800x680 pixels, below 50 KB.
     """
     # Every clip gets this plot: fixed margins and few ticks draw in a third of the time of a fitted layout.
-    figure = Figure(figsize=(8, 4.8), dpi=100)
-    figure.subplots_adjust(left=0.09, right=0.98, top=0.94, bottom=0.1, hspace=0.28)
-    sharpness, exposure = figure.subplots(2, 1)
+    figure = Figure(figsize=(8, 6.8), dpi=100)
+    figure.subplots_adjust(left=0.09, right=0.98, top=0.95, bottom=0.07, hspace=0.32)
+    sharpness, exposure, shake = figure.subplots(3, 1)
     _plot_sharpness(sharpness, report)
     _plot_exposure(exposure, report)
+    _plot_shake(shake, report)
     return render_png(figure)
 
 
@@ -80,12 +87,36 @@ def _plot_exposure(axes: Axes, report: QualityReport) -> None:
     axes.set_ylim(-2, 118)
     axes.set_yticks([0, 25, 50, 75, 100])
     axes.set_ylabel("share of pixels (%)")
-    axes.set_xlabel("time (s)")
     _finish(
         axes,
         f"Exposure: {_percent(report.over_exposed_share)} of sampled frames over-exposed, "
         f"{_percent(report.under_exposed_share)} under-exposed",
     )
+
+
+def _plot_shake(axes: Axes, report: QualityReport) -> None:
+    view = report.view
+    seconds = np.arange(view.shake.size)
+    # Gaps in the line are seconds in which the motion is not known.
+    axes.plot(*_thinned(seconds + 0.5, 100 * view.shake), "o-", ms=3, lw=1, color=_ACCENT, label="shake")
+    axes.axhline(100 * SHAKE_LIMIT, color=_BAD, lw=1, ls="--", label="shakes above")
+    marks = (
+        (view.still, _MUTED, "stands still"),
+        (view.handled, _BAD, "tumbles"),
+        (view.covered, "#1f2937", "covered"),
+    )
+    for marked, colour, label in marks:
+        for number, stretch in enumerate(view.stretches(marked)[:_MAX_MARKS]):
+            axes.axvspan(
+                stretch.start_s, stretch.end_s, color=colour, alpha=0.25, lw=0, label="" if number else label
+            )
+    highest = float(np.nanmax([100 * SHAKE_LIMIT, *(100 * view.shake)]))
+    axes.set_ylim(0, 1.4 * highest)
+    axes.set_ylabel("shake (% of width)")
+    axes.set_xlabel("time (s)")
+    known = np.isfinite(view.shake)
+    share = float((view.shake[known] > SHAKE_LIMIT).mean()) if known.any() else None
+    _finish(axes, f"Shake: {_percent(share)} of seconds shake, {int(known.sum())} of {seconds.size} judged")
 
 
 def _finish(axes: Axes, title: str) -> None:
@@ -94,7 +125,7 @@ def _finish(axes: Axes, title: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    axes.legend(fontsize=7, loc="upper right", framealpha=0.8, ncols=4)
+    axes.legend(fontsize=7, loc="upper right", framealpha=0.8, ncols=5)
 
 
 def _seconds(timestamps_ns: npt.NDArray[np.int64], report: QualityReport) -> npt.NDArray[np.float64]:

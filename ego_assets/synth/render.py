@@ -25,6 +25,12 @@ _TIME_BASES = {".mp4": Fraction(1, 90_000), ".mov": Fraction(1, 90_000), ".mkv":
 #: Even a lens in focus is not perfectly sharp; this also softens the stairs of drawn edges.
 _LENS_SIGMA_PX = 0.45
 
+#: Colour of what lies over a covered lens: skin with light shining through.
+_COVER_BGR = (45, 60, 120)
+#: Radius and softness of a smudge, as shares of the longer side.
+_SMUDGE_RADIUS_SHARE = 0.15
+_SMUDGE_SIGMA_SHARE = 0.012
+
 # Equal pictures shall give equal bytes: a fixed number of threads does not depend on the machine's cores, and
 # x264's macroblock tree reads memory that it has not written unless the width is a multiple of 128.
 _ENCODER_THREADS = 4
@@ -75,7 +81,7 @@ def render_clip(spec: SceneSpec, path: Path, *, progress: ProgressCallback = ign
     with _ClipFile.create(path, spec, time_base) as clip:
         for index, (tick, time_s) in enumerate(zip(ticks, times_s, strict=True)):
             frame = scene.frame(float(time_s), index)
-            clip.write_picture(_recorded(frame.rendering.image, spec), tick)
+            clip.write_picture(_recorded(frame.rendering.image, spec, float(time_s)), tick)
             boxes.extend(frame.boxes)
             for side, state in frame.hand_states.items():
                 states[side].append(state)
@@ -116,15 +122,32 @@ def _presentation_ticks(spec: SceneSpec, time_base: Fraction) -> list[int]:
     return [round((offset + time) / time_base) for number, time in enumerate(exact) if number not in dropped]
 
 
-def _recorded(image: npt.NDArray[np.uint8], spec: SceneSpec) -> npt.NDArray[np.uint8]:
-    """The picture as the camera stores it: out of focus, under-exposed and turned as the spec says."""
+def _recorded(image: npt.NDArray[np.uint8], spec: SceneSpec, time_s: float = 0.0) -> npt.NDArray[np.uint8]:
+    """The picture as the camera stores it: out of focus, covered, under-exposed and turned as the spec says."""
     sigma = float(np.hypot(_LENS_SIGMA_PX, spec.blur_sigma_px))
     recorded = cv2.GaussianBlur(image, (0, 0), sigma)
+    if spec.smudge_xy is not None:
+        recorded = _smudged(np.asarray(recorded, np.uint8), spec.smudge_xy)
+    if spec.covered_s is not None and spec.covered_s[0] <= time_s < spec.covered_s[1]:
+        # What lies on the lens is too near for any detail; some of the room's light comes through at its edges.
+        light = cv2.resize(cv2.resize(recorded, (3, 3), interpolation=cv2.INTER_AREA), recorded.shape[1::-1])
+        recorded = cv2.addWeighted(light, 0.25, np.full_like(light, _COVER_BGR), 0.75, 0)
     if spec.brightness != 1.0:
         recorded = cv2.convertScaleAbs(recorded, alpha=spec.brightness)
     if spec.rotation_deg:
         recorded = cv2.rotate(recorded, _CODED_FROM_UPRIGHT[spec.rotation_deg])
     return np.ascontiguousarray(recorded, dtype=np.uint8)
+
+
+def _smudged(image: npt.NDArray[np.uint8], middle_xy: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """The picture through a lens with a greasy spot: soft in one place, with a gradual edge."""
+    height, width = image.shape[:2]
+    side = max(width, height)
+    y, x = np.ogrid[:height, :width]
+    away = np.hypot(x - middle_xy[0] * width, y - middle_xy[1] * height) / (_SMUDGE_RADIUS_SHARE * side)
+    weight = np.clip(2 * (1 - away), 0, 1)[..., None]
+    soft = cv2.GaussianBlur(image, (0, 0), _SMUDGE_SIGMA_SHARE * side)
+    return np.asarray(np.rint(image + weight * (soft.astype(np.float32) - image)), dtype=np.uint8)
 
 
 @dataclass(eq=False)

@@ -38,6 +38,11 @@ class SceneSpec:
         camera_motion: ``walk`` sways and turns slowly with head bob, ``look_around`` turns widely on the
             spot, ``still`` does not move at all, ``fast`` turns faster than any stability gate should accept.
         blur_sigma_px: Gaussian blur of the picture, as if out of focus; 0 for a sharp picture.
+        pitch_down_deg: Angle of the lens below the horizon; negative above it. By default the camera looks ahead, or
+            at the hands.
+        shake_deg: Amplitude of a quick shake of heading and pitch, in degrees, as of a loose mount.
+        covered_s: First and last second of a stretch in which something lies over the lens.
+        smudge_xy: Middle of a smudge on the lens, as shares of width and height.
         brightness: Factor on the pixel values; below about 0.2 the clip counts as under-exposed.
         dropped_frames: Nominal frame numbers that are missing in the file; the time stamps keep the gap.
         rotation_deg: Clockwise turn (0, 90, 180, 270) that makes the coded picture upright; written as a
@@ -61,6 +66,10 @@ class SceneSpec:
     location: Location = "kitchen"
     camera_motion: CameraMotion = "walk"
     blur_sigma_px: float = 0.0
+    pitch_down_deg: float | None = None
+    shake_deg: float = 0.0
+    covered_s: tuple[float, float] | None = None
+    smudge_xy: tuple[float, float] | None = None
     brightness: float = 1.0
     dropped_frames: tuple[int, ...] = ()
     rotation_deg: int = 0
@@ -79,6 +88,13 @@ class SceneSpec:
         _require_range("plates", self.plates, 0, MAX_PLATES)
         _require_range("face_size_m", self.face_size_m, 0.05, 0.5)
         _require_range("blur_sigma_px", self.blur_sigma_px, 0, 100)
+        _require_range("shake_deg", self.shake_deg, 0, 20)
+        if self.pitch_down_deg is not None:
+            _require_range("pitch_down_deg", self.pitch_down_deg, -90, 90)
+        if self.covered_s is not None and not 0 <= self.covered_s[0] <= self.covered_s[1]:
+            raise ValueError(f"covered_s: expected two seconds in order, got {self.covered_s}")
+        for share in self.smudge_xy or ():
+            _require_range("smudge_xy", share, 0, 1)
         _require_range("brightness", self.brightness, 0, 4)
         _require_range("start_offset_s", self.start_offset_s, 0, 3600)
         _require_choice("location", self.location, ("kitchen", "office", "workshop"))
@@ -104,6 +120,9 @@ class SceneSpec:
         values = asdict(self)
         values["frame_rate"] = str(self.frame_rate)
         values["dropped_frames"] = list(self.dropped_frames)
+        for name in ("covered_s", "smudge_xy"):
+            if values[name] is not None:
+                values[name] = list(values[name])
         return values
 
     @classmethod
@@ -112,6 +131,9 @@ class SceneSpec:
         restored = dict(values)
         restored["frame_rate"] = Fraction(restored["frame_rate"])
         restored["dropped_frames"] = tuple(restored["dropped_frames"])
+        for name in ("covered_s", "smudge_xy"):
+            if restored.get(name) is not None:
+                restored[name] = tuple(restored[name])
         return cls(**restored)
 
 

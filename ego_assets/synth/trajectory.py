@@ -123,15 +123,20 @@ def trajectory_of(spec: SceneSpec) -> CameraTrajectory:
     generator = np.random.default_rng([spec.seed, 1])
     # With people or signs around, the camera looks ahead; otherwise it looks at the wearer's hands.
     looks_ahead = spec.faces + spec.text_panels + spec.plates > 0 or not spec.hands
-    pitch_down = math.radians(12.0 if looks_ahead else 22.0)
+    usual_deg = 12.0 if looks_ahead else 22.0
+    pitch_down = math.radians(usual_deg if spec.pitch_down_deg is None else spec.pitch_down_deg)
+    shaken = tuple(
+        tuple(Sinusoid(math.radians(spec.shake_deg) * share, hz, phase) for share, hz, phase in swings)
+        for swings in (_SHAKE if spec.shake_deg else ((), ()))
+    )
     if spec.camera_motion == "still":
         fixed = Channel()
         return CameraTrajectory(
             x=fixed,
             y=fixed,
             z=Channel(CAMERA_HEIGHT_M),
-            heading=fixed,
-            pitch_down=Channel(pitch_down),
+            heading=Channel(0.0, shaken[0]),
+            pitch_down=Channel(pitch_down, shaken[1]),
             roll=fixed,
         )
 
@@ -151,6 +156,7 @@ def trajectory_of(spec: SceneSpec) -> CameraTrajectory:
             (
                 Sinusoid(math.radians(heading_amplitude), 1 / heading_period_s),
                 Sinusoid(math.radians(0.8), 0.95, phase()),
+                *shaken[0],
             ),
         ),
         pitch_down=Channel(
@@ -158,11 +164,15 @@ def trajectory_of(spec: SceneSpec) -> CameraTrajectory:
             (
                 Sinusoid(math.radians(pitch_amplitude), 0.31, phase()),
                 Sinusoid(math.radians(0.5), 1.9, phase()),
+                *shaken[1],
             ),
         ),
         roll=Channel(0.0, (Sinusoid(math.radians(1.2), 0.95, phase()),)),
     )
 
+
+#: Share of the amplitude, frequency (Hz) and phase of the swings of a loose mount: of heading and of pitch.
+_SHAKE = (((0.8, 5.3, 0.4), (0.4, 7.1, 2.0)), ((0.8, 5.9, 1.1), (0.4, 3.7, 0.2)))
 
 #: Heading amplitude (degrees) and period (s), pitch amplitude (degrees), sideways amplitude (m).
 _MOTIONS: dict[CameraMotion, tuple[float, float | None, float, float]] = {

@@ -147,8 +147,8 @@ def test_a_delivery_whose_clips_never_rest_is_left_to_the_next_run(
     assert delivered_clips(project) == {first}
     second = processed(project, tmp_path / "second.mp4", seed=2)
 
-    manifest = importlib.import_module("ego_assets.assets.dataset_manifest")
-    monkeypatch.setattr(manifest, "changed_since", lambda *_: {second: "it moves"})
+    assembling = importlib.import_module("ego_assets.assembling")
+    monkeypatch.setattr(assembling, "changed_since", lambda *_: {second: "it moves"})
     assert "it moves" in project.run_collection()
     assert [delivery.version for delivery in project.database.deliveries()] == ["v0001"]
     versions = project.settings.deliveries / "dataset"

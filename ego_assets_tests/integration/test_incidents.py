@@ -432,7 +432,7 @@ STEPS = [
     ("resources.storage.ArtifactStore.move_version", 0),
     ("resources.storage.ArtifactStore.move_version", 3),
     ("resources.vault.Quarantine.take", 2),
-    ("ego_assets.incidents._mark_recalled", 0),
+    ("ego_assets.delivery.recall._note", 0),
     ("resources.vault.Quarantine.take", 5),
     ("ego_assets.incidents.IncidentDesk._remove_reports", 0),
     ("resources.incidents.IncidentLog.record_quarantined", 0),

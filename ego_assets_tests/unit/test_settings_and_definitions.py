@@ -28,7 +28,19 @@ EXPECTED: dict[str, tuple[str, set[str], set[str]]] = {
     "clip_quality": (
         "ingest",
         {"raw_clip"},
-        {"COMPLETED", "PARSE", "COMPLETENESS", "blur", "blur_working_scale", "exposure"},
+        {
+            "COMPLETED",
+            "PARSE",
+            "COMPLETENESS",
+            "blur",
+            "blur_working_scale",
+            "exposure",
+            "shake",
+            "lens_covered",
+            "camera_tilt",
+            "camera_worn",
+            "smudges",
+        },
     ),
     "blurred_video": (
         "privacy",
@@ -56,8 +68,12 @@ EXPECTED: dict[str, tuple[str, set[str], set[str]]] = {
     ),
     "manifest": ("curate", {"clip_quality", "blurred_video", *ENRICHMENT}, {"completed", "score"}),
     "clip_package": ("deliver", {"clip_quality", "blurred_video", "manifest", *ENRICHMENT}, {"completed"}),
-    "quality_summary": ("collection", {"manifest"}, {"measured_recall"}),
-    "dataset_manifest": ("collection", {"clip_package"}, {"incidents_resolved", "measured_recall"}),
+    "quality_summary": ("collection", {"manifest"}, {"audit_chain_intact", "measured_recall"}),
+    "dataset_manifest": (
+        "collection",
+        {"clip_package"},
+        {"deliveries_open", "incidents_resolved", "measured_recall", "nothing_private_inside"},
+    ),
 }
 COLLECTION = {"quality_summary", "dataset_manifest"}
 
@@ -91,7 +107,7 @@ def test_variables_that_texts_name_exist() -> None:
     for folder in ("docs", "ego_assets", "resources"):
         texts += [path for suffix in ("md", "py", "yaml") for path in (ROOT / folder).rglob(f"*.{suffix}")]
     named = {found: path for path in texts for found in re.findall(r"\bEGO_[A-Z_]*[A-Z]\b", path.read_text())}
-    known = {f"EGO_{name.upper()}" for name in Settings.model_fields} | {"EGO_TESTDATA"}
+    known = {f"EGO_{name.upper()}" for name in Settings.model_fields} | {"EGO_TESTDATA", "EGO_TEST_FAULTS"}
     assert {name: path for name, path in named.items() if name not in known} == {}
     assert len(named) > 5, "nothing was searched"
 
@@ -233,7 +249,8 @@ def test_enrichment_is_not_handed_the_vault(definitions: Definitions) -> None:
 def test_jobs_schedules_and_sensors(definitions: Definitions) -> None:
     repository = definitions.get_repository_def()
     jobs = {job.name: job for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    assert set(jobs) == {"process_clip", "collection"}
+    assert set(jobs) == {"process_clip", "collection", "deliver"}
+    jobs.pop("deliver")
     executed = {
         name: {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
         for name, job in jobs.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import io
 import json
 import os
@@ -144,7 +145,11 @@ class Vault:
                 accept(digest)
             # Before the original is in its place: a process that dies in between must not leave it unrecorded.
             self._database.write_audit(
-                actor=actor, action="vault.take", clip_id=clip_id, detail=digest, run_id=run_id
+                actor=actor,
+                action="vault.take",
+                clip_id=clip_id,
+                detail=f"content {_bound_digest(clip_id, digest)}",
+                run_id=run_id,
             )
 
         folder = f"{ORIGINALS}/{clip_id}"
@@ -280,7 +285,11 @@ class Vault:
         reason = self._described(key.removesuffix(_SIDECAR_SUFFIX) + _REASON_SUFFIX) or {}
         clip_id = str(reason.get("clip_id", ""))
         self._database.write_audit(
-            actor=actor, action="vault.open", purpose=purpose.value, clip_id=clip_id, detail=key
+            actor=actor,
+            action="vault.open",
+            purpose=purpose.value,
+            clip_id=clip_id,
+            detail=_nameless(key),
         )
         try:
             source = self._files.open(key, what=f"The rejected upload {key}")
@@ -447,7 +456,8 @@ class Vault:
             actor=actor,
             action="vault.reject",
             clip_id=clip_id,
-            detail=f"{described['code']}: {described['name']}",
+            # Without its name: rows of the log are never removed, and an upload may have to be erased.
+            detail=described["code"],
         )
 
     # --- quarantine -----------------------------------------------------------------------------------
@@ -671,7 +681,9 @@ class Vault:
     def _audit_key_change(self, action: str, key: str, *, actor: str) -> None:
         parts = key.split("/")
         clip_id = parts[1] if parts[0] == ORIGINALS else ""
-        self._database.write_audit(actor=actor, action=action, clip_id=clip_id, detail=key)
+        # Of a rejected upload without its name, as above.
+        detail = _nameless(key) if parts[0] == REJECTED else key
+        self._database.write_audit(actor=actor, action=action, clip_id=clip_id, detail=detail)
 
     def _contents(self, prefix: str = "") -> Iterator[str]:
         """The files that came from outside, of which the vault knows what they are."""
@@ -736,6 +748,20 @@ def _part_of(key: str) -> str:
 
 def _is_name(part: str) -> bool:
     return part not in ("", ".", "..")
+
+
+def _bound_digest(clip_id: str, sha256: str) -> str:
+    """SHA-256 of clip_id and content digest for the audit log, whose rows outlive an erasure.
+
+    It proves to whoever has the content that this clip was made of it; it cannot be looked up or compared.
+    """
+    return hashlib.sha256(f"{clip_id} {sha256}".encode()).hexdigest()
+
+
+def _nameless(key: str) -> str:
+    """A key in ``rejected/`` for the audit log: who has the file can find its row, and no row names an upload."""
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/sha256:{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
 
 def _shortened(text: str, room: int) -> str:

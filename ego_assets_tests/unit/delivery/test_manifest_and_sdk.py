@@ -132,13 +132,19 @@ def test_an_empty_manifest_keeps_its_schema():
     assert manifest_table([]).schema.equals(MANIFEST_SCHEMA, check_metadata=True)
 
 
-def test_equal_rows_give_equal_files():
+def test_equal_rows_give_equal_files_in_groups_and_in_order(monkeypatch):
     rows, files = [row(0), row(1)], []
-    for order in (rows, rows[::-1]):
+    for _ in range(2):
         out = io.BytesIO()
-        assert write_manifest(out, order) == 2
+        assert write_manifest(out, iter(rows)) == 2
         files.append(out.getvalue())
     assert files[0] == files[1]
+    with pytest.raises(ValueError, match="in order"):
+        write_manifest(io.BytesIO(), rows[::-1])
+    monkeypatch.setattr("ego_assets.delivery.manifest._ROWS_PER_GROUP", 1)
+    out = io.BytesIO()
+    assert write_manifest(out, iter(rows)) == 2
+    assert pq.ParquetFile(out).num_row_groups == 2
 
 
 @pytest.mark.parametrize(

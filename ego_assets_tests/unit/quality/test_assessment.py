@@ -73,12 +73,16 @@ def test_wants_tells_which_frames_are_looked_at():
     )
     looked_at = []
     for index in range(40):
-        if assessor.wants(index):
+        stamp_ns = round(index * 1e9 / 90)
+        if assessor.wants(index, stamp_ns):
             looked_at.append(index)
-            assessor.add(index, index, TEXTURE)
+            assessor.add(index, stamp_ns, TEXTURE)
         else:
-            assessor.add(index, index, np.empty((0, 0), np.uint8))
-    assert looked_at == list(range(0, 40, 5))
+            assessor.add(index, stamp_ns, None)
+    # Every fifth frame for the exposure, and fifteen a second, every sixth of 90, for the motion.
+    assert looked_at == sorted({*range(0, 40, 5), *range(0, 40, 6)})
+    with pytest.raises(ValueError, match="frame 40, which is sampled"):
+        assessor.add(40, round(40 * 1e9 / 90), None)
 
 
 def test_sharp_blurred_dark_and_bright_clips_are_told_apart():
@@ -157,9 +161,22 @@ def test_the_report_survives_storage():
     assert restored.to_json() == report.to_json()
     assert restored.blurred_share == report.blurred_share
     np.testing.assert_array_equal(restored.exposure.dark_share, report.exposure.dark_share)
-    newer = report.to_json().replace('"format": 1', '"format": 99')
+    np.testing.assert_array_equal(restored.view.shake, report.view.shake)
+    np.testing.assert_array_equal(restored.tiles.detail, report.tiles.detail)
+    newer = report.to_json().replace('"format": 2', '"format": 99')
     with pytest.raises(ValueError, match="upgrade"):
         QualityReport.from_json(newer)
+
+
+def test_a_report_of_the_first_format_is_read_without_what_it_did_not_measure():
+    old = json.loads(assess([TEXTURE] * 60).to_json())
+    for name in ("view", "tiles"):
+        del old[name]
+    del old["config"]["focal_share"]
+    old["format"] = 1
+    restored = QualityReport.from_json(json.dumps(old))
+    assert restored.view.shake.size == restored.tiles.looks == 0
+    assert restored.blurred_share == 0
 
 
 def test_samples_cannot_be_changed_or_be_uneven():
@@ -186,7 +203,7 @@ def test_the_plot_is_small_and_shows_no_picture():
         plots.append(quality_plot(fixed))
     assert all(len(plot) < 50_000 for plot in plots)
     with Image.open(io.BytesIO(plots[0])) as image:
-        assert image.size == (800, 480)
+        assert image.size == (800, 680)
 
 
 def test_a_long_clip_keeps_the_plot_small():

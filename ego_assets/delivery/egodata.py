@@ -3,8 +3,7 @@
 dataset = Dataset("path/of/delivery")  # or https://..., s3://..., gs://...
 for info in dataset.clips(activity="cooking", min_quality=0.8, complete=["depth"]):
     clip = dataset.load_clip(info["clip_id"])  # clip.rgb[0], clip.depth[0], clip.mask[0], clip.captions
-for batch in dataset.stream(batch=8, shuffle=1000, split="train"):
-    batch["rgb"]  # uint8 [8, height, width, 3]
+for batch in dataset.stream(batch=8, shuffle=1000, split="train"):  # batch["rgb"]: uint8 [8, height, width, 3]
 loader = torch.utils.data.DataLoader(dataset.as_torch(fields=["rgb", "depth"]), batch_size=8, num_workers=4)
 """
 
@@ -20,8 +19,7 @@ import tarfile
 import tempfile
 import urllib.request
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from http.client import HTTPException
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +36,9 @@ _FIELDS = {
     "mask": ("masks", "segmentation/frame_{:06d}.png", "mask.png"),
     "hands": ("hand_object", "hand_object/frame_{:06d}.json", "hands.json"),
 }
-_SAID = ("clip_id", "step", "frame_index", "timestamp_ns", "caption", "action")
+_SAID = "clip_id", "step", "frame_index", "timestamp_ns", "caption", "action"
 _ALIASES = {"segmentation": "masks", **{field: places[0] for field, places in _FIELDS.items()}}
 _COLUMNS = {"activity": "activity_category", "environment": "environment_type"}
-_READ_ERRORS = (OSError, EOFError, ValueError, SyntaxError, tarfile.TarError, HTTPException)
 Names = str | Sequence[str]
 Limit = float | None
 Part = tuple[int, int]
@@ -52,10 +49,7 @@ class EgoDataError(Exception):
 
 
 class Dataset:
-    """One version of a delivery: its folder, or its ``manifest.parquet``, or the address of either.
-
-    Clips that were withdrawn since are left out, with a warning, unless ``include_withdrawn``.
-    """
+    """A delivery, by its folder or address; withdrawn clips are left out unless ``include_withdrawn``."""
 
     def __init__(self, path: object, *, include_withdrawn: bool = False) -> None:
         self._files = _Files(path)
@@ -64,36 +58,30 @@ class Dataset:
         _require_format("manifest.parquet", said.get(b"ego_assets.manifest_format", 0), MANIFEST_FORMAT)
         bits = said.get(b"ego_assets.completeness_bits", b"").decode().split(",")
         self._bits = {name: int(bit) for bit, _, name in (entry.partition("=") for entry in bits) if name}
-        #: Names that ``complete`` takes, besides the fields of a step and ``segmentation``.
         self.layers = tuple(sorted(self._bits, key=lambda layer: self._bits[layer]))
         self._columns, self._rows = table.column_names, {row["clip_id"]: row for row in table.to_pylist()}
-        if not include_withdrawn and (gone := self._withdrawn() & set(self._rows)):
+        # Withdrawn in a later version, as the folder of all versions says, or recalled from this one.
+        version = int(self._files.get("delivery.json", {}).get("version", "v0")[1:])
+        above = self._files.root.rpartition("/")[0].rstrip(":/") or self._files.root
+        folders = (self._files, _Files(above, self._files.system))
+        tables = [files.get("corrections.parquet", None) for files in folders]
+        rows = [row for table in tables if table is not None for row in table.to_pylist()]
+        gone = {r["clip_id"] for r in rows if r["action"] == "withdrawn" and int(r["version"][1:]) > version}
+        gone |= {entry["clip_id"] for entry in self._files.get("RECALLED.json", {}).get("recalled", [])}
+        if not include_withdrawn and (gone := gone & set(self._rows)):
             warnings.warn(f"{len(gone)} clips were withdrawn and are left out: {sorted(gone)}", stacklevel=2)
             self._rows = {clip_id: row for clip_id, row in self._rows.items() if clip_id not in gone}
-
-    def _withdrawn(self) -> set[str]:
-        """Clips that were withdrawn in a later version, as the folder of all versions says, or from this one."""
-        version = int(self._files.get("delivery.json", {}).get("version", "v0")[1:])
-        above = _Files(self._files.root.rpartition("/")[0].rstrip(":/") or "/", self._files.system)
-        tables = [files.get("corrections.parquet", None) for files in (self._files, above)]
-        rows = [row for table in tables if table is not None for row in table.to_pylist()]
-        later = {r["clip_id"] for r in rows if r["action"] == "withdrawn" and int(r["version"][1:]) > version}
-        recalled = self._files.get("RECALLED.json", {}).get("recalled", [])  # of earlier deliveries
-        return later.union(entry["clip_id"] for entry in recalled)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def clips(
-        self, *, complete: Names = (), min_quality: Limit = None, min_confidence: Limit = None, **equal: Names
+        self, *, complete: Names = (), min_quality: Limit = None, min_confidence: Limit = None, **equal: Any
     ) -> list[dict[str, Any]]:
-        """Manifest rows of the clips that meet all conditions.
-
-        ``complete`` names layers that must be usable. ``activity``, ``environment``, ``split`` and any other column of
-        the manifest take a value or several.
-        """
-        wanted = [_ALIASES.get(layer, layer) for layer in _listed(complete)]
-        among = {_COLUMNS.get(name, name): _listed(values) for name, values in equal.items()}
+        """Manifest rows of the clips whose ``complete`` layers are usable and whose columns have one of the values."""
+        named = [complete] if isinstance(complete, str) else complete
+        wanted = [_ALIASES.get(layer, layer) for layer in named]
+        among = {_COLUMNS.get(name, name): value for name, value in equal.items() if value is not None}
         for given, known in ((wanted, self.layers), (among, self._columns)):
             if unknown := sorted(set(given) - set(known)):
                 raise ValueError(f"expected some of {list(known)}, got {unknown}")
@@ -102,7 +90,7 @@ class Dataset:
             dict(row)
             for row in self._rows.values()
             if all(row["enrichment_completeness"] >> self._bits[layer] & 1 for layer in wanted)
-            and all(row[name] in values for name, values in among.items())
+            and all(row[k] in (v if isinstance(v, list | tuple | set) else [v]) for k, v in among.items())
             and all(low is None or (row[k] is not None and row[k] >= low) for k, low in lowest.items())
         ]
 
@@ -110,32 +98,28 @@ class Dataset:
         """Open one clip, from its folder or its ``.tar.gz``; files are read when they are asked for."""
         if clip_id not in self._rows:
             raise KeyError(f"no clip {clip_id!r} among the {len(self)} of {self._files.root}")
-        row = self._rows[clip_id]
+        row, files = self._rows[clip_id], self._files
         with contextlib.suppress(FileNotFoundError):
-            folder = f"{self._files.root}/{row['clip_path'] or clip_id}"
-            return EgoClip(row, _Files(folder, self._files.system))
+            return EgoClip(row, _Files(f"{files.root}/{row['clip_path'] or clip_id}", files.system))
         unpacked = tempfile.TemporaryDirectory(prefix="egodata-")
-        with self._files.open(row["package_path"] or f"{clip_id}.tar.gz") as file:
+        with files.open(row["package_path"] or f"{clip_id}.tar.gz") as file:
             packed = pa.CompressedInputStream(file, "gzip")
             with tarfile.open(fileobj=packed, mode="r|") as tar:
                 tar.extractall(unpacked.name, filter="data")
             packed.read()  # to the end, where the checksum is
-        clip = EgoClip(row, _Files(f"{unpacked.name}/{clip_id}"))
-        clip.callback(unpacked.cleanup)
-        return clip
+        return EgoClip(row, _Files(f"{unpacked.name}/{clip_id}"), unpacked.cleanup)
 
     def stream(
         self, *, batch: int = 0, shuffle: int = 0, seed: int = 0, part: Part = (0, 1), **conditions: Any
     ) -> Iterator[dict[str, Any]]:
         """Time steps of the clips that meet the conditions of :meth:`clips`, from shards where there are any.
 
-        They have ``clip_id``, ``step``, ``frame_index``, ``timestamp_ns``, ``caption``, ``action``, ``metadata`` (with the
-        unit of depth and the categories of the mask) and what there is of ``rgb``, ``depth``, ``mask`` and ``hands``,
-        or of ``fields=[...]``, which leaves out steps that lack one. ``batch`` joins so many: arrays of one shape and
-        numbers are stacked, everything else is a list. ``shuffle`` mixes shards or clips, and so many steps at a time,
-        undecoded, as ``seed`` decides. Readers with ``part`` (0, n) to (n - 1, n) get every step once together.
+        They have clip_id, step, frame_index, timestamp_ns, caption, action, metadata, and what there is of rgb, depth,
+        mask and hands; or all of ``fields``, and steps that lack one are left out. ``batch`` joins so many: arrays of
+        one shape and numbers are stacked, the rest are lists. ``shuffle`` mixes shards or clips, and so many steps at a
+        time, undecoded; ``seed`` decides. Readers with ``part`` (0, n) to (n - 1, n) share the steps, each once.
         """
-        fields = _listed(conditions.pop("fields", ()))
+        fields = conditions.pop("fields", ())
         clip_ids = {row["clip_id"] for row in self.clips(**conditions)}
         index, names = self._files.get("webdataset/index.json", None), sorted(clip_ids)
         if index is not None:
@@ -144,24 +128,25 @@ class Dataset:
         # With too few to share out, every reader goes through all of them and takes its share of the steps.
         few, chance = len(names) < part[1], random.Random(f"{seed} {part[0]}")
         names = names if few else names[part[0] :: part[1]]
-        if shuffle and not few:
-            chance.shuffle(names)
+        names = chance.sample(names, len(names)) if shuffle and not few else names
         samples = (sample for name in names for sample in self._samples(name, fields or _FIELDS, clip_ids))
         mine = itertools.islice(samples, part[0], None, part[1]) if few else samples
         whole = (sample for sample in mine if not fields or len(sample[1]) == len(fields))
-        mixed = (s for group in _grouped(whole, shuffle or 1) for s in chance.sample(group, len(group)))
+        blocks = iter(lambda: list(itertools.islice(whole, shuffle or 1)), [])
+        mixed = (sample for block in blocks for sample in chance.sample(block, len(block)))
         steps = (
             {**{name: said[name] for name in _SAID}, "metadata": said}
             | {field: _decode(_FIELDS[field][2], content) for field, content in files.items()}
             for said, files in mixed
         )
-        return (_joined(group) for group in _grouped(steps, batch)) if batch else steps
+        groups = iter(lambda: list(itertools.islice(steps, batch)), [])
+        return map(_joined, groups) if batch else steps
 
     def as_torch(self, *, seed: int | None = None, part: Part = (0, 1), **options: Any) -> Any:
-        """A ``torch.utils.data.IterableDataset`` over :meth:`stream`, shared out among the workers of its loader.
+        """An ``IterableDataset`` over :meth:`stream`, without hands and metadata, shared out among a loader's workers.
 
-        Name ``fields`` where clips differ in them. Depth comes as ``int32``; ``hands`` and ``metadata`` are left out.
-        Without ``seed`` every epoch has its own order. ``part`` is ``(rank, world_size)`` of several loaders.
+        Name ``fields`` where clips differ. Depth is int32. Without ``seed`` every epoch has its own order. Several
+        loaders have a ``part`` each: ``(rank, world_size)``.
         """
         import torch
 
@@ -170,12 +155,10 @@ class Dataset:
             number, count = (worker.id, worker.num_workers) if worker else (0, 1)
             mine, order = (part[0] * count + number, part[1] * count), int(torch.randint(2**31, ()))
             for step in self.stream(seed=order if seed is None else seed, part=mine, **options):
-                if "depth" in step:
-                    step["depth"] = np.asarray(step["depth"], np.int32)
-                yield {name: step[name] for name in step if name not in ("hands", "metadata")}
+                wide = {"depth": step["depth"].astype(np.int32)} if "depth" in step else {}
+                yield {k: wide.get(k, v) for k, v in step.items() if k not in ("hands", "metadata")}
 
-        # Pickled as the call that makes it, because workers may begin without this class.
-        again = functools.partial(self.as_torch, seed=seed, part=part, **options)
+        again = functools.partial(self.as_torch, seed=seed, part=part, **options)  # to pickle, for workers
         methods = {"__iter__": steps, "__reduce__": lambda _: (again, ())}
         return type("Steps", (torch.utils.data.IterableDataset,), methods)()
 
@@ -185,30 +168,27 @@ class Dataset:
             with self.load_clip(name) as clip:
                 yield from (clip._sample(step, fields) for step in range(len(clip)))
             return
-        block = 1 << 20
-        with self._files.open(f"webdataset/{name}") as file, tarfile.open(None, "r|", file, block) as tar:
+        with self._files.open(f"webdataset/{name}") as file, tarfile.open(None, "r|", file, 1 << 20) as tar:
             for key, group in itertools.groupby(tar, key=lambda member: member.name.partition(".")[0]):
                 if key.partition("_")[0] in clip_ids:
-                    found = {m.name.partition(".")[2]: (tar.extractfile(m) or file).read() for m in group}
+                    found = {m.name.partition(".")[2]: tar.fileobject(tar, m).read() for m in group}
                     said = _decode(f"{key}.metadata.json", found["metadata.json"])
-                    said |= {
-                        "caption": found.get("caption.txt", b"").decode(),
-                        "action": said["action"] or "",
-                    }
+                    said["action"] = said["action"] or ""
+                    said["caption"] = found.get("caption.txt", b"").decode()
                     yield said, {f: found[_FIELDS[f][2]] for f in fields if _FIELDS[f][2] in found}
 
 
 class EgoClip(contextlib.ExitStack):
     """One clip; use it in a ``with``, or ``close()`` it, to free what an archive was unpacked to.
 
-    ``info`` (row of the manifest), ``metadata``, ``captions``, ``actions``; for N steps ``frame_index``, ``timestamps_ns``
-    (``int64 [N]``) and lazy sequences: ``rgb`` (``uint8 [height, width, 3]``), ``depth`` (``uint16``, 0: unknown; unit
-    and scale in ``depth_info``), its ``confidence`` (``uint8``), ``mask`` (ids; ``categories`` says of what), ``hands``
-    (records). ``all_frames["rgb"]`` has frames between steps too; ``table("embedding.parquet")`` reads a Parquet file.
+    ``info`` (manifest row), ``metadata``, ``captions``, ``actions``; for N steps ``frame_index``, ``timestamps_ns`` and
+    lazily ``rgb`` (uint8 [height, width, 3]), ``depth`` (uint16, 0: unknown; unit in ``depth_info``), ``confidence``,
+    ``mask`` (ids; ``categories`` names them), ``hands``; ``all_frames["rgb"]`` has those between steps too.
     """
 
-    def __init__(self, info: dict[str, Any], files: _Files) -> None:
+    def __init__(self, info: dict[str, Any], files: _Files, free: Callable[[], None] = lambda: None) -> None:
         super().__init__()
+        self.callback(free)
         self.info, self.clip_id, self._files, self.table = dict(info), info["clip_id"], files, files.get
         self.metadata = files.get("metadata.json")
         _require_format("metadata.json", self.metadata.get("format", 0), METADATA_FORMAT)
@@ -261,8 +241,8 @@ class _Files:
     def __init__(self, root: object, system: Any = None) -> None:
         self.root, self.system = str(root), system
         if system is None and not self.root.startswith(("http://", "https://")):
-            local = str(Path(self.root).expanduser().absolute())
-            self.system, self.root = fs.FileSystem.from_uri(self.root if "://" in self.root else local)
+            uri = self.root if "://" in self.root else str(Path(self.root).expanduser().absolute())
+            self.system, self.root = fs.FileSystem.from_uri(uri)
         self.root = self.root.removesuffix("manifest.parquet").rstrip("/")
 
     @contextlib.contextmanager
@@ -272,10 +252,10 @@ class _Files:
             if self.system is None:
                 stream = urllib.request.urlopen(path, timeout=60)
             else:
-                stream = self.system.open_input_stream(path, buffer_size=1 << 20)
+                stream = self.system.open_input_stream(path, compression=None, buffer_size=1 << 20)
             with stream as file:
                 yield file
-        except _READ_ERRORS as error:  # servers that list nothing say "forbidden" of what is absent
+        except Exception as error:  # servers that list nothing say "forbidden" of what is absent
             forbidden = getattr(error, "code", 0) in (403, 404) or "ACCESS_DENIED" in str(error)
             if forbidden or isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise FileNotFoundError(f"{path} is not there: copy it again.") from error
@@ -303,13 +283,8 @@ def _decode(name: str, content: bytes) -> Any:
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.array(image.convert("RGB") if name.endswith(".jpg") else image)
             return pixels.astype(np.uint16 if image.mode.startswith("I") else np.uint8, copy=False)
-    except _READ_ERRORS as error:
+    except Exception as error:
         raise EgoDataError(f"{name} is damaged ({error}): copy it again.") from error
-
-
-def _grouped(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while group := list(itertools.islice(items, size)):
-        yield group
 
 
 def _joined(steps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -318,10 +293,6 @@ def _joined(steps: list[dict[str, Any]]) -> dict[str, Any]:
         shapes = {np.shape(v) if isinstance(v, np.ndarray | int) else None for v in values}
         batch[name] = np.stack(values) if len(shapes) == 1 and None not in shapes else values
     return batch
-
-
-def _listed(names: Names) -> Sequence[str]:
-    return [names] if isinstance(names, str) else names
 
 
 def _require_format(what: str, found: Any, newest: int) -> None:

@@ -107,7 +107,12 @@ def test_variables_that_texts_name_exist() -> None:
     for folder in ("docs", "ego_assets", "resources"):
         texts += [path for suffix in ("md", "py", "yaml") for path in (ROOT / folder).rglob(f"*.{suffix}")]
     named = {found: path for path in texts for found in re.findall(r"\bEGO_[A-Z_]*[A-Z]\b", path.read_text())}
-    known = {f"EGO_{name.upper()}" for name in Settings.model_fields} | {"EGO_TESTDATA", "EGO_TEST_FAULTS"}
+    known = {f"EGO_{name.upper()}" for name in Settings.model_fields} | {
+        "EGO_TESTDATA",
+        "EGO_TEST_FAULTS",
+        "EGO_TEST_DELIVERY",
+        "EGO_DELIVERY_PYTHON",
+    }
     assert {name: path for name, path in named.items() if name not in known} == {}
     assert len(named) > 5, "nothing was searched"
 

@@ -168,7 +168,13 @@ def test_an_original_cannot_be_opened_without_a_purpose() -> None:
         assert purpose.default is inspect.Parameter.empty, "there is no purpose by default"
         assert "VaultPurpose" in str(purpose.annotation)
     assert inspect.signature(Vault.open).parameters["purpose"].kind is inspect.Parameter.KEYWORD_ONLY
-    assert {purpose.value for purpose in VaultPurpose} == {"ingest", "raw_quality", "deidentify", "review"}
+    assert {purpose.value for purpose in VaultPurpose} == {
+        "ingest",
+        "raw_quality",
+        "deidentify",
+        "review",
+        "verification",
+    }
 
 
 def test_only_the_vault_opens_files_below_its_folder() -> None:

@@ -18,7 +18,6 @@ from PIL import Image
 from ego_assets.curation.completeness import bitfield_of
 from ego_assets.curation.score import ScoreParts, score_clip
 from ego_assets.delivery.clip_source import ClipArchive, DeliveredClip
-from ego_assets.delivery.definition import STEP_LAYERS
 from ego_assets.delivery.manifest import LayerReference, manifest_row
 from ego_assets.delivery.metadata import TimeGrid, clip_metadata, metadata_json
 from ego_assets.delivery.package import write_package
@@ -31,7 +30,7 @@ WIDTH, HEIGHT = 64, 48
 #: Frames between two time steps, and the time between two frames.
 STRIDE, FRAME_NS = 6, 33_333_333
 #: Layers that a clip has unless a test asks for others.
-ALL_LAYERS = (*STEP_LAYERS, "actions", "captions", "embeddings")
+ALL_LAYERS = ("frames", "depth_maps", "masks", "hand_object", "actions", "captions", "embeddings")
 
 _PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
 

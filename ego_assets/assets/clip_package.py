@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ego_assets.execution import ClipWork, LayerDraft, LayerFunction
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.layers import DeliveryMember, LayerSpec, RetryPolicySpec
 
 if TYPE_CHECKING:
-    from ego_assets.delivery.metadata import TimeGrid
-    from ego_assets.schema.artifact import ArtifactDocument
     from ego_assets.settings import EnrichmentSettings
     from resources.storage import StagedLayer
 
@@ -55,6 +53,7 @@ def layer(enrichment: Sequence[LayerSpec]) -> tuple[LayerSpec, LayerFunction]:
 def _pack(work: ClipWork, staged: StagedLayer, deliverable: Sequence[LayerSpec]) -> LayerDraft:
     """Write the archive."""
     from ego_assets.curation.score import QualityScore
+    from ego_assets.delivery.grid import common_grid, read_grids
     from ego_assets.delivery.metadata import clip_metadata, metadata_json
     from ego_assets.delivery.package import resolve_members, write_package
 
@@ -72,12 +71,14 @@ def _pack(work: ClipWork, staged: StagedLayer, deliverable: Sequence[LayerSpec])
         work.store.verify(document)
         artifacts[item.name] = document
         members += item.deliver(document, partial(work.store.read_bytes, document))
+    grids = read_grids(artifacts, lambda name, file: work.store.read_bytes(artifacts[name], file))
     metadata = clip_metadata(
         clip,
         score=score,
         gates=[gate for gate in work.database.gates(clip.clip_id) if gate.layer != work.spec.name],
         artifacts=artifacts,
-        grid=_grid(work, artifacts),
+        grid=common_grid(grids),
+        layer_grids=grids,
         privacy=dict(privacy.counts),
     )
 
@@ -109,27 +110,4 @@ def _pack(work: ClipWork, staged: StagedLayer, deliverable: Sequence[LayerSpec])
             "files": summary.file_count,
             "layers": [m.name for m in deliverable if m.name in artifacts],
         },
-    )
-
-
-def _grid(work: ClipWork, artifacts: Mapping[str, ArtifactDocument]) -> TimeGrid:
-    """The delivered time steps: those of the frames."""
-    import io
-
-    import numpy as np
-
-    from ego_assets.delivery.metadata import TimeGrid
-    from ego_assets.media.frame_archive import FrameArchiveIndex
-
-    document = artifacts.get("frames")
-    if document is None:
-        empty = np.zeros(0, np.int64)
-        return TimeGrid(name="no frames", rate_hz=0.0, frame_index=empty, timestamps_ns=empty)
-    index = FrameArchiveIndex.read(io.BytesIO(work.store.read_bytes(document, "frames.parquet")))
-    rate: Any = document.config["frames_per_second"]
-    return TimeGrid(
-        name=f"frames at {rate:g} per second",
-        rate_hz=float(rate),
-        frame_index=index.frame_indices,
-        timestamps_ns=index.timestamps_ns,
     )

@@ -39,6 +39,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Score the clip and list its layers."""
     from ego_assets.curation.completeness import layers_in
     from ego_assets.curation.plots import score_plot
+    from ego_assets.delivery.grid import common_grid, read_grids
     from ego_assets.delivery.manifest import LayerReference, layer_digest, manifest_row
 
     score = _score(work)
@@ -46,11 +47,12 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         work.input(name)
     clip = work.database.clip(work.clip.clip_id)
     made = {name: document for name in work.spec.optional_inputs if (document := work.optional_input(name))}
+    grids = read_grids(made, lambda name, file: work.store.read_bytes(made[name], file))
     row = manifest_row(
         clip,
         score=score,
         completeness=clip.completeness,
-        step_count=int(made["frames"].counts["frames"]) if "frames" in made else 0,
+        step_count=int(common_grid(grids).frame_index.size),
         layers={
             name: LayerReference(uri=work.store.uri(document), sha256=layer_digest(document))
             for name, document in made.items()

@@ -22,13 +22,6 @@ FORMATS: Mapping[str, str] = {
 }
 #: Names of the splits, in the order in which shares are given.
 SPLITS = ("train", "validation", "test")
-#: Layers whose frames the time steps of a delivery have in common, with the folder of each in a clip.
-STEP_LAYERS: Mapping[str, str] = {
-    "frames": "rgb",
-    "depth_maps": "depth",
-    "masks": "segmentation",
-    "hand_object": "hand_object",
-}
 DEFAULT_SHARD_BYTES = 1_000_000_000
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -85,8 +78,6 @@ class DeliveryDefinition:
         where: Filter over clips, see :mod:`ego_assets.curation.filters`; empty for all.
         formats: Some of :data:`FORMATS`.
         split: Shares of the splits, by collector; ``None`` for no splits.
-        layers: Layers whose frames the time steps have in common, of :data:`STEP_LAYERS`; a clip that lacks one has
-            the frames that its others have in common.
         include_unreviewed: Take clips too whose privacy review is open.
         seed: Decides the order of the samples in shards and the splits.
         shard_bytes: Size at which a shard is full.
@@ -96,7 +87,6 @@ class DeliveryDefinition:
     where: str = ""
     formats: tuple[str, ...] = ("folder",)
     split: SplitShares | None = None
-    layers: tuple[str, ...] = tuple(STEP_LAYERS)
     include_unreviewed: bool = False
     seed: int = 0
     shard_bytes: int = DEFAULT_SHARD_BYTES
@@ -107,9 +97,6 @@ class DeliveryDefinition:
                 f"name: expected lower-case letters, digits, '.', '_' and '-' such as kitchen-v1, got {self.name!r}"
             )
         _require_known("formats", self.formats, FORMATS)
-        _require_known("layers", self.layers, STEP_LAYERS)
-        if "frames" not in self.layers:
-            raise ConfigurationError(f"layers: expected frames among them, got {', '.join(self.layers)}")
         if self.shard_bytes < 1_000_000:
             raise ConfigurationError(f"shard_bytes: expected at least 1000000, got {self.shard_bytes}")
 
@@ -120,7 +107,7 @@ class DeliveryDefinition:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""
-        return {**asdict(self), "formats": list(self.formats), "layers": list(self.layers)}
+        return {**asdict(self), "formats": list(self.formats)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DeliveryDefinition:
@@ -130,7 +117,6 @@ class DeliveryDefinition:
             **{
                 **values,
                 "formats": tuple(values["formats"]),
-                "layers": tuple(values["layers"]),
                 "split": SplitShares(**split) if split else None,
             }
         )

@@ -45,15 +45,19 @@ Part = tuple[int, int]
 
 
 class EgoDataError(Exception):
-    """A file cannot be read; the message says what is wrong and what to do. ``FileNotFoundError`` says it is absent."""
+    """The delivery cannot be read; the message says what is wrong and what to do."""
+
+
+class AbsentError(EgoDataError):
+    """There is no such file."""
 
 
 class Dataset:
     """A delivery, by its folder or address; withdrawn clips are left out unless ``include_withdrawn``."""
 
     def __init__(self, path: object, *, include_withdrawn: bool = False) -> None:
-        self._files = _Files(path)
-        table = self._files.get("manifest.parquet")
+        self._files = files = _Files(path)
+        table = files.get("manifest.parquet")
         said = table.schema.metadata or {}
         _require_format("manifest.parquet", said.get(b"ego_assets.manifest_format", 0), MANIFEST_FORMAT)
         bits = said.get(b"ego_assets.completeness_bits", b"").decode().split(",")
@@ -61,13 +65,12 @@ class Dataset:
         self.layers = tuple(sorted(self._bits, key=lambda layer: self._bits[layer]))
         self._columns, self._rows = table.column_names, {row["clip_id"]: row for row in table.to_pylist()}
         # Withdrawn in a later version, as the folder of all versions says, or recalled from this one.
-        version = int(self._files.get("delivery.json", {}).get("version", "v0")[1:])
-        above = self._files.root.rpartition("/")[0].rstrip(":/") or self._files.root
-        folders = (self._files, _Files(above, self._files.system))
-        tables = [files.get("corrections.parquet", None) for files in folders]
-        rows = [row for table in tables if table is not None for row in table.to_pylist()]
+        version = int(files.get("delivery.json", {}).get("version", "v0")[1:])
+        above = files.root.rpartition("/")[0].rstrip(":/") or files.root
+        lists = (_Files(at, files.system).get("corrections.parquet", None) for at in (files.root, above))
+        rows = [row for table in lists if table is not None for row in table.to_pylist()]
         gone = {r["clip_id"] for r in rows if r["action"] == "withdrawn" and int(r["version"][1:]) > version}
-        gone |= {entry["clip_id"] for entry in self._files.get("RECALLED.json", {}).get("recalled", [])}
+        gone |= {entry["clip_id"] for entry in files.get("RECALLED.json", {}).get("recalled", [])}
         if not include_withdrawn and (gone := gone & set(self._rows)):
             warnings.warn(f"{len(gone)} clips were withdrawn and are left out: {sorted(gone)}", stacklevel=2)
             self._rows = {clip_id: row for clip_id, row in self._rows.items() if clip_id not in gone}
@@ -79,8 +82,7 @@ class Dataset:
         self, *, complete: Names = (), min_quality: Limit = None, min_confidence: Limit = None, **equal: Any
     ) -> list[dict[str, Any]]:
         """Manifest rows of the clips whose ``complete`` layers are usable and whose columns have one of the values."""
-        named = [complete] if isinstance(complete, str) else complete
-        wanted = [_ALIASES.get(layer, layer) for layer in named]
+        wanted = [_ALIASES.get(n, n) for n in ([complete] if isinstance(complete, str) else complete)]
         among = {_COLUMNS.get(name, name): value for name, value in equal.items() if value is not None}
         for given, known in ((wanted, self.layers), (among, self._columns)):
             if unknown := sorted(set(given) - set(known)):
@@ -99,7 +101,7 @@ class Dataset:
         if clip_id not in self._rows:
             raise KeyError(f"no clip {clip_id!r} among the {len(self)} of {self._files.root}")
         row, files = self._rows[clip_id], self._files
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(AbsentError):
             return EgoClip(row, _Files(f"{files.root}/{row['clip_path'] or clip_id}", files.system))
         unpacked = tempfile.TemporaryDirectory(prefix="egodata-")
         with files.open(row["package_path"] or f"{clip_id}.tar.gz") as file:
@@ -125,8 +127,8 @@ class Dataset:
         if index is not None:
             _require_format("webdataset/index.json", index["format"], SHARDS_FORMAT)
             names = [shard["name"] for shard in index["shards"] if clip_ids.intersection(shard["clips"])]
-        # With too few to share out, every reader goes through all of them and takes its share of the steps.
-        few, chance = len(names) < part[1], random.Random(f"{seed} {part[0]}")
+        few = len(names) < part[1]  # then every reader goes through all, and takes its share of the steps
+        chance = random.Random(f"{seed} {part[0]}")
         names = names if few else names[part[0] :: part[1]]
         names = chance.sample(names, len(names)) if shuffle and not few else names
         samples = (sample for name in names for sample in self._samples(name, fields or _FIELDS, clip_ids))
@@ -145,8 +147,7 @@ class Dataset:
     def as_torch(self, *, seed: int | None = None, part: Part = (0, 1), **options: Any) -> Any:
         """An ``IterableDataset`` over :meth:`stream`, without hands and metadata, shared out among a loader's workers.
 
-        Name ``fields`` where clips differ. Depth is int32. Without ``seed`` every epoch has its own order. Several
-        loaders have a ``part`` each: ``(rank, world_size)``.
+        Name ``fields`` where clips differ. Depth is int32. ``seed`` fixes the order; ``part`` is (rank, world size).
         """
         import torch
 
@@ -163,7 +164,6 @@ class Dataset:
         return type("Steps", (torch.utils.data.IterableDataset,), methods)()
 
     def _samples(self, name: str, fields: Iterable[str], clip_ids: set[str]) -> Iterator[Any]:
-        """What is said of each step of a clip or a shard, and its files by field."""
         if name in clip_ids:
             with self.load_clip(name) as clip:
                 yield from (clip._sample(step, fields) for step in range(len(clip)))
@@ -258,7 +258,7 @@ class _Files:
         except Exception as error:  # servers that list nothing say "forbidden" of what is absent
             forbidden = getattr(error, "code", 0) in (403, 404) or "ACCESS_DENIED" in str(error)
             if forbidden or isinstance(error, FileNotFoundError | NotADirectoryError):
-                raise FileNotFoundError(f"{path} is not there: copy it again.") from error
+                raise AbsentError(f"{path} is not there: copy it again.") from error
             raise EgoDataError(f"{path} cannot be read ({error}): copy it again.") from error
 
     def get(self, name: str, *default: Any, raw: bool = False) -> Any:
@@ -266,7 +266,7 @@ class _Files:
         try:
             with self.open(name) as file:
                 content = file.read()
-        except FileNotFoundError:
+        except AbsentError:
             if not default:
                 raise
             return default[0]
@@ -297,4 +297,4 @@ def _joined(steps: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _require_format(what: str, found: Any, newest: int) -> None:
     if int(found) > newest:
-        raise EgoDataError(f"{what} has format {found}, not {newest} or lower: take a newer egodata.py.")
+        raise EgoDataError(f"{what} has format {int(found)}, not {newest} or lower: take a newer egodata.py.")

@@ -56,6 +56,7 @@ def clip_metadata(
     gates: Iterable[GateRecord],
     artifacts: Mapping[str, ArtifactDocument],
     grid: TimeGrid,
+    layer_grids: Mapping[str, TimeGrid] | None = None,
     privacy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything a consumer has to know about a clip, without what could identify a person.
@@ -69,6 +70,7 @@ def clip_metadata(
         gates: Its verdicts.
         artifacts: Delivered layers by name, and the privacy layer.
         grid: The time steps.
+        layer_grids: Frames of the layers that have an entry per frame, by name.
         privacy: Counts of the privacy pass, JSON-serialisable.
 
     Returns:
@@ -117,16 +119,23 @@ def clip_metadata(
             ),
         },
         "privacy": {"privacy_status": clip.privacy_status.value, **dict(privacy or {})},
-        "time_grid": {
-            "name": grid.name,
-            "rate_hz": grid.rate_hz,
-            "step_count": int(grid.frame_index.size),
-            "frame_index": grid.frame_index.tolist(),
-            "timestamps_ns": grid.timestamps_ns.tolist(),
-        },
+        "time_grid": _grid_json(grid),
         "enrichment_completeness": clip.completeness,
         "complete_layers": list(layers_in(clip.completeness)),
-        "layers": {name: _provenance(document) for name, document in sorted(artifacts.items())},
+        "layers": {
+            name: _provenance(document, (layer_grids or {}).get(name))
+            for name, document in sorted(artifacts.items())
+        },
+    }
+
+
+def _grid_json(grid: TimeGrid) -> dict[str, Any]:
+    return {
+        "name": grid.name,
+        "rate_hz": grid.rate_hz,
+        "step_count": int(grid.frame_index.size),
+        "frame_index": grid.frame_index.tolist(),
+        "timestamps_ns": grid.timestamps_ns.tolist(),
     }
 
 
@@ -139,9 +148,10 @@ def metadata_json(metadata: Mapping[str, Any]) -> bytes:
     return json_document(metadata)
 
 
-def _provenance(document: ArtifactDocument) -> dict[str, Any]:
-    """How a layer was made: enough to trust and reproduce it."""
+def _provenance(document: ArtifactDocument, grid: TimeGrid | None) -> dict[str, Any]:
+    """How a layer was made: enough to trust and reproduce it; and its frames, where it has an entry for each."""
     return {
+        **({"time_grid": _grid_json(grid)} if grid is not None else {}),
         "data_version": document.data_version,
         "config_digest": document.config_digest,
         "inputs": dict(document.inputs),

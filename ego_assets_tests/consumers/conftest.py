@@ -17,8 +17,6 @@ if os.environ.get("EGO_TEST_DELIVERY") != "1":
     collect_ignore_glob = ["test_*.py"]
 
 FORMATS = "folder,webdataset,hf,lerobot,egovid,hdf5"
-#: Every layer at the rate of the pictures.
-RATES = {"EGO_FRAMES_PER_SECOND": "5", "EGO_HANDS_FRAMES_PER_SECOND": "5"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +54,6 @@ def other(data: Path) -> DeliveredVersion:
 def _ego_assets(data: Path, *arguments: str) -> None:
     environment = {
         **os.environ,
-        **RATES,
         "EGO_DATA_DIR": str(data),
         "EGO_FREE_DISK_RESERVE_BYTES": "0",
         "DAGSTER_HOME": str(data / "dagster_home"),

@@ -29,7 +29,13 @@ from resources.storage import ArtifactStore
 from resources.vault import Vault
 
 #: Modules from which the vault can be had.
-WAYS_IN = ("resources.vault", "resources.keys", "resources.intake", "resources.platform", "ego_assets.project")
+WAYS_IN = (
+    "resources.vault",
+    "resources.keys",
+    "resources.intake",
+    "resources.platform",
+    "ego_assets.project",
+)
 
 AFTER_THE_PRIVACY_PASS = [spec for spec, _ in LAYERS if not spec.reads_original]
 CLIP = str(uuid.UUID(int=1, version=4))

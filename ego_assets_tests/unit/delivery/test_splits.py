@@ -71,7 +71,6 @@ def test_a_definition_survives_being_stored() -> None:
         ({"formats": ("tfrecord",)}, "webdataset"),
         ({"formats": ()}, "formats"),
         ({"formats": ("hf", "hf")}, "each once"),
-        ({"layers": ("depth_maps",)}, "frames"),
         ({"shard_bytes": 10}, "shard_bytes"),
     ],
 )

@@ -179,7 +179,7 @@ def ingest(
         path = Path(named)
         if not os.path.lexists(path):
             missing = f"{path} does not exist."
-            messages.print(f"[red]{escape(missing)}[/red]")
+            messages.print(f"[red]{escape(missing)}[/red]", soft_wrap=True)
             outcome.rejected.append({"path": str(path), "code": "missing", "reason": missing})
             continue
         # A link as the last part stays one, so that it is refused.

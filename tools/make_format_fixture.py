@@ -43,7 +43,7 @@ def main() -> int:
         PLACE.mkdir(parents=True)
         clip = PLACE / "clips" / "kitchen.mp4"
         clip.parent.mkdir()
-        render_clip(SceneSpec(width=320, height=180, frame_rate=Fraction(10), duration_s=2.0, faces=1), clip)
+        render_clip(SceneSpec(width=256, height=144, frame_rate=Fraction(10), duration_s=1.2), clip)
         environment = {
             **os.environ,
             "EGO_DATA_DIR": str(PLACE / "data"),

@@ -72,7 +72,7 @@ def test_what_the_layers_hold_can_be_read(project: Project) -> None:
     [clip] = project.database.clips()
     store, found = project.store, {document.layer: document for document in project.store.documents()}
     motion, times_ns = read_motion(
-        store.read_bytes(found["blurred_video"], MOTION_FILE), resolution=(320, 180)
+        store.read_bytes(found["blurred_video"], MOTION_FILE), resolution=(256, 144)
     )
     assert len(times_ns) == clip.frame_count and motion is not None
     assert read_embedding(
@@ -115,5 +115,5 @@ def test_its_delivery_opens_with_its_own_reader_and_with_the_present_one(
         for reader in (own, present):
             dataset = reader.Dataset(folder)
             with dataset.load_clip(clip.clip_id) as opened:
-                assert opened.rgb[0].shape == (180, 320, 3)
+                assert opened.rgb[0].shape == (144, 256, 3)
             assert sum(1 for _ in dataset.stream()) > 0

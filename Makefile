@@ -54,7 +54,7 @@ lint: $(STAMP) ## Style and types.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-check: lint test ## Everything that continuous integration runs.
+check: lint test test-faults ## Style, types, the tests and the faults.
 
 benchmarks: $(STAMP) ## Run every benchmark with its quick settings.
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file" --quick; done

@@ -168,7 +168,7 @@ class Dataset:
             with self.load_clip(name) as clip:
                 yield from (clip._sample(step, fields) for step in range(len(clip)))
             return
-        with self._files.open(f"webdataset/{name}") as file, tarfile.open(None, "r|", file, 1 << 20) as tar:
+        with self._files.open(f"webdataset/{name}") as file, tarfile.open(None, "r|", file) as tar:
             for key, group in itertools.groupby(tar, key=lambda member: member.name.partition(".")[0]):
                 if key.partition("_")[0] in clip_ids:
                     found = {m.name.partition(".")[2]: tar.fileobject(tar, m).read() for m in group}

@@ -109,11 +109,13 @@ for info in dataset.clips(min_quality=0.5, complete=["frames"]):
     clip = dataset.load_clip(info["clip_id"])
     print(clip.clip_id, len(clip.rgb), clip.rgb[0].shape)""",
     "webdataset": """\
-import webdataset                                 # needs webdataset and Pillow
+import io, numpy, webdataset                      # needs webdataset and Pillow; index.json lists all shards
+from PIL import Image
 
-shards = webdataset.WebDataset("webdataset/{shard}", shardshuffle=False)
-for sample in shards.decode("pil"):
-    print(sample["__key__"], sample["rgb.jpg"].size, sample["metadata.json"]["timestamp_ns"])""",
+raster = lambda data: numpy.asarray(Image.open(io.BytesIO(data)))   # its own decoders make 8-bit colours of depth
+decoders = [webdataset.handle_extension("depth.png mask.png", raster), "rgb8"]
+for sample in webdataset.WebDataset("webdataset/{shard}", shardshuffle=False).decode(*decoders):
+    print(sample["__key__"], sample["rgb.jpg"].shape, sample["metadata.json"]["timestamp_ns"])""",
     "hf": """\
 from datasets import load_dataset                 # needs datasets 4 or later
 

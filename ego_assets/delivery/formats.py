@@ -144,12 +144,16 @@ def format_of(name: str) -> str:
 
 
 def _by_folder(clip: DeliveredClip) -> tuple[Counter[str], int]:
-    """Bytes of a clip's files by folder, and the number of files."""
+    """Bytes of the files of a clip's time steps by folder, and their number."""
     sizes: Counter[str] = Counter()
-    found = clip.files.sizes()
-    for path, size in found.items():
-        sizes[path.rpartition("/")[0]] += size
-    return sizes, len(found)
+    count = 0
+    steps = {f"frame_{frame:06d}" for frame in clip.grid.frame_index.tolist()}
+    for path, size in clip.files.sizes().items():
+        folder, _, name = path.rpartition("/")
+        if not name.startswith("frame_") or name.partition(".")[0] in steps:
+            sizes[folder] += size
+            count += 1
+    return sizes, count
 
 
 def _shards(folder: Path, clip_id: str) -> Iterator[Path]:

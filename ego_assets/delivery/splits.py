@@ -18,7 +18,8 @@ def assign_splits(
     """Which split each collector belongs to.
 
     Collectors with most time are placed first, each where most is missing; equal ones in an order that the seed
-    decides. Who was placed in an earlier version stays there, so that a test person never becomes a training person.
+    decides. Who was placed in an earlier version stays there, whatever the shares are now, so that a test person never
+    becomes a training person.
 
     Args:
         duration_s: Recorded time by collector, in seconds.
@@ -30,15 +31,19 @@ def assign_splits(
         Split by collector. With fewer collectors than splits some splits are empty.
     """
     wanted = dict(zip(SPLITS, shares.as_tuple(), strict=True))
-    kept = {name: split for name, split in (before or {}).items() if name in duration_s and wanted.get(split)}
+    # Also where the split has no share any more: a test person must never become a training person.
+    kept = {name: split for name, split in (before or {}).items() if name in duration_s and split in wanted}
     total_s = sum(duration_s.values())
     missing_s = {split: share * total_s for split, share in wanted.items() if share > 0}
     for name, split in kept.items():
-        missing_s[split] -= duration_s[name]
+        missing_s[split] = missing_s.get(split, 0.0) - duration_s[name]
     assigned = dict(kept)
     for name in sorted(duration_s.keys() - kept.keys(), key=lambda one: (-duration_s[one], _lot(one, seed))):
         # Of equally empty splits the first one: training.
-        split = max(missing_s, key=lambda candidate: missing_s[candidate])
+        split = max(
+            (candidate for candidate, share in wanted.items() if share > 0),
+            key=lambda candidate: missing_s[candidate],
+        )
         assigned[name] = split
         missing_s[split] -= duration_s[name]
     return assigned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ _HARMLESS_KEYS = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "handler_name", "vendor_id", "language"}
 )
 _TEXT_SUFFIXES = frozenset({".json", ".csv", ".md", ".jsonl"})
+#: Code that deliveries ship, and pictures that were drawn or decoded and encoded here.
+_HARMLESS_SUFFIXES = frozenset({".py", ".png"})
+#: Keys by which documents would tell places and devices.
+_TELLING_KEYS = re.compile(r'"(gps\w*|latitude|longitude|serial_?number)"\s*:', re.IGNORECASE)
 #: One picture of so many is looked into.
 _SAMPLED = 5
 
@@ -107,7 +112,8 @@ def check_formats(folder: Path) -> Iterator[str]:
 def find_traces(folder: Path, *, secrets: Mapping[str, Collection[str]]) -> Iterator[str]:
     """Look for what must never be delivered: sound, places, device metadata, names of uploads, digests of originals.
 
-    Every video and document is looked into, of shards and tables a sample.
+    Every video, document and HDF5 file is looked into, of pictures, shards and tables a sample. Archives hold what
+    the clip folders hold, and only the names in them are looked at. A file of another kind is named.
 
     Args:
         folder: The version.
@@ -129,8 +135,16 @@ def find_traces(folder: Path, *, secrets: Mapping[str, Collection[str]]) -> Iter
             yield from _words(name, path.read_text(encoding="utf-8", errors="replace"), secrets)
         elif path.suffix == ".parquet":
             yield from _words(name, _table_text(path), secrets)
+            if problem := _table_picture_trace(path):
+                yield f"{name}: {problem}"
+        elif path.suffix == ".h5":
+            yield from _hdf5_traces(name, path, secrets)
         elif path.suffix == ".tar":
             yield from _shard_traces(name, path, secrets)
+        elif name.endswith(".tar.gz"):
+            yield from _archive_traces(name, path, secrets)
+        elif path.suffix not in _HARMLESS_SUFFIXES:
+            yield f"{name} is of a kind that nobody looks into"
 
 
 def picture_trace(content: bytes) -> str:
@@ -189,6 +203,48 @@ def _words(name: str, text: str, secrets: Mapping[str, Collection[str]]) -> Iter
     for what, words in secrets.items():
         if any(word in text for word in words if word):
             yield f"{name} holds a {what}"
+    if _TELLING_KEYS.search(text):
+        yield f"{name} holds a place or a serial number"
+
+
+def _table_picture_trace(path: Path) -> str:
+    """What the first picture of a table carries beside its pixels."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if "rgb" not in file.schema_arrow.names or not file.metadata.num_rows:
+                return ""
+            first = next(file.iter_batches(1, columns=["rgb"])).to_pylist()[0]["rgb"]
+    except (OSError, pa.ArrowException) as error:
+        return f"cannot be read: {error}"
+    return picture_trace(first["bytes"])
+
+
+def _hdf5_traces(name: str, path: Path, secrets: Mapping[str, Collection[str]]) -> Iterator[str]:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = [file.attrs, *(item.attrs for item in file.values())]
+            yield from _words(
+                name, "\n".join(str(value) for held in attributes for value in held.values()), secrets
+            )
+            if "rgb" in file and len(file["rgb"]) and (problem := picture_trace(file["rgb"][0].tobytes())):
+                yield f"{name}: {problem}"
+    except (OSError, KeyError) as error:
+        yield f"{name} cannot be read: {error}"
+
+
+def _archive_traces(name: str, path: Path, secrets: Mapping[str, Collection[str]]) -> Iterator[str]:
+    import tarfile
+
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            yield from _words(name, "\n".join(tar.getnames()), secrets)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        yield f"{name} cannot be read: {error}"
 
 
 def _table_text(path: Path) -> str:

@@ -44,6 +44,13 @@ def test_who_was_placed_stays_there(first: dict[str, float], added: dict[str, fl
     assert {name: after[name] for name in first} == before
 
 
+def test_a_test_person_stays_one_when_the_test_share_is_dropped() -> None:
+    before = assign_splits({"a": 9.0, "b": 1.0}, SplitShares.parse("0.9/0/0.1"))
+    assert before == {"a": "train", "b": "test"}
+    after = assign_splits({"a": 9.0, "b": 1.0, "c": 5.0}, SplitShares.parse("1"), before=before)
+    assert after == {"a": "train", "b": "test", "c": "train"}
+
+
 @pytest.mark.parametrize("text", ["", "1/2", "0.5/0.6", "0.9/0.05/0.05/0", "a/b", "-0.5/1.5", "nan/1"])
 def test_wrong_shares_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="split"):

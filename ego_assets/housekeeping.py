@@ -43,6 +43,8 @@ class WasteKind(StrEnum):
     UNRECORDED = "unrecorded delivery"
     #: Layers of a clip that is not registered.
     ORPHAN = "orphan"
+    #: An original of a clip that is not registered; it is named and never removed.
+    UNKNOWN_ORIGINAL = "original without a clip (kept)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class Housekeeping:
 
         Args:
             older_than_s: Versions that were superseded later than this stay, and deliveries written later.
-            orphans: Look for layers of clips that are not registered, too.
+            orphans: Look for layers and originals of clips that are not registered, too.
 
         Raises:
             ConfigurationError: Orphans are asked for and no clip is registered: the database is another project's.
@@ -182,6 +184,17 @@ class Housekeeping:
             if document.clip_id not in known:
                 size = sum(entry.bytes for entry in document.files)
                 sizes[document.clip_id] = sizes.get(document.clip_id, 0) + size
+        for version in self.store.superseded():
+            if version.clip_id not in known:
+                sizes[version.clip_id] = sizes.get(version.clip_id, 0) + version.bytes
+        for clip_id in sorted(self.vault.clip_ids() - known):
+            yield Waste(
+                kind=WasteKind.UNKNOWN_ORIGINAL,
+                place=f"originals/{clip_id}",
+                bytes=None,
+                clip_id=clip_id,
+                remove=_keep,
+            )
         for clip_id, size in sizes.items():
             yield Waste(
                 kind=WasteKind.ORPHAN,
@@ -190,6 +203,10 @@ class Housekeeping:
                 clip_id=clip_id,
                 remove=partial(self.store.erase, clip_id),
             )
+
+
+def _keep() -> None:
+    """What cannot be made again stays."""
 
 
 def _newest_change(folder: Path) -> float:

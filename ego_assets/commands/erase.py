@@ -47,7 +47,7 @@ def erase(
     """
     from ego_assets.erasing import eraser_of
     from ego_assets.partitions import require_clip_id
-    from ego_assets.schema.errors import EgoAssetsError
+    from ego_assets.schema.errors import ConfigurationError, EgoAssetsError
 
     asked = [bool(clip), bool(collector), resume]
     if sum(asked) != 1:
@@ -83,6 +83,8 @@ def erase(
         if not yes:
             _confirm(plan)
         erased = eraser.erase([*begun, *plan.clip_ids], reason=reason, actor=actor(), on_wait=_waits)
+    except ConfigurationError:
+        raise
     except EgoAssetsError as error:
         stop(f"{error} What has begun is finished by `ego-assets erase --resume`.", STOPPED)
     _show(erased, as_json=as_json)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import json
 import runpy
 import shutil
+import sqlite3
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -13,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from ego_assets.project import Project
+from ego_assets.schema.artifact import ARTIFACT_FORMAT
 from ego_assets.schema.vocabulary import VaultPurpose
 from ego_assets.settings import Settings
+from resources.database import SCHEMA_REVISION
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 NAMES = sorted(path.name.removesuffix(".tar.gz") for path in FIXTURES.glob("project_*.tar.gz"))
@@ -32,8 +37,19 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Project(settings)
 
 
-def test_there_is_one_of_the_present_format() -> None:
-    assert NAMES, "make it with tools/make_format_fixture.py"
+def test_there_is_one_of_the_present_formats(tmp_path: Path) -> None:
+    found = set()
+    for name in NAMES:
+        with tarfile.open(FIXTURES / f"{name}.tar.gz") as tar:
+            tar.extractall(tmp_path / name, filter="data")
+        with contextlib.closing(sqlite3.connect(tmp_path / name / "metadata.db")) as database:
+            [(revision,)] = database.execute("SELECT version_num FROM alembic_version")
+        formats = {
+            json.loads(path.read_text())["format"]
+            for path in (tmp_path / name).glob("store/*/*/artifact.json")
+        }
+        found.add((revision, *sorted(formats)))
+    assert (SCHEMA_REVISION, ARTIFACT_FORMAT) in found, "make one with tools/make_format_fixture.py"
 
 
 def test_the_database_upgrades_and_its_records_are_there(project: Project) -> None:

@@ -146,6 +146,29 @@ def test_orphans_are_looked_for_when_asked(project: Project) -> None:
     assert project.store.document(CLIP, "frames") is not None
 
 
+def test_orphans_without_a_pointer_and_originals_without_a_clip_are_named(
+    project: Project, tmp_path: Path
+) -> None:
+    stranger = str(uuid.UUID(int=2, version=4))
+    project.database.add_clip(Clip(clip_id=stranger, source_name="b.mp4"))
+    commit(project, "lost", clip_id=stranger)
+    (project.settings.root / "store" / stranger / "frames" / "artifact.json").unlink()
+    upload = tmp_path / "b.mp4"
+    upload.write_bytes(b"recording")
+    project.vault.take(stranger, upload, move=False, actor="test")
+    other = Project(
+        Settings(data_dir=project.settings.data_dir, database_url=f"sqlite:///{project.settings.root}/b.db")
+    )
+    other.database.add_clip(Clip(clip_id=CLIP, source_name="a.mp4"))
+    found = {waste.kind: waste for waste in keeper(other).find(older_than_s=0, orphans=True)}
+    assert set(found) == {WasteKind.ORPHAN, WasteKind.UNKNOWN_ORIGINAL}
+    for waste in found.values():
+        assert waste.clip_id == stranger
+        waste.remove()
+    assert project.vault.clip_ids() == {stranger}, "an original is never removed"
+    assert project.store.version_ids(stranger, "frames") == []
+
+
 def test_the_command_lists_before_it_removes(ego: CommandLine) -> None:
     assert "nothing to remove" in ego("gc").out
     project = ego.project

@@ -529,6 +529,10 @@ class Vault:
             digest = self._files.sha256(key, what=f"The rejected upload {key}")
         return bool(digest == stored["sha256"])
 
+    def clip_ids(self) -> set[str]:
+        """The clips of which it holds something."""
+        return {key.split("/")[1] for key in self._place.keys(f"{ORIGINALS}/")}
+
     def unfinished(self) -> list[str]:
         """What killed processes left: files that were being written, and key envelopes without a file.
 

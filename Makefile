@@ -29,7 +29,8 @@ ui: $(STAMP) ## Open the Dagster UI on the same data (PORT=3000).
 	@$(BIN)/ego-assets ui --port $(PORT)
 
 test: $(STAMP) ## Run the test suite on the CPU.
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --ignore ego_assets_tests/e2e $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest ego_assets_tests/e2e $(PYTEST_ARGS)
 
 test-faults: $(STAMP) ## Interrupt the work in every way and see that nothing is lost: minutes.
 	@EGO_TEST_FAULTS=1 $(BIN)/python -m pytest ego_assets_tests/faults $(PYTEST_ARGS)

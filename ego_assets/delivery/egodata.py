@@ -57,8 +57,7 @@ class Dataset:
 
     def __init__(self, path: object, *, include_withdrawn: bool = False) -> None:
         self._files = files = _Files(path)
-        table = files.get("manifest.parquet")
-        said = table.schema.metadata or {}
+        said = (table := files.get("manifest.parquet")).schema.metadata or {}
         _require_format("manifest.parquet", said.get(b"ego_assets.manifest_format", 0), MANIFEST_FORMAT)
         bits = said.get(b"ego_assets.completeness_bits", b"").decode().split(",")
         self._bits = {name: int(bit) for bit, _, name in (entry.partition("=") for entry in bits) if name}
@@ -121,7 +120,9 @@ class Dataset:
         one shape and numbers are stacked, the rest are lists. ``shuffle`` mixes shards or clips, and so many steps at a
         time, undecoded; ``seed`` decides. Readers with ``part`` (0, n) to (n - 1, n) share the steps, each once.
         """
-        fields = conditions.pop("fields", ())
+        fields = [given] if isinstance(given := conditions.pop("fields", ()), str) else list(given)
+        if unknown := set(fields) - set(_FIELDS):
+            raise ValueError(f"fields: expected some of {list(_FIELDS)}, got {sorted(unknown)}")
         clip_ids = {row["clip_id"] for row in self.clips(**conditions)}
         index, names = self._files.get("webdataset/index.json", None), sorted(clip_ids)
         if index is not None:
@@ -141,8 +142,7 @@ class Dataset:
             | {field: _decode(_FIELDS[field][2], content) for field, content in files.items()}
             for said, files in mixed
         )
-        groups = iter(lambda: list(itertools.islice(steps, batch)), [])
-        return map(_joined, groups) if batch else steps
+        return map(_joined, iter(lambda: list(itertools.islice(steps, batch)), [])) if batch else steps
 
     def as_torch(self, *, seed: int | None = None, part: Part = (0, 1), **options: Any) -> Any:
         """An ``IterableDataset`` over :meth:`stream`, without hands and metadata, shared out among a loader's workers.
@@ -258,7 +258,7 @@ class _Files:
         except Exception as error:  # servers that list nothing say "forbidden" of what is absent
             forbidden = getattr(error, "code", 0) in (403, 404) or "ACCESS_DENIED" in str(error)
             if forbidden or isinstance(error, FileNotFoundError | NotADirectoryError):
-                raise AbsentError(f"{path} is not there: copy it again.") from error
+                raise AbsentError(f"{path} is not there: the clip lacks it, or copy it again.") from error
             raise EgoDataError(f"{path} cannot be read ({error}): copy it again.") from error
 
     def get(self, name: str, *default: Any, raw: bool = False) -> Any:

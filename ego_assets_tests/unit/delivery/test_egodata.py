@@ -298,3 +298,11 @@ def test_the_sdk_needs_nothing_but_numpy_pyarrow_and_pillow(deliveries: Path) ->
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.split()) == (0, ["4", str(STEPS)] * 3), done.stderr
+
+
+def test_fields_that_do_not_exist_are_named(tmp_path: Path) -> None:
+    write_delivery(tmp_path, [make_clip()])
+    with pytest.raises(ValueError, match=r"fields: expected some of \['rgb', .*got \['zz'\]"):
+        next(Dataset(tmp_path).stream(fields=["zz"]))
+    [step, *_] = Dataset(tmp_path).stream(fields="rgb")
+    assert "rgb" in step and "depth" not in step

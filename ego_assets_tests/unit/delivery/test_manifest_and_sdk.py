@@ -239,7 +239,7 @@ def test_what_is_absent_or_damaged_is_said(delivery, tmp_path):
     dataset = Dataset(delivery)
     with pytest.raises(KeyError, match="no clip 'x'"):
         dataset.load_clip("x")
-    with pytest.raises(EgoDataError, match="is not there: copy it again"):
+    with pytest.raises(EgoDataError, match="is not there: the clip lacks it"):
         dataset.load_clip(IDS[2])
     with pytest.raises(EgoDataError, match=r"manifest\.parquet is not there"):
         Dataset(tmp_path)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ego_assets.delivering import (
+    DATASET,
     DELIVERY_NAME,
     OmissionKind,
     Selection,
@@ -616,7 +617,7 @@ def definition_of(delivery: Delivery) -> DeliveryDefinition:
     values = {key: value for key, value in delivery.definition.items() if key not in ("left_out", "splits")}
     if "formats" not in values:
         # Recorded before there were definitions: the default delivery.
-        return replace(DeliveryDefinition(), name=delivery.name)
+        return replace(DATASET, name=delivery.name)
     return DeliveryDefinition.from_dict(values)
 
 

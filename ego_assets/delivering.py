@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Name of the delivery that holds every clip that may be delivered.
 DELIVERY_NAME = "dataset"
+#: What it holds: doubtful single sightings occur in most real clips, so that only reviews of high risk hold one back.
+DATASET = DeliveryDefinition(name=DELIVERY_NAME, include_unreviewed=True)
 
 
 class OmissionKind(StrEnum):
@@ -121,7 +123,7 @@ def select_clips(
     """
     from ego_assets.assets import LAYERS
 
-    asked = definition or DeliveryDefinition()
+    asked = definition or DATASET
     known = [clip for clip in database.clips() if only is None or clip.clip_id in only]
     layers = [spec.name for spec, _ in LAYERS]
     fitting = {

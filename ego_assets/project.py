@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ego_assets.assembling import DeliveryMaker
-from ego_assets.delivering import DELIVERY_NAME
-from ego_assets.delivery.definition import DeliveryDefinition
+from ego_assets.delivering import DATASET, DELIVERY_NAME
 from ego_assets.disk import require_space
 from ego_assets.execution import LayerState, Services, layers_done_without, listen_to_progress
 from ego_assets.planning import ClipPlan, plan_clip
@@ -359,7 +358,7 @@ class Project:
 
     def left_out_of_delivery(self) -> Mapping[str, str]:
         """Clips that may not be delivered now, with the reason."""
-        return self.deliveries.select(DeliveryDefinition()).left_out
+        return self.deliveries.select(DATASET).left_out
 
     def require_disk_space(self, work: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Stop before anything starts when the disk cannot hold the results.
@@ -483,7 +482,7 @@ class Project:
         """Whether the default delivery is there and holds what may be delivered now, and no other needs correcting."""
         present = {
             chosen.clip.clip_id: dict(chosen.data_versions)
-            for chosen in self.deliveries.select(DeliveryDefinition()).clips
+            for chosen in self.deliveries.select(DATASET).clips
         }
         made = [delivery for delivery in self.database.deliveries() if delivery.name == DELIVERY_NAME]
         if not made or not Path(made[-1].uri).is_dir():

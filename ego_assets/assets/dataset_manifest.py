@@ -12,15 +12,15 @@ from dagster import AssetExecutionContext, AssetKey, MaterializeResult, Metadata
     description=(
         "The newest version of the delivery below deliveries/dataset/: manifest.parquet with one row per clip, "
         "clip folders and archives, egodata.py and the dataset card. Clips that stopped, were withdrawn or have "
-        "an open privacy review are left out, with the reason. Deliveries that were made by name are corrected where "
-        "they hold a clip that was withdrawn or de-identified anew; the job `deliver` makes others."
+        "an open privacy review of high risk are left out, with the reason. Deliveries that were made by name are "
+        "corrected where they hold a clip that was withdrawn or de-identified anew; the job `deliver` makes others."
     ),
     kinds={"python", "parquet"},
 )
 def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
     """Write the next version of the delivery, unless nothing changed, then the corrections of the others."""
     from ego_assets.assembling import DeliveryMaker
-    from ego_assets.delivery.definition import DeliveryDefinition
+    from ego_assets.delivering import DATASET
 
     maker = DeliveryMaker(
         settings=context.resources.settings,
@@ -28,7 +28,7 @@ def dataset_manifest(context: AssetExecutionContext) -> MaterializeResult[Any]:
         store=context.resources.store.get(),
         log=context.log.warning,
     )
-    made = maker.make(DeliveryDefinition())
+    made = maker.make(DATASET)
     corrected = maker.correct_all()
     return MaterializeResult(
         metadata={

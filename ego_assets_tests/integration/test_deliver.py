@@ -69,6 +69,18 @@ def test_the_one_rule_of_open_reviews(project: Project, tmp_path: Path) -> None:
     assert clip_id in project.deliveries.select(unreviewed).omitted
 
 
+def test_the_default_delivery_takes_clips_with_single_doubtful_sightings(
+    project: Project, tmp_path: Path
+) -> None:
+    clip_id = processed(project, tmp_path / "a.mp4")
+    open_item(project, clip_id, ReviewKind.PII_LOW_CONFIDENCE, ReviewRisk.NORMAL)
+    assert project.run_collection() == ""
+    assert clips_of(project, "dataset") == {clip_id}
+    open_item(project, clip_id, ReviewKind.PII_LOW_CONFIDENCE, ReviewRisk.HIGH)
+    assert project.run_collection() == ""
+    assert clips_of(project, "dataset") == set()
+
+
 def test_an_incident_corrects_every_delivery_with_the_next_run(project: Project, tmp_path: Path) -> None:
     leaking = processed(project, tmp_path / "a.mp4", seed=1)
     intact = processed(project, tmp_path / "b.mp4", seed=2)

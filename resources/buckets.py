@@ -47,7 +47,6 @@ _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 10.0
 _CONNECT_TIMEOUT_S = 10.0
 _CHECKSUM = "CRC32"
-_COPY_BYTES = 1 << 20
 
 #: Answers of S3 that pass by themselves, or that a second try of the same request mends.
 _PASSING_CODES = frozenset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO, Protocol
@@ -157,6 +157,15 @@ class DeliveredClip:
             return {}
         found: dict[str, Any] = json.loads(self.files.read(path))
         return found
+
+
+def differing_clips(expected: Collection[str], found: Collection[str], *, where: str = "") -> list[str]:
+    """Which clips a format lacks or has too much, in words that begin with ``where``."""
+    prefix = f"{where}: " if where else ""
+    return [
+        f"{prefix}clip {clip_id} is {'missing' if clip_id not in found else 'unexpected'}"
+        for clip_id in sorted(set(expected) ^ set(found))
+    ]
 
 
 def interval_value(intervals: Sequence[Mapping[str, Any]], time_ns: int, key: str) -> str | None:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ego_assets.delivery.clip_source import DeliveredClip
+from ego_assets.delivery.clip_source import DeliveredClip, differing_clips
 from ego_assets.delivery.definition import DeliveryDefinition
 from ego_assets.delivery.journal import Journal
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
@@ -104,9 +104,7 @@ def check(folder: Path, *, expected_clips: Collection[str]) -> list[str]:
     if tuple(reader.fieldnames or ()) != COLUMNS:
         problems.append(f"{TABLE}: expected the columns {', '.join(COLUMNS)}")
     found = {(row.get("video_id") or "").partition("_")[0] for row in rows}
-    for clip_id in sorted(set(expected_clips) ^ found):
-        problems.append(f"{TABLE}: clip {clip_id} is {'missing' if clip_id not in found else 'unexpected'}")
-    return problems
+    return problems + differing_clips(expected_clips, found, where=TABLE)
 
 
 def _row(clip: DeliveredClip) -> dict[str, Any]:

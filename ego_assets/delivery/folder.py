@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from ego_assets.delivery.clip_source import ClipArchive, DeliveredClip
+from ego_assets.delivery.clip_source import ClipArchive, DeliveredClip, differing_clips
 from ego_assets.delivery.definition import DeliveryDefinition
 from ego_assets.delivery.journal import Journal
 from ego_assets.schema.artifact import FileEntry
@@ -62,12 +62,12 @@ def write(
         samples += int(clip.row["step_count"])
         name = archive_name(clip.clip_id)
         if not journal.has(name):
-            with journal.create(name) as sink, archive.open() as source:
-                digest = hashlib.sha256()
+            with (
+                journal.create(name, accept=partial(_require_digest, clip, archive)) as sink,
+                archive.open() as source,
+            ):
                 while block := source.read(_BLOCK_BYTES):
-                    digest.update(block)
                     sink.write(block)
-                _require_digest(clip, archive, digest.hexdigest())
         if not journal.has(tree_name(clip.clip_id)):
             with (
                 tarfile.open(folder / name, "r:gz") as tar,
@@ -118,10 +118,7 @@ def check(folder: Path, *, expected_clips: Collection[str]) -> list[str]:
 
     suffix = archive_name("")
     found = {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")}
-    problems = [
-        f"clip {clip_id} is {'missing' if clip_id not in found else 'unexpected'}"
-        for clip_id in sorted(set(expected_clips) ^ found)
-    ]
+    problems = differing_clips(expected_clips, found)
     for clip_id in sorted(set(expected_clips) & found):
         try:
             metadata = json.loads((folder / clip_id / "metadata.json").read_text(encoding="utf-8"))

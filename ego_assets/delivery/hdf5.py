@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ego_assets.delivery.clip_source import DeliveredClip, Step
+from ego_assets.delivery.clip_source import DeliveredClip, Step, differing_clips
 from ego_assets.delivery.definition import DeliveryDefinition
 from ego_assets.delivery.hand_values import hand_values
 from ego_assets.delivery.journal import Journal
@@ -89,10 +89,7 @@ def check(folder: Path, *, expected_clips: Collection[str]) -> list[str]:
     from PIL import Image
 
     found = {path.stem: path for path in sorted((folder / FOLDER).glob("*.h5"))}
-    problems = [
-        f"{FOLDER}: clip {clip_id} is {'missing' if clip_id not in found else 'unexpected'}"
-        for clip_id in sorted(set(expected_clips) ^ found.keys())
-    ]
+    problems = differing_clips(expected_clips, found, where=FOLDER)
     for clip_id, path in found.items():
         try:
             with h5py.File(path, "r") as file:

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ego_assets.delivery.clip_source import DeliveredClip, Step
+from ego_assets.delivery.clip_source import DeliveredClip, Step, differing_clips
 from ego_assets.delivery.definition import SPLITS, DeliveryDefinition
 from ego_assets.delivery.journal import Journal
 from ego_assets.schema.artifact import digest_of
@@ -164,8 +164,7 @@ def check(folder: Path, *, expected_clips: Collection[str]) -> list[str]:
                         image.load()
         except (OSError, pa.ArrowException) as error:
             problems.append(f"{FOLDER}/data/{path.name} cannot be read: {error}")
-    for clip_id in sorted(set(expected_clips) ^ listed.keys()):
-        problems.append(f"{FOLDER}: clip {clip_id} is {'missing' if clip_id not in listed else 'unexpected'}")
+    problems += differing_clips(expected_clips, listed, where=FOLDER)
     for clip_id, steps in sorted(listed.items()):
         if stepped.get(clip_id, 0) != steps:
             problems.append(f"{FOLDER}: clip {clip_id} has {stepped.get(clip_id, 0)} rows, expected {steps}")

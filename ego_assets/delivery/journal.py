@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,11 +121,19 @@ class Journal:
         return name in self._entries
 
     @contextmanager
-    def create(self, name: str) -> Iterator[HashedFile]:
-        """A file to write; it appears under its name, finished, when the ``with`` ends without an error."""
+    def create(
+        self, name: str, *, accept: Callable[[str], None] = lambda sha256: None
+    ) -> Iterator[HashedFile]:
+        """A file to write; it appears under its name, finished, when the ``with`` ends without an error.
+
+        Args:
+            name: Path relative to the delivery.
+            accept: Called with the digest of what was written; what it raises keeps the file from appearing.
+        """
         with self._temporary(name) as path:
             with HashedFile(path) as file:
                 yield file
+            accept(file.sha256)
             path.replace(self._folder / name)
         self._note(FileEntry(name=name, bytes=file.bytes, sha256=file.sha256))
 

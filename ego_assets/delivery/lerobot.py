@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ego_assets.delivery.clip_source import DeliveredClip, Step
+from ego_assets.delivery.clip_source import DeliveredClip, Step, differing_clips
 from ego_assets.delivery.definition import SPLITS, DeliveryDefinition
 from ego_assets.delivery.hand_values import NOT_VISIBLE, hand_values
 from ego_assets.delivery.journal import Journal
@@ -168,9 +168,7 @@ def check(folder: Path, *, expected_clips: Collection[str]) -> list[str]:
                     next(container.decode(video=0))
             except (av.FFmpegError, StopIteration, IndexError) as error:
                 problems.append(f"{path.relative_to(folder).as_posix()} cannot be decoded: {error}")
-    for clip_id in sorted(set(expected_clips) ^ found):
-        problems.append(f"{FOLDER}: clip {clip_id} is {'missing' if clip_id not in found else 'unexpected'}")
-    return problems
+    return problems + differing_clips(expected_clips, found, where=FOLDER)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ego_assets.delivery.clip_source import DeliveredClip, Step
+from ego_assets.delivery.clip_source import DeliveredClip, Step, differing_clips
 from ego_assets.delivery.definition import SPLITS, DeliveryDefinition
 from ego_assets.delivery.journal import HashedFile, Journal
 from ego_assets.media.frame_archive import TAR_BLOCK, TAR_RECORD, tar_header
@@ -156,9 +156,7 @@ def check(folder: Path, *, expected_clips: Collection[str]) -> list[str]:
         if clips != set(shard["clips"]):
             problems.append(f"{FOLDER}/{shard['name']}: its clips are not those that the index names")
         found |= clips
-    for clip_id in sorted(set(expected_clips) ^ found):
-        problems.append(f"{FOLDER}: clip {clip_id} is {'missing' if clip_id not in found else 'unexpected'}")
-    return problems
+    return problems + differing_clips(expected_clips, found, where=FOLDER)
 
 
 # --- order --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,8 +86,6 @@ _SMUDGE_INTERVAL_S = 1.0
 _MAX_SMUDGE_LOOKS = 512
 #: Share of the looks that may show more detail in a tile than its figure says.
 _DETAIL_QUANTILE = 0.9
-
-PlacementState = Literal["worn", "still", "covered", "handled"]
 
 
 @dataclass(frozen=True, kw_only=True)

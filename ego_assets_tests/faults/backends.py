@@ -67,7 +67,7 @@ class OneHand:
 def register() -> None:
     """Make the backends known under the names that the profile uses."""
     import resources.profiles
-    from resources.models.registry import BACKENDS, BackendSpec
+    from resources.models.backends import BACKENDS, BackendSpec
 
     added = {
         "faces": ("nothing", NoFaces),

@@ -13,14 +13,9 @@ from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.boxes import check_at_least, check_thresholds, equal_batches, suppressed
 from resources.models.images import check_image
-from resources.models.registry import (
-    EGOBLUR_FACES,
-    EGOBLUR_PLATES,
-    ModelCard,
-    locate,
-    weights_digest,
-)
+from resources.models.registry import EGOBLUR_FACES, EGOBLUR_PLATES, ModelCard
 from resources.models.torch_device import torch_device
+from resources.models.weights import locate, weights_digest
 
 
 def egoblur_size(width: int, height: int, *, longer_side: int) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_
 from resources.models.boxes import check_at_least, check_finite, check_thresholds, suppressed
 from resources.models.images import STRIDE, check_image, fit
 from resources.models.onnx_session import cpu_session
-from resources.models.registry import BLAZEFACE, CENTERFACE, locate
+from resources.models.registry import BLAZEFACE, CENTERFACE
+from resources.models.weights import locate
 
 #: Input pixels per cell of CenterFace's output maps.
 _CELL_PX = 4

@@ -21,14 +21,14 @@ from ego_assets.schema.detections import BackendInfo, iou_matrix
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import LANDMARK_COUNT, HandDetections
 from resources.models.images import check_image
-from resources.models.mediapipe_runtime import joint_digest, without_start_messages
+from resources.models.mediapipe_runtime import without_start_messages
 from resources.models.registry import (
     HAND_LANDMARKS_FULL,
     HAND_LANDMARKS_LITE,
     PALM_DETECTION_FULL,
     PALM_DETECTION_LITE,
-    locate,
 )
+from resources.models.weights import joint_digest, locate
 
 _GRAPH = "mediapipe/modules/hand_landmark/hand_landmark_tracking_cpu.binarypb"
 _OUTPUTS = ("multi_hand_landmarks", "multi_handedness", "palm_detections")
@@ -102,7 +102,7 @@ class MediaPipeHandDetector:
             task="hands",
             backend="mediapipe_hands",
             model=f"{self._landmark_card.name}, {self._palm_card.name}",
-            weights_sha256=joint_digest((self._landmark_card, self._palm_card)),
+            weights_sha256=joint_digest([card.sha256 for card in (self._landmark_card, self._palm_card)]),
             licence=self._landmark_card.licence,
         )
 

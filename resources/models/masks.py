@@ -22,8 +22,9 @@ from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.masks import MASK_CATEGORIES, MaskFrame
 from resources.models.images import check_image
-from resources.models.mediapipe_runtime import joint_digest, without_start_messages
-from resources.models.registry import POSE_DETECTION, POSE_LANDMARKS_FULL, SELFIE_SEGMENTATION, locate
+from resources.models.mediapipe_runtime import without_start_messages
+from resources.models.registry import POSE_DETECTION, POSE_LANDMARKS_FULL, SELFIE_SEGMENTATION
+from resources.models.weights import joint_digest, locate
 
 #: Each of them decides about people.
 _PERSON_WEIGHTS = (SELFIE_SEGMENTATION, POSE_DETECTION, POSE_LANDMARKS_FULL)
@@ -196,7 +197,7 @@ class RegionsFlowTracker:
             task="masks",
             backend="regions_flow",
             model="; ".join([model, *(card.name for card in _PERSON_WEIGHTS)]),
-            weights_sha256=joint_digest(_PERSON_WEIGHTS),
+            weights_sha256=joint_digest([card.sha256 for card in _PERSON_WEIGHTS]),
             licence=SELFIE_SEGMENTATION.licence,
         )
 

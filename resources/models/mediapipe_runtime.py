@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-
-from resources.models.registry import ModelCard
 
 # What MediaPipe's native code writes to standard error whenever a graph starts.
 _START_MESSAGES = (
@@ -39,8 +36,3 @@ def without_start_messages() -> Iterator[None]:
                 if not any(message in line for message in _START_MESSAGES):
                     os.write(real, line)
             os.close(real)
-
-
-def joint_digest(cards: Sequence[ModelCard]) -> str:
-    """One SHA-256 for several weights files, hexadecimal: that of their digests, one per line, in the order given."""
-    return hashlib.sha256("".join(f"{card.sha256}\n" for card in cards).encode()).hexdigest()

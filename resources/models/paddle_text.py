@@ -15,7 +15,8 @@ from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.boxes import check_at_least, check_thresholds, equal_batches
 from resources.models.images import STRIDE, check_image
-from resources.models.registry import PADDLE_TEXT_FILES, PADDLE_TEXT_WEIGHTS, locate, weights_digest
+from resources.models.registry import PADDLE_TEXT
+from resources.models.weights import locate, weights_digest
 
 
 class PaddleTextDetector:
@@ -61,9 +62,7 @@ class PaddleTextDetector:
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
         self._batch_size = batch_size
-        path = locate(PADDLE_TEXT_WEIGHTS, models_dir)
-        for card in PADDLE_TEXT_FILES:
-            locate(card, models_dir)
+        path = locate(PADDLE_TEXT, models_dir)
         self._digest = weights_digest(path)
         # PaddleX asks four model hosts whether they answer as soon as it is imported, unless it is told not to.
         os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
@@ -80,7 +79,7 @@ class PaddleTextDetector:
             )
         except (RuntimeError, AssertionError, OSError, KeyError, ValueError) as error:
             raise BackendUnavailable(
-                f"{PADDLE_TEXT_WEIGHTS.name} in {path.parent} cannot be loaded: {str(error)[:300]}. Put the published "
+                f"{PADDLE_TEXT.name} in {path.parent} cannot be loaded: {str(error)[:300]}. Put the published "
                 "inference model there, and install paddlepaddle (or paddlepaddle-gpu for device: gpu)."
             ) from error
 
@@ -90,9 +89,9 @@ class PaddleTextDetector:
         return BackendInfo(
             task="text",
             backend="paddleocr",
-            model=PADDLE_TEXT_WEIGHTS.name,
+            model=PADDLE_TEXT.name,
             weights_sha256=self._digest,
-            licence=PADDLE_TEXT_WEIGHTS.licence,
+            licence=PADDLE_TEXT.licence,
         )
 
     def detect(self, images: Sequence[BgrImage], *, strict: bool = False) -> list[Detections]:

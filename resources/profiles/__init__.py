@@ -27,7 +27,9 @@ from ego_assets.schema.flow import FlowEstimator
 from ego_assets.schema.hands import HandDetector
 from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
 from ego_assets.schema.masks import MaskTracker
-from resources.models.registry import BACKENDS, BackendSpec, is_installed, locate
+from resources.models.backends import BACKENDS, BackendSpec
+from resources.models.registry import OWN_LICENCE, ModelCard
+from resources.models.weights import is_installed, locate
 
 _FOLDER = Path(__file__).parent
 _PROFILE_KEYS = frozenset({"commercial_use", "frames_per_second", "backends", "leak_check"})
@@ -65,7 +67,7 @@ class BackendConfig:
     """The backend of one task.
 
     Attributes:
-        backend: Name in :data:`resources.models.registry.BACKENDS`.
+        backend: Name in :data:`resources.models.backends.BACKENDS`.
         settings: Keyword arguments of the backend's class.
         fallbacks: What is tried, in order, when the result is refused; at most two, and none has its own.
     """
@@ -130,19 +132,14 @@ class Profile:
                         f"profile {self.name!r}: {task} backend {config.backend!r} uses a backend of {used!r}, and the "
                         f"profile names none. Add one of: {_names(BACKENDS[used])}."
                     )
+            _models(self.name, spec, config)
             for key, value in config.settings.items():
                 if not isinstance(value, str | int | float | bool):
                     raise ConfigurationError(
                         f"profile {self.name!r}: {task}.{key} expects a number or a word, got {value!r}."
                     )
-            refused = [card for card in spec.models if self.commercial_use and not card.commercial_use]
-            # Of weights that the user supplies, only the user can know the licence.
-            if refused and config.settings.get("licence_permits_commercial_use") is not True:
-                raise ConfigurationError(
-                    f"profile {self.name!r} demands commercial_use, but {task} backend {config.backend!r} loads "
-                    f"{refused[0].name}, whose licence {refused[0].licence} forbids it. Choose another backend: "
-                    f"{_names(BACKENDS[task])}{_own_statement(spec)}."
-                )
+            if self.commercial_use:
+                _require_commercial_licence(self.name, spec, config)
         object.__setattr__(self, "backends", MappingProxyType(dict(self.backends)))
         object.__setattr__(self, "leak_check", MappingProxyType(dict(self.leak_check)))
         object.__setattr__(self, "frames_per_second", MappingProxyType(dict(self.frames_per_second)))
@@ -307,10 +304,41 @@ def _build(
     return backend
 
 
-def _own_statement(spec: BackendSpec) -> str:
-    if "licence_permits_commercial_use" not in spec.settings:
-        return ""
-    return ", or set licence_permits_commercial_use: true, and licence, if that is so"
+def _models(profile_name: str, spec: BackendSpec, config: BackendConfig) -> tuple[ModelCard, ...]:
+    """The weights that a backend loads under its settings."""
+    try:
+        return spec.models_for(config.settings)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"profile {profile_name!r}, settings of {spec.task} backend {spec.backend!r}: {error}"
+        ) from error
+
+
+def _require_commercial_licence(profile_name: str, spec: BackendSpec, config: BackendConfig) -> None:
+    """Refuse weights whose licence forbids commercial use, and name what may be used instead.
+
+    Of weights that the user brings, only the user can know the licence, and may state that it permits it.
+    """
+    stated = config.settings.get("licence_permits_commercial_use") is True
+    refused = [
+        card
+        for card in _models(profile_name, spec, config)
+        if not card.commercial_use and not (stated and card.licence == OWN_LICENCE)
+    ]
+    if not refused:
+        return
+    card = refused[0]
+    if card.licence == OWN_LICENCE:
+        advice = "Set licence_permits_commercial_use: true, and licence, if that is so, or choose"
+    elif card.permitted_instead:
+        advice = f"Use {card.permitted_instead}, or choose"
+    else:
+        advice = "Choose"
+    raise ConfigurationError(
+        f"profile {profile_name!r} demands commercial_use, but {spec.task} backend {config.backend!r} loads "
+        f"{card.name}, whose licence {card.licence} forbids it. {advice} another backend: "
+        f"{_names(BACKENDS[spec.task])}."
+    )
 
 
 def _missing_packages(spec: BackendSpec) -> list[str]:

@@ -13,7 +13,7 @@ from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets_tests.caption_server import caption_server
 from resources.captioner import EndpointOptions, endpoint_ladder
-from resources.models.registry import BACKENDS
+from resources.models.backends import BACKENDS
 from resources.profiles import BackendConfig, Profile, build_backend
 
 FACTS = SceneFacts(

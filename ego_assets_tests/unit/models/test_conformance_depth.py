@@ -14,7 +14,7 @@ from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.synth import SceneSpec
 from ego_assets.synth.scene import Scene
-from resources.models.registry import BACKENDS
+from resources.models.backends import BACKENDS
 from resources.profiles import BackendConfig, Profile, build_backend
 
 RATE = 5

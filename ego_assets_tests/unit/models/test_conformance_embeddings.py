@@ -9,7 +9,7 @@ import pytest
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS, Embedder, Embedding
 from ego_assets.schema.errors import BackendUnavailable
-from resources.models.registry import BACKENDS
+from resources.models.backends import BACKENDS
 from resources.profiles import BackendConfig, Profile, build_backend
 
 TASK = "embeddings"

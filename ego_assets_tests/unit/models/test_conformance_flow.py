@@ -8,7 +8,7 @@ import pytest
 
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.flow import FlowEstimator
-from resources.models.registry import BACKENDS
+from resources.models.backends import BACKENDS
 from resources.profiles import BackendConfig, Profile, build_backend
 
 Image = npt.NDArray[np.uint8]

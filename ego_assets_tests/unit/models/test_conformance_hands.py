@@ -15,7 +15,7 @@ from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandDetections, HandDetector
 from ego_assets.synth.scene import Scene
 from ego_assets.synth.spec import SceneSpec
-from resources.models.registry import BACKENDS
+from resources.models.backends import BACKENDS
 from resources.profiles import BackendConfig, Profile, build_backend
 
 TASK = "hands"

@@ -12,7 +12,7 @@ from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks, HandSide, HandTrack
 from ego_assets.schema.masks import MASK_CATEGORIES, MaskFrame, MaskTracker
-from resources.models.registry import BACKENDS
+from resources.models.backends import BACKENDS
 from resources.profiles import BackendConfig, Profile, build_backend
 
 STEP_NS = 200_000_000

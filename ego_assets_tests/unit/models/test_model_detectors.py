@@ -16,8 +16,9 @@ from ego_assets.schema.detections import Detections, RegionDetector, iou_matrix
 from resources.models.faces import CenterFaceDetector, SecondOpinionFaceDetector, decode_centers
 from resources.models.images import fit, network_size
 from resources.models.onnx_session import cpu_session, without_declared_sizes
-from resources.models.registry import CENTERFACE, locate
+from resources.models.registry import CENTERFACE
 from resources.models.text import PPOCRTextDetector, lines_from_probability
+from resources.models.weights import locate
 
 TESTDATA = Path(os.environ.get("EGO_TESTDATA", Path(__file__).parents[4] / "shared" / "testdata"))
 

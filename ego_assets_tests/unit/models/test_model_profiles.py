@@ -34,7 +34,7 @@ def write(tmp_path: Path, content: object) -> Path:
 
 
 def replace_spec(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
-    spec = dataclasses.replace(registry.BACKENDS["faces"]["centerface"], **changes)
+    spec = dataclasses.replace(backends.BACKENDS["faces"]["centerface"], **changes)
     monkeypatch.setattr(profiles, "BACKENDS", MappingProxyType({"faces": {"centerface": spec}}))
 
 
@@ -54,7 +54,7 @@ def test_local_serves_every_task_with_the_defaults_of_the_classes() -> None:
     }
     assert set(profile.backends) == set(PROTOCOLS)
     for task, config in profile.backends.items():
-        spec = registry.BACKENDS[task][config.backend]
+        spec = backends.BACKENDS[task][config.backend]
         backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
         defaults = {name: p.default for name, p in inspect.signature(backend_class).parameters.items()}
         assert config.settings == {name: defaults[name] for name in spec.settings}, task
@@ -219,7 +219,7 @@ def test_what_is_installed_is_available() -> None:
     available = {(status.task, status.backend): status.available for status in backend_report()}
     shipped = [
         (spec.task, spec.backend)
-        for specs in registry.BACKENDS.values()
+        for specs in backends.BACKENDS.values()
         for spec in specs.values()
         if spec.extra == "local"
     ]

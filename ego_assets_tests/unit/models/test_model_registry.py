@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from ego_assets.schema.errors import BackendUnavailable
-from resources.models.registry import BACKENDS, PP_OCR_DETECTOR, ModelCard, locate
+from resources.models.backends import BACKENDS
+from resources.models.registry import PP_OCR_DETECTOR, ModelCard
+from resources.models.weights import locate
 
 SPECS = [spec for backends in BACKENDS.values() for spec in backends.values()]
 SHIPPED = {card.name: card for spec in SPECS for card in spec.models if card.shipped_in}

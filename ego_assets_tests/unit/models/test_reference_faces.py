@@ -21,12 +21,7 @@ from skimage import data
 
 from ego_assets.schema.detections import Detections, RegionDetector, iou_matrix
 from ego_assets.schema.errors import BackendUnavailable
-from resources.models.registry import (
-    EGOBLUR_FACES,
-    EGOBLUR_PLATES,
-    RETINAFACE_MOBILENET,
-    RETINAFACE_RESNET50,
-)
+from resources.models.registry import EGOBLUR_FACES, EGOBLUR_PLATES, RETINAFACE_MOBILENET, RETINAFACE_RESNET50
 
 torch = pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
 

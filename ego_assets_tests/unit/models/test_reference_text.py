@@ -15,13 +15,13 @@ import yaml
 from ego_assets.schema.detections import RegionDetector
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.paddle_text import PaddleTextDetector
-from resources.models.registry import PADDLE_TEXT_FILES, PADDLE_TEXT_WEIGHTS
+from resources.models.registry import PADDLE_TEXT
 
 MODEL = "PP-OCRv5_server_det"
 
 
 def put_files(folder: Path) -> None:
-    for card in (PADDLE_TEXT_WEIGHTS, *PADDLE_TEXT_FILES):
+    for card in (PADDLE_TEXT, *PADDLE_TEXT_FILES):
         path = folder / card.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"model")

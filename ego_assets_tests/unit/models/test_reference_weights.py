@@ -14,14 +14,9 @@ import pytest
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
 from ego_assets.settings import Settings
 from resources.models import registry
-from resources.models.registry import (
-    BACKENDS,
-    EGOBLUR_FACES,
-    RETINAFACE_MOBILENET,
-    YOLO_PLATES,
-    locate,
-    weights_digest,
-)
+from resources.models.backends import BACKENDS
+from resources.models.registry import EGOBLUR_FACES, RETINAFACE_MOBILENET, YOLO_PLATES
+from resources.models.weights import locate, weights_digest
 from resources.platform import ProfileModels, build_resources
 from resources.profiles import BackendConfig, Profile, backend_report, build_backend, load_profile
 

@@ -1,0 +1,262 @@
+"""How networks of PyTorch run: on which device, how exactly, in batches that fit, and in turn where memory is short.
+
+PyTorch is imported when the first network is held. All backends of a process share the device: a network that needs
+memory moves idle ones to the CPU before its batches shrink.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Literal, TypeVar, get_args
+
+from resources.models.torch_device import torch_device
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+#: Arithmetic of a network; ``auto`` is bfloat16 on a GPU that has it and float32 elsewhere.
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+#: Whether ``torch.compile`` prepares a network; ``auto`` does on a GPU.
+Compile = Literal["auto", "on", "off"]
+
+#: Largest batch that is chosen by itself.
+MAX_AUTO_BATCH = 64
+#: Share of the free memory that such a batch may fill.
+_MEMORY_SHARE = 0.8
+
+_log = logging.getLogger(__name__)
+_held: weakref.WeakSet[HeldNetwork] = weakref.WeakSet()
+_moving = threading.RLock()
+
+
+class DeviceMemoryExhausted(RuntimeError):
+    """A single item does not fit into the device's memory: the next attempt of the ladder may need less."""
+
+
+class HeldNetwork:
+    """A network and the device that it runs on.
+
+    Args:
+        network: ``torch.nn.Module`` in evaluation mode, on the CPU.
+        device: As of :func:`resources.models.torch_device.torch_device`.
+        precision: Arithmetic; parameters are converted once.
+        compile: Whether ``torch.compile`` prepares it. The first batch of every shape then takes longer.
+        name: For messages.
+
+    Raises:
+        BackendUnavailable: The device is not there.
+        ValueError: A setting has a wrong value.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        compile: Compile = "auto",
+        name: str = "",
+    ) -> None:
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        check_runtime_settings(precision=precision, compile=compile)
+        self.name = name or type(network).__name__
+        self.device = torch_device(device)
+        on_gpu = self.device.type == "cuda"
+        if precision == "auto":
+            precision = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
+        self.dtype = getattr(torch, precision)
+        self.network = network.to(dtype=self.dtype).eval().requires_grad_(False)
+        self._is_compiled = compile == "on" or (compile == "auto" and on_gpu)
+        self._call = torch.compile(self.network) if self._is_compiled else self.network
+        self._users = 0
+        self._is_on_device = False
+        _held.add(self)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether ``torch.compile`` prepares it."""
+        return self._is_compiled
+
+    @contextmanager
+    def in_use(self) -> Iterator[Callable[..., Any]]:
+        """The network on its device, for inference; while it is in use nothing moves it away."""
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        with _moving:
+            self._users += 1
+            try:
+                self._bring()
+            except BaseException:
+                self._users -= 1
+                raise
+        try:
+            with torch.inference_mode():
+                yield self._call
+        finally:
+            with _moving:
+                self._users -= 1
+
+    def _bring(self) -> None:
+        if self._is_on_device:
+            return
+        try:
+            self.network.to(self.device)
+        except Exception as error:
+            if not is_out_of_memory(error) or not make_room():
+                raise
+            self.network.to(self.device)
+        self._is_on_device = True
+
+    def set_aside(self) -> bool:
+        """Move the network to the CPU where nobody uses it; whether that freed memory of a GPU."""
+        with _moving:
+            if self._users or not self._is_on_device or self.device.type == "cpu":
+                return False
+            self.network.to("cpu")
+            self._is_on_device = False
+            return True
+
+
+def check_runtime_settings(*, precision: str, compile: str) -> None:
+    """Refuse values that do not exist.
+
+    Raises:
+        ValueError: One does not.
+    """
+    for name, value, known in (
+        ("precision", precision, get_args(Precision)),
+        ("compile", compile, get_args(Compile)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had too little memory for what was asked of it."""
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    )
+
+
+def make_room() -> bool:
+    """Move idle networks to the CPU and give cached memory back; whether any network was moved."""
+    moved = [held.name for held in list(_held) if held.set_aside()]
+    if moved:
+        _log.info("moved to the CPU to make room: %s", ", ".join(moved))
+    release_memory()
+    return bool(moved)
+
+
+def release_memory() -> None:
+    """Give memory that no tensor uses back to the GPU; does nothing where PyTorch was never imported."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+class Batches:
+    """Runs items in batches that fit into memory; what does not fit is run again in halves, and nothing is lost.
+
+    Args:
+        batch_size: Most items in a batch; 0 chooses by the memory that the first item took.
+        device: ``torch.device`` the work runs on.
+    """
+
+    def __init__(self, batch_size: int, *, device: Any) -> None:
+        if batch_size < 0:
+            raise ValueError(f"batch_size: expected 0 or more, got {batch_size}")
+        self._device = device
+        self._chosen = batch_size
+        self._limit = batch_size
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Most items of the next batch; 1 until a size was chosen."""
+        return self._limit or 1
+
+    def stream(
+        self, items: Iterable[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
+    ) -> Iterator[ResultT]:
+        """One result per item, in order; items are taken a batch at a time.
+
+        Args:
+            items: What to work on.
+            call: Works on a few items and gives one result each; may be called again with some of the same items.
+
+        Raises:
+            DeviceMemoryExhausted: A single item does not fit: other programs fill the memory, or the input is too large.
+        """
+        source = iter(items)
+        while batch := list(islice(source, self.size)):
+            yield from self.run(batch, call)
+
+    def run(
+        self, items: Sequence[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
+    ) -> list[ResultT]:
+        """One result per item, in order; see :meth:`stream`."""
+        results: list[ResultT] = []
+        while len(results) < len(items):
+            batch = items[len(results) : len(results) + self.size]
+            found = self._attempt(batch, call)
+            if found is not None:
+                if len(found) != len(batch):
+                    raise ValueError(f"expected {len(batch)} results of a batch, got {len(found)}")
+                results.extend(found)
+        return results
+
+    def _attempt(
+        self, batch: Sequence[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
+    ) -> Sequence[ResultT] | None:
+        """The results of a batch; ``None`` where it did not fit and the next one will be smaller."""
+        if not self._limit:
+            return self._measured(batch, call)
+        try:
+            return call(batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside of the except block, so that the traceback holds no tensors any more.
+        if make_room():
+            return None
+        if len(batch) == 1:
+            raise DeviceMemoryExhausted(
+                f"One picture does not fit into the memory of {self._device}: other programs fill it, or the input is "
+                "too large. Free memory (nvidia-smi shows who holds it), or set a smaller input in the profile."
+            )
+        with self._lock:
+            self._limit = max(1, min(self._limit, len(batch) // 2))
+        _log.warning("out of memory on %s: batches of %d from here on", self._device, self._limit)
+        return None
+
+    def _measured(
+        self, batch: Sequence[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
+    ) -> Sequence[ResultT] | None:
+        """Run one item and choose the size of later batches by the memory it took."""
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        if self._device.type != "cuda":
+            self._limit = 1
+            return self._attempt(batch[:1], call)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        self._limit = 1
+        results = self._attempt(batch[:1], call)
+        taken = max(1, torch.cuda.max_memory_allocated(self._device) - before)
+        free, _ = torch.cuda.mem_get_info(self._device)
+        self._limit = int(min(max(1, _MEMORY_SHARE * free // taken), MAX_AUTO_BATCH))
+        return results

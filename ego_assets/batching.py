@@ -21,7 +21,8 @@ which Dagster recognises outputs whose events were already reported.
 
 import base64
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from dagster import (
@@ -63,6 +64,7 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 
 from ego_assets.disk import require_space
 from ego_assets.execution import LayerFunction, LayerOutcome, LayerState, Services, run_layer
+from ego_assets.lookahead import Lookahead
 from ego_assets.partitions import clip_partitions
 from ego_assets.schema.errors import InsufficientDisk
 from ego_assets.schema.gates import GateOutcome, GateResult
@@ -71,6 +73,9 @@ from ego_assets.schema.layers import LayerSpec
 #: Clips per run of a backfill. Each stage takes one less than the stage before: assets whose policies
 #: differ never share a backfill run, so a stage starts only on clips that the stage before let pass.
 CLIPS_PER_RUN = 50
+
+#: Pool of the layers that run on a GPU; one at a time, unless its limit is raised in the UI.
+GPU_POOL = "gpu"
 
 #: Nothing is handed from step to step in memory. (``Nothing`` is declared as a class, hence the cast.)
 _NOTHING = cast("DagsterType", Nothing)
@@ -83,13 +88,17 @@ class RunInterrupted(DagsterError):
     """The run was terminated or met Ctrl-C. Dagster would apply the retry policy to a plain interrupt."""
 
 
-def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str]) -> AssetsDefinition:
+def layer_asset(
+    spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str], on_gpu: bool = False
+) -> AssetsDefinition:
     """The Dagster asset of a layer, with one asset check per gate.
 
     Args:
         spec: What the layer is.
         make: Makes it for one clip.
         ancestors: Essential layers upstream, whose blocking gates decide whether a clip may go on.
+        on_gpu: Whether the profile runs it on a GPU: it then waits for the pool of the GPU, the next clip's frames are
+            got ready while the present one is computed, and memory is given back at the end.
     """
     resource_keys = {"settings", "database", "store", "models"}
     if spec.reads_original:
@@ -120,7 +129,7 @@ def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str
         dagster_type=_NOTHING,
         output_required=False,
         required_resource_keys=resource_keys,
-        pool=spec.pool,
+        pool=GPU_POOL if on_gpu else spec.pool,
         code_version=spec.code_version,
         # Clips are retried one by one inside the step; this covers failures of the step itself.
         retry_policy=RetryPolicy(
@@ -134,7 +143,7 @@ def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str
     )
     def layer(context: AssetExecutionContext) -> Iterator[Any]:
         try:
-            yield from _run_step(context, spec, make, ancestors=ancestors)
+            yield from _run_step(context, spec, make, ancestors=ancestors, on_gpu=on_gpu)
         except DagsterExecutionInterruptedError as interrupt:
             raise RunInterrupted(f"{spec.name} was interrupted; what is committed stays.") from interrupt
 
@@ -142,7 +151,12 @@ def layer_asset(spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str
 
 
 def _run_step(
-    context: AssetExecutionContext, spec: LayerSpec, make: LayerFunction, *, ancestors: Sequence[str]
+    context: AssetExecutionContext,
+    spec: LayerSpec,
+    make: LayerFunction,
+    *,
+    ancestors: Sequence[str],
+    on_gpu: bool,
 ) -> Iterator[Any]:
     """Run the layer on every clip of the run and report each clip on its own."""
     services = _services(context, spec)
@@ -151,6 +165,28 @@ def _run_step(
         require_disk_space([spec], clip_ids, services=services)
     except InsufficientDisk as error:
         raise Failure(description=str(error), allow_retries=False) from error
+    if not on_gpu:
+        yield from _run_clips(context, spec, make, clip_ids, services=services, ancestors=ancestors)
+        return
+    try:
+        with Lookahead(services.store, clip_ids) as lookahead:
+            services = replace(services, lookahead=lookahead)
+            yield from _run_clips(context, spec, make, clip_ids, services=services, ancestors=ancestors)
+    finally:
+        # A single clip goes on to its next layer in this process, and the next clip comes back to this one.
+        services.models.give_back_memory(keep_networks=len(clip_ids) == 1)
+
+
+def _run_clips(
+    context: AssetExecutionContext,
+    spec: LayerSpec,
+    make: LayerFunction,
+    clip_ids: Sequence[str],
+    *,
+    services: Services,
+    ancestors: Sequence[str],
+) -> Iterator[Any]:
+    """One clip after another; the step fails at its end where clips were stopped."""
     stopped: list[LayerOutcome] = []
     for position, clip_id in enumerate(clip_ids, start=1):
         if len(clip_ids) > 1:
@@ -378,8 +414,14 @@ def require_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, s
     )
 
 
-def build_layer_assets(layers: Sequence[tuple[LayerSpec, LayerFunction]]) -> list[AssetsDefinition]:
+def build_layer_assets(
+    layers: Sequence[tuple[LayerSpec, LayerFunction]], *, gpu_tasks: Collection[str] = ()
+) -> list[AssetsDefinition]:
     """The assets of all layers, each knowing its ancestors.
+
+    Args:
+        layers: What each layer is, and its function.
+        gpu_tasks: Tasks that the profile runs on a GPU.
 
     Raises:
         ValueError: A layer names an unknown input, or one of a later stage.
@@ -394,7 +436,15 @@ def build_layer_assets(layers: Sequence[tuple[LayerSpec, LayerFunction]]) -> lis
                     f"layer {spec.name} (stage {spec.stage}) needs {name} of stage {specs[name].stage}; "
                     "inputs must belong to earlier stages"
                 )
-    return [layer_asset(spec, make, ancestors=essential_ancestors(spec.name, specs)) for spec, make in layers]
+    return [
+        layer_asset(
+            spec,
+            make,
+            ancestors=essential_ancestors(spec.name, specs),
+            on_gpu=not set(spec.tasks).isdisjoint(gpu_tasks),
+        )
+        for spec, make in layers
+    ]
 
 
 def essential_ancestors(name: str, specs: Mapping[str, LayerSpec]) -> tuple[str, ...]:

@@ -332,10 +332,10 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
 ) -> None:
     """Open the Dagster UI (`dagster dev`) on this project's data."""
-    from ego_assets.project import prepare_dagster_home, write_workspace
+    from ego_assets.project import prepare_ui, write_workspace
 
     settings = open_settings()
-    prepare_dagster_home(settings)
+    prepare_ui(settings)
     workspace = write_workspace(settings)
     console.print(
         f"The UI opens on http://127.0.0.1:{port}. It has no login of its own: do not expose the port."

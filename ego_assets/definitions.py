@@ -10,11 +10,12 @@ from ego_assets.jobs import build_jobs, build_schedules, deliver_job
 from ego_assets.sensors import build_sensors
 from ego_assets.settings import Settings, load_settings
 from resources.platform import build_resources
+from resources.profiles import gpu_tasks
 
 
 def build_definitions(settings: Settings) -> Definitions:
     """Everything the platform defines, for these settings."""
-    layer_assets = build_layer_assets(LAYERS)
+    layer_assets = build_layer_assets(LAYERS, gpu_tasks=gpu_tasks(settings.profile))
     jobs = build_jobs([spec.name for spec, _ in LAYERS])
     return Definitions(
         assets=[*layer_assets, *COLLECTION_ASSETS],

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ego_assets.lookahead import Lookahead
     from ego_assets.media.sampling import SampledFrames
     from ego_assets.schema.hands import HandObjectTracks
     from ego_assets.schema.motion import CameraMotion
@@ -102,6 +103,10 @@ class Models(Protocol):
 
     def settings(self, tasks: Iterable[str], *, leak_check: bool = False) -> Mapping[str, Mapping[str, Any]]:
         """The settings of the tasks' backends, for the records; or of those for the leak check."""
+        ...
+
+    def give_back_memory(self, *, keep_networks: bool) -> None:
+        """Give unused memory of a GPU back, and unless they are kept, that of loaded networks."""
         ...
 
 
@@ -198,7 +203,10 @@ class LayerOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """The surroundings of a layer. ``vault`` and ``intake`` are present only up to the privacy pass."""
+    """The surroundings of a layer. ``vault`` and ``intake`` are present only up to the privacy pass.
+
+    ``lookahead`` gets the next clip's frames ready, in runs over many clips whose layer runs on a GPU.
+    """
 
     settings: Settings
     database: Database
@@ -206,6 +214,7 @@ class Services:
     models: Models
     vault: Vault | None = None
     intake: Intake | None = None
+    lookahead: Lookahead | None = None
 
     @property
     def corrections(self) -> CorrectionLog:
@@ -438,7 +447,14 @@ class ClipWork:
         from ego_assets.media.sampling import sample_frames
 
         name = "video.mp4" if self.settings.enrichment_input == "full" else "proxy.mp4"
-        with self.blurred().local_path(name) as path:
+        blurred, lookahead = self.blurred(), self._services.lookahead
+        if lookahead is not None:
+            with lookahead.open(
+                blurred.artifact, name, frames_per_second=frames_per_second, progress=self.progress
+            ) as sampled:
+                yield sampled
+            return
+        with blurred.local_path(name) as path:
             yield sample_frames(path, frames_per_second=frames_per_second, progress=self.progress)
 
     def camera_motion(self, resolution: tuple[int, int]) -> tuple[CameraMotion, npt.NDArray[np.int64]]:

@@ -188,7 +188,9 @@ class Project:
         staged = home / f".command_line.{os.getpid()}.yaml"
         staged.write_text(yaml.safe_dump(overrides))
         staged.replace(home / "command_line.yaml")
-        return DagsterInstance.from_config(str(home), "command_line.yaml")
+        instance = DagsterInstance.from_config(str(home), "command_line.yaml")
+        _limit_gpu_pool(instance)
+        return instance
 
     def plans(self, clips: Sequence[Clip] | None = None, *, retry_failed: bool = False) -> list[ClipPlan]:
         """What is left to do, clip by clip."""
@@ -556,6 +558,27 @@ def prepare_dagster_home(settings: Settings) -> Path:
         target.write_text(_default_instance_settings())
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def prepare_ui(settings: Settings) -> None:
+    """Make the instance's folder and its limits, before Dagster's own processes open it."""
+    from dagster import DagsterInstance
+
+    with DagsterInstance.from_config(str(prepare_dagster_home(settings))) as instance:
+        _limit_gpu_pool(instance)
+
+
+def _limit_gpu_pool(instance: DagsterInstance) -> None:
+    """Let one layer at a time run on the GPU, unless somebody chose another limit.
+
+    Dagster's settings file knows one limit for all pools; single ones live in its database.
+    """
+    from ego_assets.batching import GPU_POOL
+
+    storage = instance.event_log_storage
+    chosen = {limit.name for limit in storage.get_pool_limits() if not limit.from_default}
+    if GPU_POOL not in chosen:
+        storage.set_concurrency_slots(GPU_POOL, 1)
 
 
 def write_workspace(settings: Settings) -> Path:

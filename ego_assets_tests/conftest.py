@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +18,42 @@ settings.load_profile("suite")
 
 # Nothing that runs in a test asks a model hub, whatever a library would like to.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+#: What reasons for leaving a test out say where a package of the reference models is missing.
+_MISSING_REFERENCE = re.compile(
+    r"extra reference|ego-assets\[reference\]"
+    r"|could not import '(torch|torchvision|transformers|sam2|open_clip|retinaface|paddle|paddleocr|onnxruntime)\b"
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In the environment of the reference models nothing is left out because one of their packages is missing."""
+    report = yield
+    _refuse_missing_reference(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for whole files."""
+    report = yield
+    _refuse_missing_reference(report)
+    return report
+
+
+def _refuse_missing_reference(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if (
+        not report.skipped
+        or not os.environ.get("EGO_TEST_REFERENCE")
+        or not isinstance(report.longrepr, tuple)
+    ):
+        return
+    reason = report.longrepr[2]
+    if _MISSING_REFERENCE.search(reason):
+        report.outcome = "failed"
+        report.longrepr = f"{reason}. Nothing of the kind may be missing where EGO_TEST_REFERENCE is set."
 
 
 @pytest.fixture(scope="session")

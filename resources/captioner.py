@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from ego_assets import __version__
-from ego_assets.labels.captions import clean_text, looks_like_refusal, one_line
+from ego_assets.labels.captions import one_line, read_answer
 from ego_assets.labels.prompts import DEFAULT_PROMPTS, Prompt, parse_prompts
 from ego_assets.labels.scene_facts import describe
 from ego_assets.media.contact_sheet import encode_jpeg
@@ -465,12 +465,7 @@ def _choice(choices: object) -> tuple[str, str]:
         return "", "content filter: the endpoint withheld the answer"
     if choice.get("finish_reason") == "length":
         return "", "truncated: the answer was cut off"
-    text = clean_text(_text_of(message.get("content")))
-    if not text:
-        return "", "empty answer: no text"
-    if looks_like_refusal(text):
-        return "", f"refusal: {text[:200]}"
-    return text, ""
+    return read_answer(_text_of(message.get("content")))
 
 
 def _text_of(content: object) -> str:

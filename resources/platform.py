@@ -144,6 +144,15 @@ class ProfileModels:
         backends = {**self.profile.backends, **(self.profile.leak_check if leak_check else {})}
         return {task: dict(backends[task].settings) for task in tasks}
 
+    def give_back_memory(self, *, keep_networks: bool) -> None:
+        """Give unused memory of a GPU back; networks wait on the CPU for their next use, unless they are kept."""
+        from resources.models.torch_runtime import make_room, release_memory
+
+        if keep_networks:
+            release_memory()
+        else:
+            make_room()
+
 
 @lru_cache(maxsize=8)
 def open_models(profile: str, models_dir: Path | None = None) -> ProfileModels:

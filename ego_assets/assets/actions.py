@@ -52,6 +52,7 @@ SPEC = LayerSpec(
     optional_inputs=(HANDS_LAYER,),
     gates=GATES,
     retry=RetryPolicySpec(max_retries=2, delay_s=2.0),
+    tasks=("actions",),
     pool="enrich",
     estimate_bytes=_estimate_bytes,
     deliver=deliver,

@@ -81,6 +81,7 @@ SPEC = LayerSpec(
     runs_when_held=True,
     publish_when_blocked=False,
     retry=RetryPolicySpec(max_retries=2, delay_s=5.0),
+    tasks=("faces", "text", "plates"),
     pool="privacy",
     estimate_bytes=_estimate_bytes,
 )

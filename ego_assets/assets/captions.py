@@ -61,6 +61,7 @@ SPEC = LayerSpec(
     # Collection guide, step 1: twice. Requests are tried again by the client, which knows how long to wait; here a long
     # wait would hold up every clip while an endpoint is down.
     retry=RetryPolicySpec(max_retries=2, delay_s=0.5),
+    tasks=(TASK, "embeddings"),
     pool="enrich",
     estimate_bytes=lambda clip, settings: 100_000 + int(400 * clip.estimated_duration_s),
     deliver=deliver,

@@ -59,6 +59,7 @@ SPEC = LayerSpec(
     inputs=(PRIVACY_LAYER,),
     gates=GATES,
     retry=RetryPolicySpec(max_retries=3, delay_s=2.0),
+    tasks=(_TASK,),
     pool="enrich",
     estimate_bytes=_estimate_bytes,
     deliver=deliver,
@@ -77,7 +78,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     from ego_assets.media.verdict_table import VERDICTS_FILE
     from ego_assets.schema.documents import json_document
 
-    settings = work.settings
+    settings, location = work.settings, work.clip.location_type
     with work.sampled_frames(work.frames_per_second(_TASK)) as sampled:
         motion, _ = work.camera_motion(sampled.size)
         cuts = cuts_at(motion, sampled.frame_index)
@@ -88,13 +89,18 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             archive = write_depth_archive(
                 sampled.stream(),
                 lambda frames: estimator.estimate(
-                    frames, camera=camera, baseline_m=settings.depth_baseline_m, cuts=cuts
+                    frames,
+                    camera=camera,
+                    baseline_m=settings.depth_baseline_m,
+                    cuts=cuts,
+                    location=location,
                 ),
                 frame_index=sampled.frame_index,
                 path=staged.path,
                 motion=motion,
             )
-            return estimator, archive, judge_depth(archive.measurements, is_dense=estimator.is_dense)
+            verdicts = judge_depth(archive.measurements, is_dense=estimator.is_dense, location=location)
+            return estimator, archive, verdicts
 
         climbed = climb(
             work.models.ladder(_TASK),
@@ -116,7 +122,8 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         baseline_m=settings.depth_baseline_m,
     )
     staged.path("depth.json").write_bytes(json_document(document))
-    write_map_verdicts(found, map_verdicts(found, is_dense=is_dense), staged.path(VERDICTS_FILE))
+    per_map = map_verdicts(found, is_dense=is_dense, location=location)
+    write_map_verdicts(found, per_map, staged.path(VERDICTS_FILE))
     staged.path("contact_sheet.jpg").write_bytes(archive.contact_sheet)
     return LayerDraft(
         gates=verdicts,
@@ -125,6 +132,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             "frames_per_second": rate,
             "input": settings.enrichment_input,
             "baseline_m": settings.depth_baseline_m,
+            "location": location.value,
             "camera": document["camera"],
         },
         backends=(estimator.info,),

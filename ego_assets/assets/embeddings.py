@@ -49,6 +49,7 @@ SPEC = LayerSpec(
     inputs=(PRIVACY_LAYER,),
     gates=GATES,
     retry=RetryPolicySpec(max_retries=2, delay_s=2.0),
+    tasks=(TASK,),
     pool="enrich",
     estimate_bytes=_estimate_bytes,
     deliver=deliver,

@@ -57,6 +57,7 @@ SPEC = LayerSpec(
     optional_inputs=(_HANDS,),
     gates=GATES,
     retry=RetryPolicySpec(max_retries=3, delay_s=2.0),
+    tasks=(_TASK,),
     pool="enrich",
     estimate_bytes=_estimate_bytes,
     deliver=deliver,

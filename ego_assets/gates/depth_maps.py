@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.gates.per_frame import FrameTest
-from ego_assets.schema.depth import DepthMeasurements
+from ego_assets.schema.depth import DepthMeasurements, is_outdoors
 from ego_assets.schema.gates import GateOutcome, GateResult, GateSpec
+from ego_assets.schema.vocabulary import LocationType
 
 _GUIDE = "collection guide, step 5 and frequent questions"
 
@@ -27,6 +28,9 @@ MIN_VALID_DENSE = 0.85
 MIN_VALID_FROM_MOTION = 0.4
 #: Where the farthest point of a map may lie, in metres (collection guide).
 MAXIMUM_RANGE_M = (0.5, 20.0)
+#: The same for clips recorded outdoors: houses across the street are farther than any room. This platform's own limit,
+#: the farthest that the networks trained on streets say.
+MAXIMUM_RANGE_OUTDOORS_M = (0.5, 80.0)
 #: Most that maps of a still camera may differ, in metres (collection guide).
 MAX_CHANGE_M = 0.3
 
@@ -72,13 +76,13 @@ VALIDITY_FROM_MOTION = replace(VALIDITY, threshold=SPARSE_ALLOWED)
 RANGE = GateSpec(
     name="range",
     description=(
-        f"The farthest point of a map lies {MAXIMUM_RANGE_M[0]} to {MAXIMUM_RANGE_M[1]:g} m away; the farthest "
-        "thousandth of its pixels does not count."
+        f"The farthest point of a map lies {MAXIMUM_RANGE_M[0]} to {MAXIMUM_RANGE_M[1]:g} m away, outdoors up to "
+        f"{MAXIMUM_RANGE_OUTDOORS_M[1]:g} m; the farthest thousandth of its pixels does not count."
     ),
     blocking=True,
     threshold=ALLOWED,
     unit="share of metric maps whose maximum is outside",
-    source=_GUIDE,
+    source=f"{_GUIDE}; own limit outdoors",
 )
 STABILITY = GateSpec(
     name="stability",
@@ -96,12 +100,15 @@ STABILITY = GateSpec(
 GATES = (NOT_EMPTY, VALIDITY, RANGE, STABILITY)
 
 
-def judge_depth(measurements: DepthMeasurements, *, is_dense: bool) -> list[GateResult]:
+def judge_depth(
+    measurements: DepthMeasurements, *, is_dense: bool, location: LocationType = LocationType.OTHER
+) -> list[GateResult]:
     """Judge the maps of a clip; one verdict per gate, in the order of :data:`GATES`.
 
     Args:
         measurements: What was measured on every map.
         is_dense: Whether the backend gives every pixel a depth.
+        location: Where the clip was recorded.
     """
     total = len(measurements.status)
     without_parallax = total - int(measurements.can_be_judged.sum())
@@ -115,18 +122,20 @@ def judge_depth(measurements: DepthMeasurements, *, is_dense: bool) -> list[Gate
             "done; a dense depth backend in the profile would give maps of this clip too."
         )
         return [gate.not_evaluated(reason, frames_without_parallax=without_parallax) for gate in GATES]
-    tests = _tests(measurements, is_dense)
+    tests = _tests(measurements, is_dense, location)
     return [
         _judge_not_empty(tests[NOT_EMPTY.name], measurements),
         _judge_validity(tests[VALIDITY.name], measurements, is_dense),
-        _judge_range(tests[RANGE.name], measurements),
+        _judge_range(tests[RANGE.name], measurements, location),
         _judge_stability(tests[STABILITY.name], measurements),
     ]
 
 
-def map_verdicts(measurements: DepthMeasurements, *, is_dense: bool) -> Mapping[str, tuple[GateOutcome, ...]]:
-    """The verdict of every gate on every map, by name of the gate."""
-    tests = _tests(measurements, is_dense)
+def map_verdicts(
+    measurements: DepthMeasurements, *, is_dense: bool, location: LocationType = LocationType.OTHER
+) -> Mapping[str, tuple[GateOutcome, ...]]:
+    """The verdict of every gate on every map, by name of the gate; arguments as those of :func:`judge_depth`."""
+    tests = _tests(measurements, is_dense, location)
     return MappingProxyType({name: test.outcomes() for name, test in tests.items()})
 
 
@@ -143,12 +152,16 @@ def refusal(verdicts: Sequence[GateResult], *, is_dense: bool) -> str:
     )
 
 
-def _tests(measurements: DepthMeasurements, is_dense: bool) -> dict[str, FrameTest]:
+def _range_m(location: LocationType) -> tuple[float, float]:
+    return MAXIMUM_RANGE_OUTDOORS_M if is_outdoors(location) else MAXIMUM_RANGE_M
+
+
+def _tests(measurements: DepthMeasurements, is_dense: bool, location: LocationType) -> dict[str, FrameTest]:
     judged = measurements.can_be_judged
     valid_share = measurements.valid_share
     # Comparisons with NaN are false: what is not known is not judged.
     metric = judged & measurements.is_metric & (valid_share > 0)
-    low, high = MAXIMUM_RANGE_M
+    low, high = _range_m(location)
     outside = (measurements.maximum < low) | (measurements.maximum > high)
     still = metric & _is_still(measurements) & np.isfinite(measurements.change)
     too_few = valid_share < _min_valid(is_dense)
@@ -224,19 +237,19 @@ def _judge_validity(test: FrameTest, measurements: DepthMeasurements, is_dense: 
     return test.gate.passed(seen, value=test.failing_share, **details)
 
 
-def _judge_range(test: FrameTest, measurements: DepthMeasurements) -> GateResult:
+def _judge_range(test: FrameTest, measurements: DepthMeasurements, location: LocationType) -> GateResult:
     if not test.judged_count:
         return RANGE.not_evaluated(_not_metric(measurements))
-    maxima = measurements.maximum[test.judged]
+    maxima, (low, high) = measurements.maximum[test.judged], _range_m(location)
     details = test.details(measurements.frame_index) | {
         "median_maximum_m": float(np.median(maxima)),
-        "range_m": list(MAXIMUM_RANGE_M),
+        "range_m": [low, high],
     }
     seen = f"The farthest points of the maps lie {maxima.min():.2f} to {maxima.max():.2f} m away."
     if test.failing_share > RANGE.limit:
         return RANGE.failed(
-            f"{seen} {test.failing_count} of {test.judged_count} are outside {MAXIMUM_RANGE_M[0]}-"
-            f"{MAXIMUM_RANGE_M[1]:g} m: the scale is wrong, or the backend does not suit the scene. Check "
+            f"{seen} {test.failing_count} of {test.judged_count} are outside {low}-{high:g} m: the scale is wrong, the "
+            "backend does not suit the scene, or the clip's location_type is not that of the place. Check it, "
             "EGO_DEPTH_BASELINE_M and the camera's intrinsics, or name another depth backend in the profile.",
             value=test.failing_share,
             **details,

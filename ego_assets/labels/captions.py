@@ -122,6 +122,16 @@ def looks_like_refusal(text: str) -> bool:
     return _REFUSAL.match(text) is not None
 
 
+def read_answer(text: str) -> tuple[str, str]:
+    """A model's answer as a caption, or the reason why it is none; one of both is empty."""
+    line = clean_text(text)
+    if not line:
+        return "", "empty answer: no text"
+    if looks_like_refusal(line):
+        return "", f"refusal: {line[:200]}"
+    return line, ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Caption:
     """What is said of one moment.
@@ -319,7 +329,7 @@ def _write_batch(
                 refused=reason,
                 source=backend.source,
                 model=answer.model or str(rung.config.get("model", "")) or backend.info.model,
-                prompt=str(rung.config.get("prompt", "")),
+                prompt=answer.prompt or str(rung.config.get("prompt", "")),
                 attempt=number,
                 similarity=score,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from ego_assets.media.contact_sheet import contact_sheet
 from ego_assets.media.frame_archive import FrameArchiveWriter
 from ego_assets.media.overlays import depth_picture, draw_label, side_by_side
+from ego_assets.media.parallel import ordered_map, run_ahead
 from ego_assets.media.rasters import encode_png8, encode_png16
 from ego_assets.media.verdict_table import write_verdict_table
 from ego_assets.schema.camera import PinholeCamera, Scale
@@ -55,6 +57,9 @@ _STORED = (
     "camera_motion",
     "picture_shift",
 )
+# Frames that are decoded, and maps that are made, before they are asked for.
+_FRAMES_AHEAD = 4
+_MAPS_AHEAD = 2
 _PICTURES = 6
 _PICTURE_WIDTH = 320
 
@@ -121,16 +126,17 @@ def write_depth_archive(
     with (
         FrameArchiveWriter(path("depth.tar"), path("depth.parquet")) as depths,
         FrameArchiveWriter(path("confidence.tar"), path("confidence.parquet")) as confidences,
+        # Frames are taken in one thread and maps made in another, so that neither waits for what is written. A network
+        # is handed whole batches, and its next batch runs while the last one is stored.
+        closing(run_ahead(tap, ahead=_FRAMES_AHEAD, name="depth-frames")) as taken,
+        closing(run_ahead(estimate(taken), ahead=_MAPS_AHEAD, name="depth-maps")) as maps,
+        closing(ordered_map(_stored, tap.checked(maps), name="depth-png")) as stored,
     ):
-        for found in estimate(iter(tap)):
-            tap.check(found, position=table.count)
+        for found in stored:
             table.add(found)
-            tap.keep(found)
             camera = found.camera or camera
-            depth_png = encode_png16(depth_values(found.depth))
-            depths.add(found.frame_index, found.timestamp_ns, depth_png, extension="png")
-            confidence_png = encode_png8(found.confidence)
-            confidences.add(found.frame_index, found.timestamp_ns, confidence_png, extension="png")
+            depths.add(found.frame_index, found.timestamp_ns, found.depth_png, extension="png")
+            confidences.add(found.frame_index, found.timestamp_ns, found.confidence_png, extension="png")
         if table.count != frame_index.size:
             raise ValueError(f"expected {frame_index.size} depth maps, got {table.count}")
     shift = picture_shift(motion, frame_index, width=tap.width)
@@ -143,8 +149,9 @@ def depth_values(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     np.rint(values, out=values)
     np.minimum(values, LARGEST_VALUE, out=values)
     stored = values.astype(np.uint16)
-    lost = (stored == 0) & (depth > 0)
-    stored[lost] = 1
+    if stored.size and not stored.min():
+        lost = (stored == 0) & (depth > 0)
+        stored[lost] = 1
     return stored
 
 
@@ -270,6 +277,57 @@ def _segments(measurements: DepthMeasurements) -> Iterator[dict[str, Any]]:
         }
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Stored:
+    """A map as it is stored, and what was measured on it alone."""
+
+    frame_index: int
+    timestamp_ns: int
+    status: DepthStatus
+    scale: Scale
+    segment: int
+    camera_motion: float
+    camera: PinholeCamera | None
+    measured_share: float
+    completed_share: float
+    median: float
+    maximum: float
+    sample: npt.NDArray[np.float32]
+    depth_png: bytes
+    confidence_png: bytes
+
+
+def _stored(found: DepthFrame) -> _Stored:
+    """Encode and measure one map; several at once, each in a thread."""
+    pixels, sure = found.depth.size, found.constant_confidence
+    if sure is None:
+        known = cv2.countNonZero(found.confidence)
+        measured = int(np.count_nonzero(found.confidence >= MEASURED_FROM))
+    else:
+        known, measured = pixels * (sure > 0), pixels * (sure >= MEASURED_FROM)
+    sample = found.depth[::_STRIDE, ::_STRIDE].copy()
+    values = sample[sample > 0]
+    if not values.size:
+        values = found.depth[found.depth > 0]
+    median, maximum = np.percentile(values, (50, _MAXIMUM_PERCENTILE)) if values.size else (np.nan, np.nan)
+    return _Stored(
+        frame_index=found.frame_index,
+        timestamp_ns=found.timestamp_ns,
+        status=found.status,
+        scale=found.scale,
+        segment=found.segment,
+        camera_motion=found.camera_motion,
+        camera=found.camera,
+        measured_share=measured / pixels,
+        completed_share=(known - measured) / pixels,
+        median=float(median),
+        maximum=float(maximum),
+        sample=sample,
+        depth_png=encode_png16(depth_values(found.depth)),
+        confidence_png=encode_png8(found.confidence),
+    )
+
+
 class _Table:
     """Collects one row of numbers per map; of the maps themselves it holds a sample of the last one."""
 
@@ -281,17 +339,7 @@ class _Table:
     def count(self) -> int:
         return len(self._rows)
 
-    def add(self, found: DepthFrame) -> None:
-        pixels = found.depth.size
-        known = cv2.countNonZero(found.confidence)
-        measured = int(np.count_nonzero(found.confidence >= MEASURED_FROM))
-        sample = found.depth[::_STRIDE, ::_STRIDE].copy()
-        values = sample[sample > 0]
-        if not values.size:
-            values = found.depth[found.depth > 0]
-        median, maximum = (
-            np.percentile(values, (50, _MAXIMUM_PERCENTILE)) if values.size else (np.nan, np.nan)
-        )
+    def add(self, found: _Stored) -> None:
         self._rows.append(
             (
                 found.frame_index,
@@ -299,20 +347,20 @@ class _Table:
                 found.status,
                 found.scale is Scale.METRIC,
                 found.segment,
-                measured / pixels,
-                (known - measured) / pixels,
-                float(median),
-                float(maximum),
-                self._change(found, sample),
+                found.measured_share,
+                found.completed_share,
+                found.median,
+                found.maximum,
+                self._change(found),
                 float(found.camera_motion),
             )
         )
-        self._last = found.segment, found.scale, sample
+        self._last = found.segment, found.scale, found.sample
 
-    def _change(self, found: DepthFrame, sample: npt.NDArray[np.float32]) -> float:
+    def _change(self, found: _Stored) -> float:
         if self._last is None or self._last[:2] != (found.segment, found.scale):
             return float("nan")
-        before = self._last[2]
+        sample, before = found.sample, self._last[2]
         shared = (sample > 0) & (before > 0)
         if shared.sum() <= _MIN_SHARED * shared.size:
             return float("nan")
@@ -362,7 +410,14 @@ class _Tap:
     def width(self) -> int:
         return self._size[0]
 
-    def check(self, found: DepthFrame, *, position: int) -> None:
+    def checked(self, maps: Iterable[DepthFrame]) -> Iterator[DepthFrame]:
+        """The same maps; each must be that of its frame, and some are kept for the contact sheet."""
+        for position, found in enumerate(maps):
+            self._check(found, position=position)
+            self._keep(found)
+            yield found
+
+    def _check(self, found: DepthFrame, *, position: int) -> None:
         expected = int(self._expected[position]) if position < self._expected.size else None
         if found.frame_index != expected:
             raise ValueError(f"expected the depth of frame {expected}, got that of frame {found.frame_index}")
@@ -370,7 +425,7 @@ class _Tap:
         if found.depth.shape != (height, width):
             raise ValueError(f"depth: expected [{height}, {width}], got {list(found.depth.shape)}")
 
-    def keep(self, found: DepthFrame) -> None:
+    def _keep(self, found: DepthFrame) -> None:
         if found.frame_index not in self._shown:
             return
         small = cv2.resize(found.depth, self._picture_size(), interpolation=cv2.INTER_NEAREST)

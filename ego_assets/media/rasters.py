@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -35,7 +36,12 @@ def encode_png16(values: npt.NDArray[np.uint16]) -> bytes:
 
 
 def encode_png8(values: npt.NDArray[np.uint8]) -> bytes:
-    """``uint8 [height, width]`` as 8-bit greyscale PNG. Equal values give equal bytes."""
+    """``uint8 [height, width]`` as 8-bit greyscale PNG. Equal values give equal bytes.
+
+    A map of one value, as :func:`numpy.broadcast_to` makes it, is encoded once and remembered.
+    """
+    if values.ndim == 2 and values.size and values.dtype == np.uint8 and values.strides == (0, 0):
+        return _encode_constant(int(values[0, 0]), *values.shape)
     return _encode_grey(values, np.dtype(np.uint8))
 
 
@@ -83,6 +89,11 @@ def _encode_grey(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> bytes:
     if not done:
         raise ValueError(f"values: {values.shape[1]}x{values.shape[0]} pixels cannot be encoded as PNG")
     return encoded.tobytes()
+
+
+@lru_cache(maxsize=8)
+def _encode_constant(value: int, height: int, width: int) -> bytes:
+    return _encode_grey(np.full((height, width), value, np.uint8), np.dtype(np.uint8))
 
 
 def _check(values: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.media.decode import decode_frames
+from ego_assets.media.decode import DecodedFrame, decode_frames
 from ego_assets.media.probe import probe
 from ego_assets.media.timeline import read_timeline
 from ego_assets.schema.arrays import read_only
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.progress import ProgressCallback, ignore_progress
 from ego_assets.schema.timeline import Timeline
+
+#: Decodes the frames of a video that have these indices, ascending.
+FrameDecoder = Callable[[Path, Sequence[int]], Generator[DecodedFrame]]
+
+
+def _decode(video: Path, indices: Sequence[int]) -> Generator[DecodedFrame]:
+    yield from decode_frames(video, indices=indices)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,6 +35,7 @@ class SampledFrames:
         frame_index: ``int64 [N]``, the frames of the grid, ascending.
         size: Width and height of the upright pictures, in pixels.
         progress: Hears frames done and in total.
+        decode: Decodes the frames of some indices, ascending, once per call.
     """
 
     video: Path
@@ -35,6 +43,7 @@ class SampledFrames:
     frame_index: npt.NDArray[np.int64]
     size: tuple[int, int]
     progress: ProgressCallback = ignore_progress
+    decode: FrameDecoder = _decode
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frame_index", read_only(self.frame_index))
@@ -51,7 +60,7 @@ class SampledFrames:
             indices: Frames of the video to decode instead of those of the grid.
         """
         wanted = self.frame_index.tolist() if indices is None else sorted(set(indices))
-        for done, frame in enumerate(decode_frames(self.video, indices=wanted), 1):
+        for done, frame in enumerate(self.decode(self.video, wanted), 1):
             yield ClipFrame(frame.index, frame.timestamp_ns, frame.bgr())
             self.progress(done, len(wanted))
 

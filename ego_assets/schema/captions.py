@@ -58,6 +58,7 @@ class CaptionAnswer:
         completion_tokens: Tokens that came back.
         requests: Requests to an endpoint that it took, those tried again included.
         model: Model that answered, as the endpoint names it.
+        prompt: Name of the prompt, where the backend chose it; otherwise the attempt's configuration names it.
     """
 
     text: str
@@ -66,6 +67,7 @@ class CaptionAnswer:
     completion_tokens: int = 0
     requests: int = 0
     model: str = ""
+    prompt: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.text) == bool(self.refused):

@@ -13,6 +13,7 @@ from ego_assets.schema.arrays import hold_arrays, read_only
 from ego_assets.schema.camera import CameraTrajectory, PinholeCamera, Scale
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.frames import ClipFrame
+from ego_assets.schema.vocabulary import LocationType
 
 #: What stands behind a map: evidence; a camera that was seen not to move, so that nothing can be said; or a failure:
 #: a frame without texture, or one that could not be compared with any other.
@@ -20,6 +21,16 @@ DepthStatus = Literal["estimated", "no_parallax", "failed"]
 
 #: Confidence from which a depth was measured; below it was completed between measurements.
 MEASURED_FROM = 128
+
+
+def is_outdoors(location: LocationType) -> bool:
+    """Whether depth is to be expected as under the open sky; a place that is not stated counts as a room."""
+    return location is LocationType.OUTDOOR
+
+
+def constant_confidence(height: int, width: int, value: int = MEASURED_FROM) -> npt.NDArray[np.uint8]:
+    """``uint8 [height, width]`` of one value: a view of a single byte, which is cheap to make, check and store."""
+    return np.broadcast_to(np.uint8(value), (height, width))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,7 +43,8 @@ class DepthFrame:
         depth: ``float32 [height, width]`` at the frame's size: metres for a metric scale, otherwise in units in which
             the median of the measured depth is 1 in the segment's first map. 0 where nothing is known.
         confidence: ``uint8 [height, width]``: 0 where nothing is known, 1-127 where it was completed between
-            measurements, 128-255 where it was measured.
+            measurements, 128-255 where it was measured. Where all of a map is equally sure, see
+            :func:`constant_confidence`.
         scale: Unit of ``depth``.
         status: What stands behind it.
         segment: Maps share one unit only within a segment.
@@ -60,12 +72,26 @@ class DepthFrame:
                 f"confidence: expected uint8 {list(self.depth.shape)}, got {self.confidence.dtype} "
                 f"{list(self.confidence.shape)}"
             )
-        if not np.isfinite(self.depth).all() or (self.depth < 0).any():
+        # Comparisons with NaN are false, and the least and largest of an array with NaN are NaN.
+        nearest, farthest = (self.depth.min(), self.depth.max()) if self.depth.size else (0, 0)
+        if not (nearest >= 0 and farthest < np.inf):
             raise ValueError("depth: expected finite values of 0 or more")
-        if ((self.depth > 0) != (self.confidence > 0)).any():
+        sure = self.constant_confidence
+        if sure is None:
+            agrees = np.array_equal(self.depth > 0, self.confidence > 0)
+        else:
+            agrees = bool(nearest > 0 if sure else farthest == 0) or not self.depth.size
+        if not agrees:
             raise ValueError("confidence: expected more than 0 exactly where depth is known")
         object.__setattr__(self, "depth", read_only(self.depth))
         object.__setattr__(self, "confidence", read_only(self.confidence))
+
+    @property
+    def constant_confidence(self) -> int | None:
+        """The confidence of all pixels where it was given as one value; ``None`` where every pixel has its own."""
+        if self.confidence.size and self.confidence.strides == (0, 0):
+            return int(self.confidence[0, 0])
+        return None
 
 
 @runtime_checkable
@@ -90,6 +116,7 @@ class DepthEstimator(Protocol):
         poses: CameraTrajectory | None = None,
         baseline_m: float | None = None,
         cuts: frozenset[int] = frozenset(),
+        location: LocationType = LocationType.OTHER,
     ) -> Iterator[DepthFrame]:
         """One map per frame, in order; nothing is remembered from one call to the next.
 
@@ -100,6 +127,7 @@ class DepthEstimator(Protocol):
             baseline_m: Median distance in metres that the camera moves between neighbouring frames given, where it
                 is known (a rail, a robot) and ``poses`` are not metric.
             cuts: Indices of those frames on which a new scene begins: they are not compared with earlier ones.
+            location: Kind of place that the clip shows; see :func:`is_outdoors`.
         """
         ...
 

@@ -76,7 +76,8 @@ class LayerSpec:
         publish_when_blocked: Publish the version although a blocking gate failed. False for the privacy
             layer: what failed its gate must never become readable.
         retry: Retries per clip.
-        pool: Dagster concurrency pool.
+        tasks: Tasks of the profile whose backends the layer runs.
+        pool: Dagster concurrency pool, where none of these backends runs on a GPU.
         code_version: Raised when the same inputs give another result.
         estimate_bytes: Disk space that the layer will need for a clip under the enrichment settings.
         deliver: Lists what the layer adds to a delivered clip folder, or ``None``.
@@ -95,6 +96,7 @@ class LayerSpec:
     runs_when_held: bool = False
     publish_when_blocked: bool = True
     retry: RetryPolicySpec = RetryPolicySpec()
+    tasks: tuple[str, ...] = ()
     pool: str = "cpu"
     code_version: str = "1"
     estimate_bytes: Callable[[Clip, Any], int] = lambda clip, settings: 0

@@ -11,9 +11,10 @@ from dagster import AssetCheckKey, AssetKey
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
 
 from ego_assets.batching import MAX_PICTURE_BYTES, build_layer_assets, picture_metadata
+from ego_assets.execution import ClipWork, LayerDraft
 from ego_assets.schema.layers import LayerSpec
 
-from .conftest import SPECS, Bench
+from .conftest import NO_WAIT, SPECS, Bench
 
 MakeBench = Callable[[int], Bench]
 
@@ -277,3 +278,39 @@ def test_an_unregistered_partition_costs_the_others_nothing(make_bench: MakeBenc
     bench.instance.add_dynamic_partitions("clip_id", [stray])
     assert not bench.run_range(bench.clip_ids[0], stray).success
     assert materialized(bench, "manifest") == set(bench.clip_ids)
+
+
+def test_layers_on_a_gpu_share_its_pool_look_ahead_and_give_memory_back(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dagster import Definitions, define_asset_job
+
+    from ego_assets.batching import GPU_POOL
+    from resources.platform import ProfileModels
+
+    seeing = LayerSpec(name="seeing", group="t", description="", stage=0, tasks=("depth",), retry=NO_WAIT)
+    blind = LayerSpec(name="blind", group="t", description="", stage=0, pool="enrich", retry=NO_WAIT)
+    ahead: dict[str, list[bool]] = {"seeing": [], "blind": []}
+    kept: list[bool] = []
+
+    def make(work: ClipWork, staged: Any) -> LayerDraft:
+        ahead[work.spec.name].append(work._services.lookahead is not None)
+        staged.path("result.txt").write_text("done")
+        return LayerDraft()
+
+    monkeypatch.setattr(
+        ProfileModels, "give_back_memory", lambda self, *, keep_networks: kept.append(keep_networks)
+    )
+    bench = make_bench(2)
+    assets = build_layer_assets([(seeing, make), (blind, make)], gpu_tasks={"depth", "masks"})
+    assert [asset.op.pool for asset in assets] == [GPU_POOL, "enrich"]
+    bench.definitions = Definitions(
+        assets=assets,
+        resources=bench.definitions.resources,
+        jobs=[define_asset_job("chain", selection="*")],
+        executor=bench.definitions.executor,
+    )
+    assert bench.run_range(*bench.clip_ids).success
+    assert bench.run_clip(bench.clip_ids[0]).success
+    assert ahead == {"seeing": [True] * 3, "blind": [False] * 3}
+    assert kept == [False, True]

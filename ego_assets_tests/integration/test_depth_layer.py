@@ -31,7 +31,7 @@ from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.ladder import Rung
 from ego_assets.schema.layers import COMPLETENESS_BITS, LayerSpec, RetryPolicySpec
 from ego_assets.schema.motion import CameraMotion
-from ego_assets.schema.vocabulary import PrivacyStatus, ReviewRisk
+from ego_assets.schema.vocabulary import LocationType, PrivacyStatus, ReviewRisk
 from ego_assets.settings import Settings
 from ego_assets_tests.clips import write_clip
 from resources.platform import build_resources
@@ -58,6 +58,7 @@ class FakeEstimator:
     depth_m: float = 2.0
     known_share: float = 0.9
     heard: list[tuple[PinholeCamera, float | None, frozenset[int]]] = field(default_factory=list)
+    heard_locations: list[LocationType] = field(default_factory=list)
 
     @property
     def info(self) -> BackendInfo:
@@ -71,8 +72,10 @@ class FakeEstimator:
         poses: CameraTrajectory | None = None,
         baseline_m: float | None = None,
         cuts: frozenset[int] = frozenset(),
+        location: LocationType = LocationType.OTHER,
     ) -> Iterator[DepthFrame]:
         self.heard.append((camera, baseline_m, cuts))
+        self.heard_locations.append(location)
         for number, frame in enumerate(frames):
             if self.behaviour == "raises" and number == 2:
                 raise RuntimeError("the model fell over")
@@ -301,6 +304,16 @@ def test_depth_that_is_too_far_away_is_refused(bench: Bench) -> None:
     outcome = bench.run(FakeEstimator("far", depth_m=30.0), FakeEstimator("near"))
     assert verdicts(outcome)["range"] is GateOutcome.PASSED
     assert "outside" in bench.document().attempts[0]["refused"]
+
+
+def test_outdoors_the_estimator_hears_of_it_and_far_things_are_plausible(bench: Bench) -> None:
+    bench.services.database.update_clip(bench.clip_id, location_type=LocationType.OUTDOOR)
+    estimator = FakeEstimator("street", depth_m=30.0, is_dense=True)
+    outcome = bench.run(estimator)
+    assert estimator.heard_locations == [LocationType.OUTDOOR]
+    assert verdicts(outcome)["range"] is GateOutcome.PASSED and bench.document().attempts == ()
+    assert bench.document().config["location"] == "outdoor"
+    assert set(pq.read_table(io.BytesIO(bench.read("verdicts.parquet")))["range"].to_pylist()) == {"passed"}
 
 
 def test_a_backend_that_only_raises_leaves_nothing(bench: Bench) -> None:

@@ -435,7 +435,7 @@ _BACKENDS = (
         module="resources.models.open_clip_embeddings",
         class_name="OpenClipEmbedder",
         settings=("checkpoint", *_RUNTIME_SETTINGS, *_OWN_WEIGHTS_SETTINGS),
-        requires=("torch", "open_clip"),
+        requires=("torch", "torchvision", "open_clip"),
         models=(),
         checkpoints={
             "vit_l_14": (registry.CLIP_VIT_L_14,),
@@ -450,8 +450,18 @@ _BACKENDS = (
         backend="transformers_vlm",
         module="resources.models.vlm_captions",
         class_name="VisionLanguageCaptioner",
-        settings=("checkpoint", "prompt", "max_new_tokens", *_RUNTIME_SETTINGS, *_OWN_WEIGHTS_SETTINGS),
-        requires=("torch", "transformers"),
+        # Answers grow by a token at a time: compiling for every length would never pay.
+        settings=(
+            "checkpoint",
+            "prompt",
+            "max_new_tokens",
+            "max_side",
+            "device",
+            "precision",
+            "batch_size",
+            *_OWN_WEIGHTS_SETTINGS,
+        ),
+        requires=("torch", "torchvision", "transformers"),
         models=(),
         checkpoints={
             "llava_onevision_7b": (registry.LLAVA_ONEVISION_7B,),
@@ -468,7 +478,11 @@ _BACKENDS = (
         settings=("checkpoint", "iterations", *_RUNTIME_SETTINGS),
         requires=("torch", "torchvision"),
         models=(),
-        checkpoints={"large": (registry.RAFT_LARGE,), "small": (registry.RAFT_SMALL,)},
+        checkpoints={
+            "large": (registry.RAFT_LARGE,),
+            "small": (registry.RAFT_SMALL,),
+            "small_princeton": (registry.RAFT_SMALL_PRINCETON,),
+        },
         extra="reference",
     ),
 )

@@ -11,6 +11,7 @@ from ego_assets.schema.depth import DepthFrame
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.flow import FlowEstimator
 from ego_assets.schema.frames import ClipFrame
+from ego_assets.schema.vocabulary import LocationType
 
 
 class _FromMotion:
@@ -32,8 +33,9 @@ class _FromMotion:
         poses: CameraTrajectory | None = None,
         baseline_m: float | None = None,
         cuts: frozenset[int] = frozenset(),
+        location: LocationType = LocationType.OTHER,
     ) -> Iterator[DepthFrame]:
-        """One map per frame, in order, a window behind the frames."""
+        """One map per frame, in order, a window behind the frames. Motion measures alike everywhere."""
         engine = DepthFromMotion(
             self._matcher,
             camera=camera,

@@ -111,6 +111,11 @@ class ModelCard:
         """Whether ``ego-assets models pull`` can fetch it."""
         return self.shipped_in is None and (bool(self.hub) or all(file.url for file in self.files))
 
+    @property
+    def has_own_folder(self) -> bool:
+        """Whether no other checkpoint's files lie in its folder of weights."""
+        return self.shipped_in is None and bool(self.folder) and (bool(self.hub) or self.folder == self.key)
+
     def path_of(self, file: ModelFile) -> str:
         """Path of a file, relative to the package or to the folder of weights."""
         return str(PurePosixPath(self.folder) / file.path)
@@ -210,6 +215,8 @@ RETINAFACE_MOBILENET = ModelCard(
     files=(
         ModelFile(
             path="mobilenet0.25_Final.pth",
+            url="https://github.com/biubug6/Face-Detector-1MB-with-landmark/raw/"
+            "7f49cebe8c46c0d36debf2f4776dff35dd59a071/weights/mobilenet0.25_Final.pth",
             sha256="ed6fa7d45a5179f03cb5ce82c73b0c6711372968e53782e88395acee88d319e1",
             size_bytes=1_789_735,
         ),
@@ -386,6 +393,7 @@ def _hub_card(
     commercial_use: bool,
     input_contract: str,
     permitted_instead: str = "",
+    revision: str = "main",
 ) -> ModelCard:
     return ModelCard(
         key=key,
@@ -393,6 +401,7 @@ def _hub_card(
         task=task,
         source=f"https://huggingface.co/{repository}",
         hub=repository,
+        revision=revision,
         folder=key,
         licence=licence,
         commercial_use=commercial_use,
@@ -452,7 +461,7 @@ DEPTH_ANYTHING_METRIC = {
 DEPTH_ANYTHING_RELATIVE = {size: (_depth_anything(size),) for size in DEPTH_SIZES}
 
 
-def _sam2(size: str, file: str, name: str) -> ModelCard:
+def _sam2(size: str, file: str, name: str, *, sha256: str, size_bytes: int) -> ModelCard:
     """SAM 2.1 (Ravi et al., 2024)."""
     return ModelCard(
         key=f"sam2.1-hiera-{size.replace('_', '-')}",
@@ -462,7 +471,14 @@ def _sam2(size: str, file: str, name: str) -> ModelCard:
         folder="sam2.1",
         licence="Apache-2.0",
         commercial_use=True,
-        files=(ModelFile(path=file, url=f"https://dl.fbaipublicfiles.com/segment_anything_2/092824/{file}"),),
+        files=(
+            ModelFile(
+                path=file,
+                url=f"https://dl.fbaipublicfiles.com/segment_anything_2/092824/{file}",
+                sha256=sha256,
+                size_bytes=size_bytes,
+            ),
+        ),
         shipped_in=None,
         extra="reference",
         input_contract="float32 [batch, 3, 1024, 1024], RGB, ImageNet mean and deviation",
@@ -470,10 +486,42 @@ def _sam2(size: str, file: str, name: str) -> ModelCard:
 
 
 SAM2 = {
-    "large": (_sam2("large", "sam2.1_hiera_large.pt", "large"),),
-    "base_plus": (_sam2("base_plus", "sam2.1_hiera_base_plus.pt", "base+"),),
-    "small": (_sam2("small", "sam2.1_hiera_small.pt", "small"),),
-    "tiny": (_sam2("tiny", "sam2.1_hiera_tiny.pt", "tiny"),),
+    "large": (
+        _sam2(
+            "large",
+            "sam2.1_hiera_large.pt",
+            "large",
+            sha256="2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+            size_bytes=898_083_611,
+        ),
+    ),
+    "base_plus": (
+        _sam2(
+            "base_plus",
+            "sam2.1_hiera_base_plus.pt",
+            "base+",
+            sha256="a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+            size_bytes=323_606_802,
+        ),
+    ),
+    "small": (
+        _sam2(
+            "small",
+            "sam2.1_hiera_small.pt",
+            "small",
+            sha256="6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+            size_bytes=184_416_285,
+        ),
+    ),
+    "tiny": (
+        _sam2(
+            "tiny",
+            "sam2.1_hiera_tiny.pt",
+            "tiny",
+            sha256="7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+            size_bytes=156_008_466,
+        ),
+    ),
 }
 
 HANDS_100DOH = ModelCard(
@@ -483,7 +531,13 @@ HANDS_100DOH = ModelCard(
     source="https://github.com/ddshan/hand_object_detector",
     licence="MIT",
     commercial_use=True,
-    files=(ModelFile(path="faster_rcnn_1_8_132028.pth"),),
+    files=(
+        ModelFile(
+            path="faster_rcnn_1_8_132028.pth",
+            # Of two copies that others published apart from each other; its authors state none.
+            sha256="3444e3b992417cb6adfcd71539ca8c92602c21a3e2fdfff4628dbdbdf8a2dd03",
+        ),
+    ),
     shipped_in=None,
     extra="reference",
     input_contract="float32 [batch, 3, height, width], BGR minus (102.9801, 115.9465, 122.7717), shorter side 600",
@@ -493,6 +547,7 @@ VIDEOMAE_KINETICS = _hub_card(
     "MCG-NJU/videomae-base-finetuned-kinetics",
     key="videomae-base-kinetics",
     name="VideoMAE base, Kinetics-400",
+    revision="488eb9a0565f257b32866000305c8178965eb9f6",
     task="actions",
     files=_TRANSFORMERS_FILES,
     licence="CC-BY-NC-4.0",
@@ -520,10 +575,16 @@ SIGLIP_B_16 = _hub_card(
     key="siglip-vit-b-16",
     name="SigLIP ViT-B/16, WebLI",
     task="embeddings",
-    files=_OPEN_CLIP_FILES,
+    # CLIP's tokenizer ships with open_clip, that of SigLIP does not.
+    files=(
+        *_OPEN_CLIP_FILES,
+        ModelFile(path="tokenizer.json"),
+        ModelFile(path="tokenizer_config.json"),
+        ModelFile(path="special_tokens_map.json"),
+    ),
     licence="Apache-2.0",
     commercial_use=True,
-    input_contract="float32 [batch, 3, 224, 224], RGB from -1 to 1; 768 numbers",
+    input_contract="float32 [batch, 3, 224, 224], RGB from -1 to 1, squashed; 768 numbers",
 )
 MOBILECLIP_S2 = _hub_card(
     "apple/MobileCLIP-S2-OpenCLIP",
@@ -537,34 +598,50 @@ MOBILECLIP_S2 = _hub_card(
     input_contract="float32 [batch, 3, 256, 256], RGB 0-1; 512 numbers",
 )
 
-_VLM_FILES = (ModelFile(path="config.json"),)
 _VLM_INPUT = "pictures and a prompt, as the processor of the repository prepares them"
 
 
-def _vlm(repository: str, *, key: str, name: str) -> ModelCard:
+def _llava_onevision(size: str, *, weights: tuple[str, ...]) -> ModelCard:
+    """LLaVA-OneVision (Li et al., 2024) on Qwen2, in the form of transformers."""
     return _hub_card(
-        repository,
-        key=key,
-        name=name,
+        f"llava-hf/llava-onevision-qwen2-{size}-ov-hf",
+        key=f"llava-onevision-{size}",
+        name=f"LLaVA-OneVision Qwen2 {size.upper()}",
         task="captions",
-        files=_VLM_FILES,
+        files=tuple(
+            ModelFile(path=path)
+            for path in (
+                *weights,
+                "config.json",
+                "generation_config.json",
+                "preprocessor_config.json",
+                "processor_config.json",
+                "chat_template.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "special_tokens_map.json",
+                "added_tokens.json",
+                "vocab.json",
+                "merges.txt",
+            )
+        ),
         licence="Apache-2.0",
         commercial_use=True,
         input_contract=_VLM_INPUT,
     )
 
 
-LLAVA_ONEVISION_7B = _vlm(
-    "llava-hf/llava-onevision-qwen2-7b-ov-hf", key="llava-onevision-7b", name="LLaVA-OneVision Qwen2 7B"
+LLAVA_ONEVISION_7B = _llava_onevision(
+    "7b",
+    weights=(
+        *(f"model-0000{part}-of-00004.safetensors" for part in range(1, 5)),
+        "model.safetensors.index.json",
+    ),
 )
-LLAVA_ONEVISION_0_5B = _vlm(
-    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-    key="llava-onevision-0.5b",
-    name="LLaVA-OneVision Qwen2 0.5B",
-)
+LLAVA_ONEVISION_0_5B = _llava_onevision("0.5b", weights=("model.safetensors",))
 
 
-def _raft(size: str, file: str) -> ModelCard:
+def _raft(size: str, file: str, *, sha256: str = "", size_bytes: int = 0) -> ModelCard:
     """RAFT (Teed and Deng, 2020) with the weights of torchvision."""
     digest_begins = file.rpartition("-")[2].removesuffix(".pth")
     return ModelCard(
@@ -577,7 +654,11 @@ def _raft(size: str, file: str) -> ModelCard:
         commercial_use=True,
         files=(
             ModelFile(
-                path=file, url=f"https://download.pytorch.org/models/{file}", sha256_begins=digest_begins
+                path=file,
+                url=f"https://download.pytorch.org/models/{file}",
+                sha256=sha256,
+                sha256_begins=digest_begins,
+                size_bytes=size_bytes,
             ),
         ),
         shipped_in=None,
@@ -587,7 +668,33 @@ def _raft(size: str, file: str) -> ModelCard:
 
 
 RAFT_LARGE = _raft("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth")
-RAFT_SMALL = _raft("small", "raft_small_C_T_V2-01064c6d.pth")
+RAFT_SMALL = _raft(
+    "small",
+    "raft_small_C_T_V2-01064c6d.pth",
+    sha256="01064c6dba73b0fc9fc8edf772248560a00a3acfd62ac6677e9eeebad9680e27",
+    size_bytes=4_006_189,
+)
+
+#: The small network as its authors published it; torchvision's first weights of it are these.
+RAFT_SMALL_PRINCETON = ModelCard(
+    key="raft-small-princeton",
+    name="RAFT small, Princeton C+T",
+    task="flow",
+    source="https://github.com/princeton-vl/RAFT (raft-small.pth of the models that its download_models.sh fetches)",
+    folder="raft",
+    licence="BSD-3-Clause",
+    commercial_use=True,
+    files=(
+        ModelFile(
+            path="raft-small.pth",
+            sha256="c7d41b9cc88442bb8aa911dbb33086dac55a226394b142937ff22d5578717332",
+            size_bytes=3_984_814,
+        ),
+    ),
+    shipped_in=None,
+    extra="reference",
+    input_contract="two float32 [batch, 3, height, width], RGB from -1 to 1, sides multiples of 8",
+)
 
 #: Checkpoints of the user's own, by task.
 OWN_CHECKPOINTS: Mapping[str, tuple[ModelCard, ...]] = MappingProxyType(
@@ -611,6 +718,9 @@ OWN_CHECKPOINTS: Mapping[str, tuple[ModelCard, ...]] = MappingProxyType(
                 "as open_clip_config.json says; at most 768 numbers",
             ),
         ),
-        "captions": (_own("captions", "own image-text model", _VLM_FILES, _VLM_INPUT),),
+        # Weights are called as transformers calls them, in one file or in several.
+        "captions": (
+            _own("captions", "own image-text model", (ModelFile(path="config.json"),), _VLM_INPUT),
+        ),
     }
 )

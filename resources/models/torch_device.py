@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,16 @@ def torch_device(name: str) -> Any:
     return device
 
 
-def load_weights(network: Any, path: Path) -> None:
+def load_weights(network: Any, path: Path, *, renamed: Callable[[str], str] | None = None) -> None:
     """Fill a network with the weights of a file; each of its parameters must be there, and no other.
 
     The file holds a ``state_dict``, plainly or as the only file of a zip archive, as ``torch.utils.model_zoo`` takes
     it. A prefix ``module.`` that training on several GPUs leaves is removed. Nothing in the file is executed.
+
+    Args:
+        network: The network.
+        path: The file.
+        renamed: What the network calls a parameter of the file, where the names differ.
 
     Raises:
         BackendUnavailable: The file is damaged or belongs to another network.
@@ -51,7 +57,8 @@ def load_weights(network: Any, path: Path) -> None:
     try:
         with _opened(path) as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+        named = {name.removeprefix("module."): value for name, value in state.items()}
+        network.load_state_dict({renamed(name) if renamed else name: value for name, value in named.items()})
     except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
         raise BackendUnavailable(
             f"{path} does not hold the weights of {type(network).__name__}: {str(error)[:300]}. Put the published "

@@ -77,7 +77,8 @@ class HeldNetwork:
         self._call = torch.compile(self.network) if self._is_compiled else self.network
         self._users = 0
         self._is_on_device = False
-        _held.add(self)
+        with _moving:
+            _held.add(self)
 
     @property
     def is_compiled(self) -> bool:
@@ -104,15 +105,15 @@ class HeldNetwork:
                 self._users -= 1
 
     def _bring(self) -> None:
-        if self._is_on_device:
-            return
-        try:
-            self.network.to(self.device)
-        except Exception as error:
-            if not is_out_of_memory(error) or not make_room():
-                raise
-            self.network.to(self.device)
-        self._is_on_device = True
+        while not self._is_on_device:
+            try:
+                self.network.to(self.device)
+                self._is_on_device = True
+            except Exception as error:
+                # What arrived before the rest did not fit would fill the memory for nobody.
+                self.network.to("cpu")
+                if not is_out_of_memory(error) or not make_room():
+                    raise
 
     def set_aside(self) -> bool:
         """Move the network to the CPU where nobody uses it; whether that freed memory of a GPU."""
@@ -149,7 +150,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def make_room() -> bool:
     """Move idle networks to the CPU and give cached memory back; whether any network was moved."""
-    moved = [held.name for held in list(_held) if held.set_aside()]
+    with _moving:
+        moved = [held.name for held in list(_held) if held.set_aside()]
     if moved:
         _log.info("moved to the CPU to make room: %s", ", ".join(moved))
     release_memory()
@@ -199,7 +201,7 @@ class Batches:
             call: Works on a few items and gives one result each; may be called again with some of the same items.
 
         Raises:
-            DeviceMemoryExhausted: A single item does not fit: other programs fill the memory, or the input is too large.
+            DeviceMemoryExhausted: A single item does not fit: other programs fill the memory, or it is too large.
         """
         source = iter(items)
         while batch := list(islice(source, self.size)):
@@ -223,16 +225,21 @@ class Batches:
         self, batch: Sequence[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
     ) -> Sequence[ResultT] | None:
         """The results of a batch; ``None`` where it did not fit and the next one will be smaller."""
-        if not self._limit:
-            return self._measured(batch, call)
-        try:
-            return call(batch)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside of the except block, so that the traceback holds no tensors any more.
-        if make_room():
-            return None
+        return self._fitted(batch, call) if self._limit else self._measured(batch[:1], call)
+
+    def _fitted(
+        self, batch: Sequence[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
+    ) -> Sequence[ResultT] | None:
+        for is_retry in (False, True):
+            try:
+                return call(batch)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside of the except block, so that the traceback holds no tensors any more. A second time makes no
+            # difference: the network that just ran is idle as well, and moving it away frees nothing for itself.
+            if not make_room() or is_retry:
+                break
         if len(batch) == 1:
             raise DeviceMemoryExhausted(
                 f"One picture does not fit into the memory of {self._device}: other programs fill it, or the input is "
@@ -244,19 +251,20 @@ class Batches:
         return None
 
     def _measured(
-        self, batch: Sequence[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
+        self, item: Sequence[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
     ) -> Sequence[ResultT] | None:
         """Run one item and choose the size of later batches by the memory it took."""
         import torch  # type: ignore[import-not-found,unused-ignore]
 
         if self._device.type != "cuda":
+            results = self._fitted(item, call)
             self._limit = 1
-            return self._attempt(batch[:1], call)
+            return results
         torch.cuda.reset_peak_memory_stats(self._device)
-        before = torch.cuda.memory_allocated(self._device)
-        self._limit = 1
-        results = self._attempt(batch[:1], call)
-        taken = max(1, torch.cuda.max_memory_allocated(self._device) - before)
+        results = self._fitted(item, call)
+        # What is still allocated is no matter of the item: weights that the first call brought to the device.
+        kept = torch.cuda.memory_allocated(self._device)
+        taken = max(1, torch.cuda.max_memory_allocated(self._device) - kept)
         free, _ = torch.cuda.mem_get_info(self._device)
         self._limit = int(min(max(1, _MEMORY_SHARE * free // taken), MAX_AUTO_BATCH))
         return results

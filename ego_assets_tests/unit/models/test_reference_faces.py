@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,9 @@ from skimage import data
 
 from ego_assets.schema.detections import Detections, RegionDetector, iou_matrix
 from ego_assets.schema.errors import BackendUnavailable
+from ego_assets_tests.checkpoints import any_digest
+from ego_assets_tests.checkpoints.egoblur import write_egoblur
+from ego_assets_tests.checkpoints.faces import write_retinaface_resnet50
 from resources.models.registry import EGOBLUR_FACES, EGOBLUR_PLATES, RETINAFACE_MOBILENET, RETINAFACE_RESNET50
 
 torch = pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
@@ -39,36 +40,15 @@ Image = npt.NDArray[np.uint8]
 # --- RetinaFace ResNet-50 -----------------------------------------------------------------------------
 
 
-def constant_answer(state: dict[str, Any], *, level: int, prior: int) -> None:
-    """Make the heads answer the same everywhere: one prior of one map is a face, where it lies."""
-    for name, value in state.items():
-        if "Head" in name:
-            value.zero_()
-        if name.startswith("ClassHead") and name.endswith("bias"):
-            # Pairs of background and face.
-            value[0::2] = 10.0
-            if f".{level}." in name:
-                value[2 * prior], value[2 * prior + 1] = 0.0, 2.0
-
-
 @pytest.fixture(scope="module")
 def resnet_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Weights of the real architecture that see a face of 64 pixels in every cell of 16."""
-    network = pytest.importorskip(
-        "retinaface.network", reason="retinaface-pytorch belongs to the extra reference"
-    )
-    state = network.RetinaFace(
-        name="Resnet50",
-        pretrained=False,
-        return_layers={"layer2": 1, "layer3": 2, "layer4": 3},
-        in_channels=256,
-        out_channels=256,
-    ).state_dict()
-    constant_answer(state, level=1, prior=0)
+    pytest.importorskip("retinaface.network", reason="retinaface-pytorch belongs to the extra reference")
     folder = tmp_path_factory.mktemp("resnet")
     path = folder / RETINAFACE_RESNET50.file
-    torch.save(state, path)
-    yield folder
+    write_retinaface_resnet50(path, level=1, prior=0)
+    with any_digest():
+        yield folder
     # A hundred megabytes, which nobody needs afterwards.
     path.unlink()
 
@@ -248,65 +228,12 @@ def test_strict_finds_more(mobilenet: Any) -> None:
 
 # --- EgoBlur ------------------------------------------------------------------------------------------
 
-#: Saves a scripted model with the interface of EgoBlur Gen2: it answers with objects of a class of its own. A face is
-#: the box around everything red, a plate the box around everything blue; both come from either model.
-_EGOBLUR = """
-import sys
-from typing import Dict, List, Optional, Tuple
-import torch
-
-@torch.jit.script
-class Boxes:
-    def __init__(self, tensor: torch.Tensor):
-        self.tensor = tensor
-
-@torch.jit.script
-class ScriptedInstances1:
-    def __init__(self, image_size: Tuple[int, int], pred_boxes: Optional[Boxes] = None,
-                 scores: Optional[torch.Tensor] = None, pred_classes: Optional[torch.Tensor] = None):
-        self.image_size = image_size
-        self._pred_boxes = torch.jit.annotate(Optional[Boxes], pred_boxes)
-        self._scores = torch.jit.annotate(Optional[torch.Tensor], scores)
-        self._pred_classes = torch.jit.annotate(Optional[torch.Tensor], pred_classes)
-
-class Model(torch.nn.Module):
-    @torch.jit.export
-    def inference(self, batched_inputs: List[Dict[str, torch.Tensor]],
-                  detected_instances: Optional[List[ScriptedInstances1]] = None,
-                  do_postprocess: bool = True) -> List[ScriptedInstances1]:
-        assert not do_postprocess
-        found: List[ScriptedInstances1] = []
-        for entry in batched_inputs:
-            image = entry["image"]
-            assert image.dtype == torch.uint8
-            boxes, scores, classes = [torch.zeros(0, 4)], [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
-            for channel, number in ((2, 0), (0, 1)):
-                rows, columns = torch.where(image[channel] > 20)
-                if rows.numel() > 0:
-                    corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-                    boxes.append(torch.stack(corners).float()[None])
-                    scores.append(image[channel].max().float()[None] / 255)
-                    classes.append(torch.full((1,), number, dtype=torch.int64))
-            found.append(ScriptedInstances1((image.shape[1], image.shape[2]), Boxes(torch.cat(boxes)),
-                                            torch.cat(scores), torch.cat(classes)))
-        return found
-
-    def forward(self, batch: List[Dict[str, torch.Tensor]]) -> List[ScriptedInstances1]:
-        return self.inference(batch, None, True)
-
-torch.jit.script(Model()).save(sys.argv[1])
-"""
-
 
 @pytest.fixture(scope="module")
 def egoblur_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both models, saved by another process, so that their classes are unknown to this one, as with the real files."""
     folder = tmp_path_factory.mktemp("egoblur")
-    script = folder / "save.py"
-    script.write_text(_EGOBLUR)
-    subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(folder / EGOBLUR_FACES.file)], check=True
-    )
+    write_egoblur(folder / EGOBLUR_FACES.file)
     shutil.copy(folder / EGOBLUR_FACES.file, folder / EGOBLUR_PLATES.file)
     return folder
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from ego_assets.schema.detections import RegionDetector
 from ego_assets.schema.errors import BackendUnavailable
+from ego_assets_tests.checkpoints.text import write_paddle_text
 from resources.models.paddle_text import PaddleTextDetector
 from resources.models.registry import PADDLE_TEXT
 
@@ -21,8 +21,8 @@ MODEL = "PP-OCRv5_server_det"
 
 
 def put_files(folder: Path) -> None:
-    for card in (PADDLE_TEXT, *PADDLE_TEXT_FILES):
-        path = folder / card.file
+    for file in PADDLE_TEXT.files:
+        path = folder / PADDLE_TEXT.path_of(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"model")
 
@@ -137,53 +137,10 @@ def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_the_real_package_runs_a_small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paddle = pytest.importorskip("paddle", reason="PaddlePaddle is not installed")
+    pytest.importorskip("paddle", reason="paddlepaddle is installed beside the extra reference")
     monkeypatch.setenv("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
     pytest.importorskip("paddleocr", reason="paddleocr belongs to the extra reference")
-
-    class Brightness(paddle.nn.Layer):  # type: ignore[misc,name-defined]
-        """The probability of text is how bright a pixel is."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.mean = paddle.nn.Conv2D(3, 1, 1)
-            self.mean.weight.set_value(paddle.full([1, 3, 1, 1], 1 / 3))
-            self.mean.bias.set_value(paddle.zeros([1]))
-
-        def forward(self, images: Any) -> Any:
-            return paddle.nn.functional.sigmoid(self.mean(images) * 4)
-
-    folder = tmp_path / MODEL
-    folder.mkdir()
-    shape = paddle.static.InputSpec([None, 3, None, None], "float32", "x")
-    paddle.jit.save(Brightness(), str(folder / "inference"), input_spec=[shape])
-    steps = [
-        {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}},
-        {"DetResizeForTest": {"resize_long": 960}},
-        {
-            "NormalizeImage": {
-                "mean": [0.485, 0.456, 0.406],
-                "std": [0.229, 0.224, 0.225],
-                "order": "hwc",
-                "scale": "1./255.",
-            }
-        },
-        {"ToCHWImage": None},
-    ]
-    (folder / "inference.yml").write_text(
-        yaml.safe_dump(
-            {
-                "Global": {"model_name": MODEL},
-                "PreProcess": {"transform_ops": steps},
-                "PostProcess": {
-                    "name": "DBPostProcess",
-                    "thresh": 0.3,
-                    "box_thresh": 0.6,
-                    "unclip_ratio": 1.5,
-                },
-            }
-        )
-    )
+    write_paddle_text(tmp_path)
     detector = PaddleTextDetector(models_dir=tmp_path, device="cpu")
     found, empty, cut = detector.detect([line(), np.zeros_like(line()), line()[:80].copy()])
     assert len(found) == 1 and len(cut) == 1 and len(empty) == 0

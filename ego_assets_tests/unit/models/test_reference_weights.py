@@ -63,7 +63,7 @@ def test_a_missing_file_says_what_to_put_where(tmp_path: Path) -> None:
 
 def test_only_supplied_files_may_have_no_digest() -> None:
     with pytest.raises(ValueError, match="sha256"):
-        dataclasses.replace(registry.CENTERFACE, sha256="")
+        dataclasses.replace(registry.CENTERFACE, files=(registry.ModelFile(path="centerface.onnx"),))
 
 
 def test_the_folder_comes_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

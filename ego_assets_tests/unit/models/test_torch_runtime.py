@@ -1,0 +1,416 @@
+"""Batches that fit, networks that take turns: nothing is lost when memory runs out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="needs the reference environment")
+
+from resources.models import torch_runtime  # noqa: E402
+from resources.models.torch_runtime import (  # noqa: E402
+    MAX_AUTO_BATCH,
+    Batches,
+    DeviceMemoryExhausted,
+    HeldNetwork,
+    make_room,
+    release_memory,
+)
+
+CPU = torch.device("cpu")
+
+
+class Device:
+    """Doubles numbers as long as a batch has at most ``room`` of them, and remembers the sizes it was asked for."""
+
+    def __init__(self, room: int, *, error: type[Exception] | None = None) -> None:
+        self.room = room
+        self.sizes: list[int] = []
+        self.error = error or torch.OutOfMemoryError
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        self.sizes.append(len(items))
+        if len(items) > self.room:
+            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return [2 * item for item in items]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network that another test left behind takes part; collecting garbage after every error would take long."""
+    monkeypatch.setattr(torch_runtime, "_held", set())
+    monkeypatch.setattr(torch_runtime, "release_memory", lambda: None)
+
+
+@given(
+    count=st.integers(0, 60), batch_size=st.integers(0, 40), room=st.integers(1, 50), as_stream=st.booleans()
+)
+def test_nothing_is_lost_and_the_order_stays(count: int, batch_size: int, room: int, as_stream: bool) -> None:
+    batches, device = Batches(batch_size, device=CPU), Device(room)
+    items = list(range(count))
+    found = list(batches.stream(iter(items), device)) if as_stream else batches.run(items, device)
+    assert found == [2 * item for item in items]
+    assert all(size <= max(1, batch_size) for size in device.sizes)
+    # Once a size was refused, no batch is that large again.
+    for place, size in enumerate(device.sizes):
+        if size > room:
+            later = device.sizes[place + 1 :]
+            # One further try of the same size, after room was made.
+            assert all(other < size or other == size == device.sizes[place + 1] for other in later[:1])
+            assert all(other <= max(1, size // 2) for other in later[1:])
+
+
+@given(rooms=st.lists(st.integers(1, 20), min_size=1, max_size=12), batch_size=st.integers(1, 32))
+def test_memory_that_shrinks_while_batches_run(rooms: list[int], batch_size: int) -> None:
+    batches, device = Batches(batch_size, device=CPU), Device(20)
+    left = iter(rooms)
+
+    def call(items: Sequence[int]) -> list[int]:
+        device.room = next(left, device.room)
+        return device(items)
+
+    assert batches.run(list(range(50)), call) == [2 * item for item in range(50)]
+
+
+def test_batches_stay_small_after_memory_ran_out() -> None:
+    batches, device = Batches(16, device=CPU), Device(5)
+    batches.run(list(range(16)), device)
+    assert batches.size == 4
+    device.sizes.clear()
+    batches.run(list(range(16)), device)
+    assert device.sizes == [4, 4, 4, 4]
+
+
+def test_a_single_item_that_does_not_fit_says_what_to_do() -> None:
+    with pytest.raises(DeviceMemoryExhausted, match="smaller input in the profile"):
+        Batches(8, device=CPU).run([1, 2, 3], Device(0))
+    with pytest.raises(DeviceMemoryExhausted):
+        Batches(0, device=CPU).run([1], Device(0))
+
+
+def test_results_before_the_one_that_does_not_fit_are_given_out() -> None:
+    def call(items: Sequence[int]) -> list[int]:
+        if 5 in items:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return list(items)
+
+    stream = Batches(2, device=CPU).stream(range(8), call)
+    assert [next(stream) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(DeviceMemoryExhausted):
+        # 4 is halved from 5, and 5 is what does not fit.
+        list(stream)
+
+
+def test_libraries_that_name_the_error_otherwise() -> None:
+    assert Batches(8, device=CPU).run([1, 2, 3], Device(1, error=RuntimeError)) == [2, 4, 6]
+
+
+def test_other_errors_pass_and_change_nothing() -> None:
+    def fails(items: Sequence[int]) -> list[int]:
+        raise ValueError("expected RGB")
+
+    for batch_size in (0, 4):
+        batches = Batches(batch_size, device=CPU)
+        with pytest.raises(ValueError, match="expected RGB"):
+            batches.run([1, 2], fails)
+        assert batches.size == (batch_size or 1)
+
+
+def test_too_few_results_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected 3 results of a batch, got 2"):
+        Batches(4, device=CPU).run([1, 2, 3], lambda items: items[1:])
+
+
+def test_items_are_taken_a_batch_at_a_time() -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[int]:
+        for item in range(100):
+            taken.append(item)
+            yield item
+
+    stream = Batches(4, device=CPU).stream(source(), Device(100))
+    assert next(stream) == 0
+    assert len(taken) == 4
+
+
+def test_wrong_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size: expected 0 or more, got -1"):
+        Batches(-1, device=CPU)
+
+
+class FakeGpu:
+    """Memory of a GPU as PyTorch reports it: weights that the first call brings, and what every item takes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, free: int, weights: int, per_item: int) -> None:
+        self.allocated = self.peak = 0
+        self.free, self.weights, self.per_item = free, weights, per_item
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: self._reset())
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.allocated)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.free - self.allocated, self.free))
+
+    def _reset(self) -> None:
+        self.peak = self.allocated
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        self.allocated = self.weights
+        used = self.weights + len(items) * self.per_item
+        self.peak = max(self.peak, used)
+        if used > self.free:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return list(items)
+
+
+@pytest.mark.parametrize(
+    ("free", "weights", "per_item", "expected"),
+    [(1000, 200, 20, 32), (1000, 200, 1, MAX_AUTO_BATCH), (1000, 200, 790, 1), (10_000, 4000, 100, 48)],
+)
+def test_the_memory_of_one_item_chooses_the_batch(
+    monkeypatch: pytest.MonkeyPatch, free: int, weights: int, per_item: int, expected: int
+) -> None:
+    gpu = FakeGpu(monkeypatch, free=free, weights=weights, per_item=per_item)
+    batches = Batches(0, device=SimpleNamespace(type="cuda"))
+    assert batches.size == 1
+    assert batches.run(list(range(100)), gpu) == list(range(100))
+    assert batches.size == expected
+
+
+def test_an_error_in_the_first_call_leaves_the_choice_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(monkeypatch, free=1000, weights=100, per_item=10)
+    batches = Batches(0, device=SimpleNamespace(type="cuda"))
+
+    def fails(items: Sequence[int]) -> list[int]:
+        raise ValueError("expected RGB")
+
+    with pytest.raises(ValueError, match="expected RGB"):
+        batches.run([1], fails)
+    batches.run([1, 2], gpu)
+    assert batches.size > 1
+
+
+def held(**options: Any) -> HeldNetwork:
+    return HeldNetwork(torch.nn.Linear(3, 2), **{"device": "cpu", **options})
+
+
+class MovableNetwork:
+    """Stands for an idle network on a GPU."""
+
+    def __init__(self) -> None:
+        self.name = "idle"
+        self.is_on_device = True
+
+    def set_aside(self) -> bool:
+        was, self.is_on_device = self.is_on_device, False
+        return was
+
+
+def test_idle_networks_move_before_batches_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    idle = MovableNetwork()
+    monkeypatch.setattr(torch_runtime, "_held", {idle})
+    sizes: list[int] = []
+
+    def call(items: Sequence[int]) -> Sequence[int]:
+        sizes.append(len(items))
+        if idle.is_on_device:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return items
+
+    batches = Batches(8, device=CPU)
+    assert batches.run(list(range(8)), call) == list(range(8))
+    assert sizes == [8, 8]
+    assert batches.size == 8
+
+
+def test_a_network_that_moves_itself_away_does_not_try_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the error the network that ran is idle as well: it goes to the CPU and comes back with every try."""
+    own = MovableNetwork()
+    monkeypatch.setattr(torch_runtime, "_held", {own})
+    device = Device(2)
+
+    def call(items: Sequence[int]) -> list[int]:
+        own.is_on_device = True
+        return device(items)
+
+    assert Batches(8, device=CPU).run([1, 2, 3], call) == [2, 4, 6]
+    assert device.sizes == [3, 3, 1, 1, 1]
+    with pytest.raises(DeviceMemoryExhausted):
+        Batches(8, device=CPU).run([1], lambda items: (setattr(own, "is_on_device", True), Device(0)(items))[1])
+
+
+def test_a_network_answers_without_gradients() -> None:
+    network = held(precision="float32", compile="off")
+    with network.in_use() as call:
+        answer = call(torch.ones(4, 3))
+    assert answer.shape == (4, 2)
+    assert answer.is_inference()
+    assert not any(parameter.requires_grad for parameter in network.network.parameters())
+    assert not network.network.training
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_parameters_have_the_precision_asked_for(precision: str) -> None:
+    network = held(precision=precision)
+    assert network.dtype == getattr(torch, precision)
+    assert {parameter.dtype for parameter in network.network.parameters()} == {network.dtype}
+
+
+def test_auto_is_exact_and_uncompiled_on_the_cpu() -> None:
+    network = held()
+    assert network.dtype == torch.float32
+    assert not network.is_compiled
+
+
+def test_compiling_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    network = held(compile="on")
+    assert network.is_compiled
+    assert compiled == [network.network]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "half"}, "precision: expected one of auto, float32, bfloat16, float16, got 'half'"),
+        ({"compile": "yes"}, "compile: expected one of auto, on, off, got 'yes'"),
+        ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+    ],
+)
+def test_settings_that_do_not_exist(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        held(**options)
+
+
+class OnGpu(HeldNetwork):
+    """A network that believes it is on a GPU; ``meta`` tensors stand for the GPU's."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Linear(3, 2), device="cpu")
+        self.device = SimpleNamespace(type="cuda")
+        self.places: list[str] = []
+        self.fails = 0
+        self.network = SimpleNamespace(to=self._to)
+
+    def _to(self, place: Any) -> None:
+        if place is self.device and self.fails:
+            self.fails -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.places.append("cpu" if place == "cpu" else "gpu")
+
+
+def test_what_is_in_use_stays() -> None:
+    network = OnGpu()
+    assert not network.set_aside()
+    with network.in_use():
+        with network.in_use():
+            assert not network.set_aside()
+        assert not network.set_aside(), "the outer user still needs it"
+        assert not make_room()
+    assert make_room()
+    assert not make_room(), "it is away already"
+    with network.in_use():
+        pass
+    assert network.places == ["gpu", "cpu", "gpu"]
+
+
+def test_a_user_that_fails_is_a_user_no_more() -> None:
+    network = OnGpu()
+    with pytest.raises(ValueError, match="expected"), network.in_use():
+        raise ValueError("expected RGB")
+    assert network.set_aside()
+
+
+def test_weights_that_do_not_fit_push_an_idle_network_aside() -> None:
+    idle, wanted = OnGpu(), OnGpu()
+    with idle.in_use():
+        pass
+    wanted.fails = 1
+    with wanted.in_use():
+        assert idle.places == ["gpu", "cpu"]
+        assert wanted.places == ["cpu", "gpu"]
+
+
+def test_weights_that_do_not_fit_at_all() -> None:
+    wanted = OnGpu()
+    wanted.fails = 1
+    with pytest.raises(torch.OutOfMemoryError), wanted.in_use():
+        pass
+    assert wanted.places == ["cpu"], "parts that had arrived were taken back"
+    assert not wanted.set_aside(), "it never arrived"
+    with wanted.in_use():
+        assert wanted.places == ["cpu", "gpu"]
+
+
+def test_networks_on_the_cpu_are_left_alone() -> None:
+    network = held()
+    with network.in_use():
+        pass
+    assert not make_room()
+
+
+def test_networks_that_nobody_holds_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
+    import weakref
+
+    known: weakref.WeakSet[HeldNetwork] = weakref.WeakSet()
+    monkeypatch.setattr(torch_runtime, "_held", known)
+    network = held()
+    assert len(known) == 1
+    del network
+    gc.collect()
+    assert not known
+
+
+def test_several_threads_share_a_network_while_room_is_made() -> None:
+    network, stop, problems = OnGpu(), threading.Event(), []
+
+    def use() -> None:
+        for _ in range(200):
+            with network.in_use():
+                # The last move was to the GPU for as long as anybody is inside.
+                if network.places[-1] != "gpu":
+                    problems.append("moved while in use")
+
+    def tidy() -> None:
+        while not stop.is_set():
+            make_room()
+            held()
+
+    users = [threading.Thread(target=use) for _ in range(3)]
+    tidier = threading.Thread(target=tidy)
+    for thread in (tidier, *users):
+        thread.start()
+    for thread in users:
+        thread.join()
+    stop.set()
+    tidier.join()
+    assert not problems
+    assert network.set_aside() or network.places[-1] == "cpu"
+
+
+def test_several_threads_share_batches() -> None:
+    batches, device, found = Batches(16, device=CPU), Device(3), {}
+
+    def work(number: int) -> None:
+        items = list(range(1000 * number, 1000 * number + 40))
+        found[number] = batches.run(items, device)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(4):
+        assert found[number] == [2 * item for item in range(1000 * number, 1000 * number + 40)]
+    assert batches.size <= 3
+
+
+def test_memory_is_released_where_there_is_no_gpu() -> None:
+    release_memory()

@@ -1,0 +1,150 @@
+"""Dense optical flow by RAFT (Teed and Deng, 2020) on PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ego_assets.schema.detections import BackendInfo, BgrImage
+from ego_assets.schema.flow import FlowField
+from resources.models.boxes import check_at_least
+from resources.models.images import check_image
+from resources.models.registry import RAFT_LARGE, RAFT_SMALL, RAFT_SMALL_PRINCETON
+from resources.models.torch_device import load_weights
+from resources.models.torch_runtime import Batches, Compile, HeldNetwork, Precision, check_runtime_settings
+from resources.models.weights import card_digest, locate
+
+RaftCheckpoint = Literal["large", "small", "small_princeton"]
+
+_CARDS = {"large": RAFT_LARGE, "small": RAFT_SMALL, "small_princeton": RAFT_SMALL_PRINCETON}
+
+#: Parts of the names that the authors' small network gives its parameters, and torchvision's for the same.
+_PRINCETON_NAMES = (
+    (r"^fnet\.", "feature_encoder."),
+    (r"^cnet\.", "context_encoder."),
+    (r"^(\w+_encoder)\.conv1\.", r"\1.convnormrelu.0."),
+    (r"^(\w+_encoder)\.conv2\.", r"\1.conv."),
+    (r"^(\w+_encoder\.layer\d\.\d)\.conv(\d)\.", r"\1.convnormrelu\2.0."),
+    (r"^update_block\.encoder\.convc1\.", "update_block.motion_encoder.convcorr1.0."),
+    (r"^update_block\.encoder\.convf(\d)\.", r"update_block.motion_encoder.convflow\1.0."),
+    (r"^update_block\.encoder\.conv\.", "update_block.motion_encoder.conv.0."),
+    (r"^update_block\.gru\.", "update_block.recurrent_block.convgru1."),
+)
+
+_log = logging.getLogger(__name__)
+
+
+def torchvision_name(name: str) -> str:
+    """What torchvision calls a parameter of the small network that its authors published as ``name``."""
+    for pattern, replacement in _PRINCETON_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+class RaftFlow:
+    """RAFT (Teed and Deng, 2020). Implements :class:`ego_assets.schema.flow.FlowEstimator`.
+
+    Args:
+        models_dir: Folder of the weights.
+        checkpoint: ``large`` and ``small`` are torchvision's weights, ``small_princeton`` the authors' own.
+        iterations: How often the flow is refined; more is slower and more exact (12 in training).
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: Arithmetic of encoders and updates; correlation and coordinates are float32 always.
+        compile: Whether ``torch.compile`` prepares the network, once for every size of pictures.
+        batch_size: Most pairs in one call; 0 chooses by the memory that the first pair took.
+
+    Raises:
+        BackendUnavailable: The weights are missing or others, or the device is not there.
+        ValueError: A setting has a wrong value.
+    """
+
+    def __init__(
+        self,
+        *,
+        models_dir: Path | None = None,
+        checkpoint: RaftCheckpoint = "large",
+        iterations: int = 12,
+        device: str = "auto",
+        precision: Precision = "auto",
+        compile: Compile = "auto",
+        batch_size: int = 0,
+    ) -> None:
+        if checkpoint not in _CARDS:
+            raise ValueError(f"checkpoint: expected one of {', '.join(_CARDS)}, got {checkpoint!r}")
+        check_at_least("iterations", iterations, 1)
+        check_at_least("batch_size", batch_size, 0)
+        check_runtime_settings(precision=precision, compile=compile)
+        self._card = _CARDS[checkpoint]
+        path = locate(self._card, models_dir)
+        self._digest = card_digest(self._card, models_dir)
+
+        from resources.models.raft_networks import Raft
+
+        network = Raft("large" if checkpoint == "large" else "small", iterations=iterations)
+        is_princeton = checkpoint == "small_princeton"
+        load_weights(network.raft, path, renamed=torchvision_name if is_princeton else None)
+        self._held = HeldNetwork(
+            network, device=device, precision=precision, compile=compile, name=self._card.name
+        )
+        self._batches = Batches(batch_size, device=self._held.device)
+        _log.info(
+            "%s runs on %s in %s, %s",
+            self._card.name,
+            self._held.device,
+            str(self._held.dtype).removeprefix("torch."),
+            "compiled" if self._held.is_compiled else "not compiled",
+        )
+
+    @property
+    def info(self) -> BackendInfo:
+        """What runs."""
+        return BackendInfo(
+            task="flow",
+            backend="raft",
+            model=self._card.name,
+            weights_sha256=self._digest,
+            licence=self._card.licence,
+        )
+
+    def flow(self, pairs: Sequence[tuple[BgrImage, BgrImage]]) -> list[FlowField]:
+        """One field per pair, in pixels of the pictures given; pairs of equal size share a call.
+
+        Pictures are continued at the borders to multiples of 8 pixels and 128 at least; the fields are cut back.
+
+        Raises:
+            ValueError: The pictures of a pair differ in size.
+            DeviceMemoryExhausted: A single pair does not fit: the correlation of two pictures needs
+                ``1.33 * (width * height / 64) ** 2 * 4`` bytes.
+        """
+        places: dict[tuple[int, ...], list[int]] = {}
+        for number, (first, second) in enumerate(pairs):
+            check_image(first)
+            check_image(second)
+            if first.shape != second.shape:
+                raise ValueError(
+                    f"pair {number}: expected pictures of one size, got {list(first.shape)} and {list(second.shape)}"
+                )
+            places.setdefault(first.shape, []).append(number)
+        fields: dict[int, FlowField] = {}
+        for numbers in places.values():
+            found = self._batches.run([pairs[number] for number in numbers], self._run)
+            fields.update(zip(numbers, found, strict=True))
+        return [fields[number] for number in range(len(pairs))]
+
+    def _run(self, pairs: Sequence[tuple[BgrImage, BgrImage]]) -> list[FlowField]:
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        def uploaded(pictures: Sequence[BgrImage]) -> Any:
+            # Contiguous again after the change of order, so that the compiled network sees one layout only.
+            batch = torch.from_numpy(np.stack(pictures)).to(self._held.device)
+            return batch.permute(0, 3, 1, 2).flip(1).contiguous()
+
+        with self._held.in_use() as network:
+            firsts, seconds = zip(*pairs, strict=True)
+            field = network(uploaded(firsts), uploaded(seconds))
+            return list(field.permute(0, 2, 3, 1).contiguous().cpu().numpy())

@@ -1,0 +1,311 @@
+"""Captions from image-text models on this machine, through ``transformers``."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ego_assets.labels.captions import read_answer
+from ego_assets.labels.prompts import DEFAULT_PROMPTS
+from ego_assets.labels.scene_facts import describe
+from ego_assets.media.resize import shrink
+from ego_assets.schema.captions import CaptionAnswer, CaptionRequest, CaptionSource
+from ego_assets.schema.detections import BackendInfo
+from ego_assets.schema.errors import BackendUnavailable
+from resources.models.backends import BACKENDS
+from resources.models.boxes import check_at_least
+from resources.models.images import check_image
+from resources.models.registry import OWN_LICENCE, ModelCard
+from resources.models.torch_device import torch_device
+from resources.models.torch_runtime import Batches, HeldNetwork, Precision, check_runtime_settings
+from resources.models.weights import card_digest, joint_digest, located_folder, weights_digest
+
+_TASK, _BACKEND = "captions", "transformers_vlm"
+_PROMPTS = {prompt.name: prompt for prompt in DEFAULT_PROMPTS}
+#: What of a folder says what a model does; of one of the user's own all of these count.
+_TELLING_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model")
+#: Fewest rows and columns of a picture that processors cut into tiles without failing.
+_LEAST_SIDE_PX = 32
+#: A picture this many times as long as it is wide is cut to its middle: no tiling of a model knows such strips.
+_LARGEST_ASPECT = 8
+
+_log = logging.getLogger(__name__)
+
+
+class VisionLanguageCaptioner:
+    """Any image-text model of ``transformers`` that takes a chat with a picture, such as LLaVA-OneVision (Li et al.,
+    2024), asked with the prompts that endpoints are asked with.
+
+    Answers are decoded greedily, and read by the rules for answers of endpoints. Attempts that differ in prompts share
+    one model in memory.
+
+    Args:
+        models_dir: Folder of the weights.
+        checkpoint: ``llava_onevision_7b``, ``llava_onevision_0_5b`` or ``own``.
+        prompt: Name of a prompt of :data:`ego_assets.labels.prompts.DEFAULT_PROMPTS`: ``guide``, ``plain`` or
+            ``with_facts``, which tells what the other layers found.
+        max_new_tokens: Most tokens of an answer; an answer that is cut off there is refused.
+        max_side: Longer side in pixels to which pictures are shrunk before the model cuts them into tiles.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto`` is bfloat16 on a GPU and float32 on a CPU. In float32 the answer to a picture does not
+            depend on what else is in its batch.
+        batch_size: Most pictures in a call; 0 chooses by the memory.
+        licence: Licence of weights of your own.
+        licence_permits_commercial_use: Whether that licence permits commercial use; the profile asks.
+
+    Raises:
+        BackendUnavailable: The weights are missing, others or of another kind, or the device is not there.
+        ValueError: A setting has a wrong value.
+    """
+
+    def __init__(
+        self,
+        *,
+        models_dir: Path | None = None,
+        checkpoint: str = "llava_onevision_7b",
+        prompt: str = "guide",
+        max_new_tokens: int = 128,
+        max_side: int = 768,
+        device: str = "auto",
+        precision: Precision = "auto",
+        batch_size: int = 0,
+        licence: str = OWN_LICENCE,
+        licence_permits_commercial_use: bool = False,
+    ) -> None:
+        (card,) = BACKENDS[_TASK][_BACKEND].models_for({"checkpoint": checkpoint})
+        if prompt not in _PROMPTS:
+            raise ValueError(f"prompt: expected one of {', '.join(_PROMPTS)}, got {prompt!r}")
+        check_at_least("max_new_tokens", max_new_tokens, 1)
+        check_at_least("max_side", max_side, _LEAST_SIDE_PX)
+        check_runtime_settings(precision=precision, compile="off")
+        if batch_size < 0:
+            raise ValueError(f"batch_size: expected 0 or more, got {batch_size}")
+        self._card = card
+        self._prompt = _PROMPTS[prompt]
+        self._max_new_tokens = max_new_tokens
+        self._max_side = max_side
+        self._licence = licence if card.licence == OWN_LICENCE else card.licence
+        folder = located_folder(card, models_dir)
+        self._digest = _folder_digest(folder) if card.licence == OWN_LICENCE else card_digest(card, models_dir)
+        self._model = _model(
+            card, folder, self._digest, device=device, precision=precision, batch_size=batch_size
+        )
+
+    @property
+    def info(self) -> BackendInfo:
+        """What runs."""
+        return BackendInfo(
+            task=_TASK,
+            backend=_BACKEND,
+            model=self._card.name,
+            weights_sha256=self._digest,
+            licence=self._licence,
+        )
+
+    @property
+    def source(self) -> CaptionSource:
+        """A model that looks at the pictures."""
+        return "model"
+
+    def caption(self, requests: Sequence[CaptionRequest]) -> list[CaptionAnswer]:
+        """One answer per request, in order.
+
+        Raises:
+            ValueError: A picture is not ``uint8 [height, width, 3]`` with at least one pixel.
+            DeviceMemoryExhausted: A single picture does not fit into the memory.
+        """
+        for request in requests:
+            check_image(request.frame.image)
+        return self._model.batches.run(requests, self._answers)
+
+    def _answers(self, requests: Sequence[CaptionRequest]) -> list[CaptionAnswer]:
+        texts = [
+            self._model.chat(self._prompt.fill(describe(request.facts) if self._prompt.wants_facts else ""))
+            for request in requests
+        ]
+        pictures = [_picture(request, self._max_side) for request in requests]
+        return [
+            self._answer(tokens, prompt_tokens=prompt_tokens)
+            for tokens, prompt_tokens in self._model.generate(
+                texts, pictures, max_new_tokens=self._max_new_tokens
+            )
+        ]
+
+    def _answer(self, tokens: Sequence[int], *, prompt_tokens: int) -> CaptionAnswer:
+        """What the tokens after the prompt say; they end with one that ends answers, or are cut off."""
+        ends = [place for place, token in enumerate(tokens) if token in self._model.end_tokens]
+        spent = ends[0] + 1 if ends else len(tokens)
+        if ends:
+            text, refused = read_answer(self._model.decode(tokens[: ends[0]]))
+        else:
+            text, refused = "", "truncated: the answer was cut off"
+        return CaptionAnswer(
+            text=text,
+            refused=refused,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=spent,
+            prompt=self._prompt.name,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Model:
+    """A model with what prepares its input, shared by all backends that differ in prompts only.
+
+    Attributes:
+        held: The network on its device.
+        processor: Turns chats and pictures into tensors.
+        batches: Knows how many pictures fit.
+        end_tokens: Tokens that end an answer.
+        lock: Fast tokenizers keep their padding in themselves: one thread at a time.
+    """
+
+    held: HeldNetwork
+    processor: Any
+    batches: Batches
+    end_tokens: frozenset[int]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def chat(self, text: str) -> str:
+        """The prompt in the form that the model was trained on, with a place for one picture."""
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+        return str(
+            self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        )
+
+    def generate(
+        self, texts: Sequence[str], pictures: Sequence[Any], *, max_new_tokens: int
+    ) -> list[tuple[list[int], int]]:
+        """Tokens of each answer, and the number of tokens of what was asked."""
+        with self.lock:
+            inputs = self.processor(
+                text=list(texts),
+                images=[[picture] for picture in pictures],
+                padding=True,
+                return_tensors="pt",
+            )
+        with self.held.in_use():
+            inputs = inputs.to(self.held.device, dtype=self.held.dtype)
+            asked = inputs["input_ids"].shape[1]
+            found = self.held.network.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=self.processor.tokenizer.pad_token_id,
+            )
+            answers = found[:, asked:].cpu().tolist()
+            counts = inputs["attention_mask"].sum(dim=1).cpu().tolist()
+        return list(zip(answers, counts, strict=True))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The words of an answer."""
+        with self.lock:
+            return str(self.processor.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+_models: weakref.WeakValueDictionary[tuple[object, ...], _Model] = weakref.WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def _model(
+    card: ModelCard, folder: Path, digest: str, *, device: str, precision: Precision, batch_size: int
+) -> _Model:
+    """The model of a folder, loaded once per process for one way to run it."""
+    key = (folder, digest, str(torch_device(device)), precision, batch_size)
+    with _loading:
+        model = _models.get(key)
+        if model is None:
+            _models[key] = model = _load(
+                card, folder, device=device, precision=precision, batch_size=batch_size
+            )
+        return model
+
+
+def _load(
+    card: ModelCard, folder: Path, *, device: str, precision: Precision, batch_size: int
+) -> _Model:
+    from transformers import (  # type: ignore[import-not-found,unused-ignore]
+        AutoModelForImageTextToText,
+        AutoProcessor,
+    )
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        network, report = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            # As stored: a model of 7 billion parameters in float32 would need twice the memory to begin with.
+            dtype="auto",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise BackendUnavailable(
+            f"{card.name}: {folder} cannot be loaded ({type(error).__name__}: {str(error)[:300]}). It needs all files "
+            "that save_pretrained writes for an image-text model of transformers and for its processor."
+        ) from error
+    absent = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])})
+    if absent:
+        raise BackendUnavailable(
+            f"{card.name}: the weights in {folder} lack {len(absent)} tensor(s) of the model, such as {absent[0]}. Get "
+            "all files of the repository."
+        )
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not (getattr(processor, "chat_template", None) or tokenizer.chat_template):
+        raise BackendUnavailable(
+            f"{card.name}: the processor in {folder} has no chat template (chat_template.jinja or chat_template.json), so "
+            "nobody knows how the model is asked. Use a model tuned for chats."
+        )
+    ends = network.generation_config.eos_token_id
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    if ends is None:
+        raise BackendUnavailable(f"{card.name}: generation_config.json in {folder} names no eos_token_id.")
+    # Answers begin where prompts end: at the same column, so that shorter prompts are filled up before.
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    held = HeldNetwork(network, device=device, precision=precision, compile="off", name=card.name)
+    _log.info("%s on %s, %s", card.name, held.device, str(held.dtype).removeprefix("torch."))
+    return _Model(
+        held=held,
+        processor=processor,
+        batches=Batches(batch_size, device=held.device),
+        end_tokens=frozenset([ends] if isinstance(ends, int) else ends),
+    )
+
+
+def _folder_digest(folder: Path) -> str:
+    """One SHA-256 of all files that say what a model of the user's own does, by name."""
+    paths = sorted({path for pattern in _TELLING_FILES for path in folder.glob(pattern)})
+    return joint_digest([weights_digest(path) for path in paths])
+
+
+def _picture(request: CaptionRequest, max_side: int) -> Any:
+    """The picture as processors take it without guessing at its layout."""
+    from PIL import Image  # type: ignore[import-not-found,unused-ignore]
+
+    image = request.frame.image
+    height, width = image.shape[:2]
+    limit = _LARGEST_ASPECT * min(height, width)
+    if max(height, width) > limit:
+        top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
+        image = image[top : top + limit, left : left + limit]
+    image = shrink(image, max_side)
+    height, width = image.shape[:2]
+    if min(height, width) < _LEAST_SIDE_PX:
+        factor = -(-_LEAST_SIDE_PX // min(height, width))
+        image = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
+    return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))

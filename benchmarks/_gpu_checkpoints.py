@@ -35,7 +35,12 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 #: VideoMAE base (Tong et al., 2022), fine-tuned on Kinetics-400.
-VIDEOMAE: Mapping[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_labels": 400}
+VIDEOMAE: Mapping[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_labels": 400,
+}
 
 #: Configurations of the package sam2, by the checkpoint's name in profiles.
 SAM2_CONFIGS = {
@@ -117,7 +122,12 @@ def write_clip(models_dir: Path) -> None:
     network = open_clip.create_model(CLIP_ARCHITECTURE, pretrained=None)
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
-    preparation = {"mean": CLIP_MEAN, "std": CLIP_DEVIATION, "interpolation": "bicubic", "resize_mode": "shortest"}
+    preparation = {
+        "mean": CLIP_MEAN,
+        "std": CLIP_DEVIATION,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
     document = {"model_cfg": config, "preprocess_cfg": preparation}
     (folder / "open_clip_config.json").write_text(json.dumps(document))
 

@@ -27,6 +27,7 @@ from ego_assets.commands.deliveries import diff
 from ego_assets.commands.erase import erase
 from ego_assets.commands.gc import gc
 from ego_assets.commands.incident import app as incident_app
+from ego_assets.commands.models import app as models_app
 from ego_assets.commands.privacy import blur, detect
 from ego_assets.commands.reprocess import reprocess
 from ego_assets.commands.review import app as review_app
@@ -77,6 +78,7 @@ app = typer.Typer(
 app.add_typer(review_app)
 app.add_typer(incident_app)
 app.add_typer(vault_app)
+app.add_typer(models_app)
 app.add_typer(deliveries_app)
 app.add_typer(audit_app)
 app.command()(blur)

@@ -79,7 +79,7 @@ def _packages() -> list[Finding]:
 
 
 def _opencv() -> Finding:
-    installed = [name for name in _OPENCV if _version(name)]
+    installed = [name for name in _OPENCV if _brings_cv2(name)]
     try:
         import cv2
     except ImportError as error:
@@ -95,24 +95,33 @@ def _opencv() -> Finding:
     return Finding(subject="OpenCV", state="ok", found=f"{cv2.__version__} from {origin}")
 
 
+def _brings_cv2(distribution: str) -> bool:
+    """Whether it is installed with files of ``cv2``; `make setup` leaves empty ones under the other names."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return any(path.parts[0] == "cv2" for path in files)
+
+
 def _backends(settings: Settings) -> list[Finding]:
-    """All known backends; only one that the active profile uses is missed when it cannot run."""
+    """All known backends; only what the active profile runs first is missed when it cannot run."""
     from resources.profiles import backend_report, load_profile
 
     try:
         profile = load_profile(settings.profile)
-        chosen = (*profile.backends.items(), *profile.leak_check.items())
-        used = {(task, config.backend) for task, config in chosen}
     except EgoAssetsError as error:
         return [Finding(subject=f"profile {settings.profile}", state="missing", found="-", advice=str(error))]
     findings = []
-    for row in backend_report(settings.models):
-        subject = f"{row.task}: {row.backend}"
+    for row in backend_report(settings.models, profile=profile):
+        kind = f" ({row.checkpoint})" if row.checkpoint else ""
+        subject = f"{row.task}: {row.backend}{kind}"
         if row.available:
             findings.append(Finding(subject=subject, state="ok", found=row.detail))
-        else:
-            needed: Literal["note", "missing"] = "missing" if (row.task, row.backend) in used else "note"
-            findings.append(Finding(subject=subject, state=needed, found="-", advice=row.detail))
+            continue
+        state: Literal["note", "missing"] = "missing" if row.role == "used" else "note"
+        found = {"used": "-", "fallback": "a fallback of the profile", "other": "the profile does not use it"}
+        findings.append(Finding(subject=subject, state=state, found=found[row.role], advice=row.detail))
     return findings
 
 

@@ -446,16 +446,26 @@ class ClipWork:
         """The frames of the de-identified video on a time grid, ``None`` for every frame; reports progress."""
         from ego_assets.media.sampling import sample_frames
 
-        name = "video.mp4" if self.settings.enrichment_input == "full" else "proxy.mp4"
+        settings = self.settings
+        name = "video.mp4" if settings.enrichment_input == "full" else "proxy.mp4"
         blurred, lookahead = self.blurred(), self._services.lookahead
         if lookahead is not None:
             with lookahead.open(
-                blurred.artifact, name, frames_per_second=frames_per_second, progress=self.progress
+                blurred.artifact,
+                name,
+                frames_per_second=frames_per_second,
+                progress=self.progress,
+                decoder=settings.decoder,
             ) as sampled:
                 yield sampled
             return
         with blurred.local_path(name) as path:
-            yield sample_frames(path, frames_per_second=frames_per_second, progress=self.progress)
+            yield sample_frames(
+                path,
+                frames_per_second=frames_per_second,
+                progress=self.progress,
+                decoder=settings.decoder,
+            )
 
     def camera_motion(self, resolution: tuple[int, int]) -> tuple[CameraMotion, npt.NDArray[np.int64]]:
         """How the camera moved, on every frame of the video, in pixels of pictures of this size.

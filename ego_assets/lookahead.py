@@ -17,7 +17,7 @@ from ego_assets.schema.progress import ProgressCallback
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ego_assets.media.decode import DecodedFrame
+    from ego_assets.media.decode import DecodedFrame, Decoder
     from ego_assets.media.sampling import SampledFrames
     from ego_assets.schema.artifact import ArtifactDocument
     from resources.storage import ArtifactStore
@@ -30,6 +30,7 @@ class _Wanted:
     document: ArtifactDocument
     name: str
     frames_per_second: float | None
+    decoder: Decoder
 
 
 class _Ready:
@@ -43,7 +44,9 @@ class _Ready:
         self._held = contextlib.ExitStack()
         try:
             path = self._held.enter_context(store.local_path(wanted.document, wanted.name))
-            self.sampled = sample_frames(path, frames_per_second=wanted.frames_per_second)
+            self.sampled = sample_frames(
+                path, frames_per_second=wanted.frames_per_second, decoder=wanted.decoder
+            )
             if begin:
                 self._begin(path)
         except BaseException:
@@ -106,6 +109,7 @@ class Lookahead:
         *,
         frames_per_second: float | None,
         progress: ProgressCallback,
+        decoder: Decoder = "cpu",
     ) -> Iterator[SampledFrames]:
         """The frames of a clip's video on a time grid, as :func:`ego_assets.media.sampling.sample_frames` has them.
 
@@ -114,8 +118,9 @@ class Lookahead:
             name: Its file to decode.
             frames_per_second: Rate of the grid; ``None`` for every frame.
             progress: Hears frames done and in total.
+            decoder: What decodes, as :class:`ego_assets.media.decode.VideoReader` has it.
         """
-        wanted = _Wanted(document=document, name=name, frames_per_second=frames_per_second)
+        wanted = _Wanted(document=document, name=name, frames_per_second=frames_per_second, decoder=decoder)
         ready = self._take(wanted) or _Ready(self._store, wanted)
 
         def decode(video: Path, indices: Sequence[int]) -> Generator[DecodedFrame]:

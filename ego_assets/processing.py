@@ -58,6 +58,7 @@ def process_clips(
         return Outcome()
     project.store.clean_staging()
     forget_notes(project.settings.root / RUNNING_FOLDER)
+    project.require_intact_models()
     project.require_disk_space(work)
     project.add_partitions([clip_id for clip_id, _ in work])
     stopped = crashed = 0

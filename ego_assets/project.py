@@ -362,6 +362,16 @@ class Project:
         """Clips that may not be delivered now, with the reason."""
         return self.deliveries.select(DATASET).left_out
 
+    def require_intact_models(self) -> None:
+        """Stop before anything starts when weights of the profile were damaged or replaced.
+
+        Raises:
+            BackendUnavailable: The message names the file and what to do.
+        """
+        from resources.platform import open_models
+
+        open_models(self.settings.profile, self.settings.models).require_intact()
+
     def require_disk_space(self, work: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Stop before anything starts when the disk cannot hold the results.
 

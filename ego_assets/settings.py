@@ -53,6 +53,7 @@ class EnrichmentSettings:
         frames_input: ``proxy`` or ``full``.
         lossless_frames_per_second: Rate of the lossless subsample; 0 leaves it out.
         enrichment_input: Which video the other layers read, ``proxy`` or ``full``.
+        decoder: What decodes it, as :class:`ego_assets.media.decode.VideoReader` has it.
         layer_frames_per_second: Task to rate, where it is not the profile's.
         depth_baseline_m: Median distance the camera moves between neighbouring depth frames; ``None`` where unknown.
         mask_vocabulary: Categories that masks may have.
@@ -64,6 +65,7 @@ class EnrichmentSettings:
     frames_input: str
     lossless_frames_per_second: float
     enrichment_input: str
+    decoder: Literal["cpu", "cuda"]
     layer_frames_per_second: Mapping[str, float]
     depth_baseline_m: float | None
     mask_vocabulary: tuple[str, ...]
@@ -253,6 +255,13 @@ class Settings(BaseSettings):
         pattern="^(proxy|full)$",
         description="Which video depth, hands, masks, captions and embeddings read: proxy or full.",
     )
+    decoder: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description=(
+            "What decodes the pictures for depth, hands, masks, activities, captions and embeddings: cpu, or cuda for "
+            "the decoder of an NVIDIA GPU. Pictures are the same; what that decoder cannot read is postponed."
+        ),
+    )
     depth_frames_per_second: float = Field(
         default=0.0, ge=0, le=240, description="Rate of the depth maps; 0 takes the profile's."
     )
@@ -415,6 +424,7 @@ class Settings(BaseSettings):
             frames_input=self.frames_input,
             lossless_frames_per_second=self.lossless_frames_per_second,
             enrichment_input=self.enrichment_input,
+            decoder=self.decoder,
             layer_frames_per_second={
                 task: rate
                 for task, rate in (

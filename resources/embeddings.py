@@ -15,7 +15,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Dialect, Float, String, bindparam, cast, delete, insert, select, text, type_coerce
+from sqlalchemy import (
+    Dialect,
+    Float,
+    String,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    type_coerce,
+)
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -103,6 +115,17 @@ class EmbeddingIndex:
             return None
         embedding = Embedding(row[0], _as_array(row[2]))
         return IndexedEmbedding(clip_id=clip_id, embedding=embedding, data_version=row[1])
+
+    def spaces(self) -> dict[str, int]:
+        """Space to the number of clips, of those that are not withdrawn, with a vector in it."""
+        query = (
+            select(EmbeddingRow.space, func.count())
+            .join(ClipRow, ClipRow.clip_id == EmbeddingRow.clip_id)
+            .where(ClipRow.withdrawn.is_(False))
+            .group_by(EmbeddingRow.space)
+        )
+        with self._database.read_session() as session:
+            return {space: int(count) for space, count in session.execute(query)}
 
     def remove(self, clip_id: str) -> bool:
         """Forget the vector of a clip; returns whether there was one."""

@@ -144,6 +144,23 @@ class ProfileModels:
         backends = {**self.profile.backends, **(self.profile.leak_check if leak_check else {})}
         return {task: dict(backends[task].settings) for task in tasks}
 
+    def require_intact(self) -> None:
+        """Refuse weights of the profile that are there and are not what they should be; those are read as a whole.
+
+        Missing ones are no matter here: the layer that needs them says so.
+
+        Raises:
+            BackendUnavailable: The message names the file and what to do.
+        """
+        from resources.models.weights import file_states, locate
+        from resources.profiles import profile_models
+
+        for model in profile_models(self.profile):
+            if model.card.shipped_in is None and any(
+                file.state == "damaged" for file in file_states(model.card, self._models_dir)
+            ):
+                locate(model.card, self._models_dir)
+
     def give_back_memory(self, *, keep_networks: bool) -> None:
         """Give unused memory of a GPU back; networks wait on the CPU for their next use, unless they are kept."""
         from resources.models.torch_runtime import make_room, release_memory

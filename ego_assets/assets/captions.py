@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ego_assets.media.sampling import SampledFrames
     from ego_assets.schema.captions import Captioner, CaptionRequest
     from ego_assets.schema.detections import BgrImage
+    from ego_assets.schema.embeddings import Embedder
     from ego_assets.schema.gates import GateOutcome
     from ego_assets.schema.ladder import Rung
     from ego_assets.settings import CaptionSettings
@@ -76,15 +77,18 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         BATCH_SIZE,
         caption_moments,
         captions_document,
+        compare_frames,
+        compared_frames,
         write_captions,
     )
+    from ego_assets.labels.prompts import shipped_prompts
     from resources.endpoint import forget_answers, unfinished_answers
 
     settings = work.settings.captions
     # Of this version of the video alone: another one may show something else.
     spool = f"{work.clip.clip_id} {work.input(PRIVACY_LAYER).data_version}"
     rungs, prompts = _ladder(work, unfinished_answers(spool))
-    similarity, no_similarity = _similarity(work)
+    embedder, no_similarity = _text_reader(work)
     pictures: dict[int, BgrImage] = {}
     with work.sampled_frames(None) as sampled:
         moments = caption_moments(sampled.timeline, interval_s=settings.interval_s)
@@ -100,19 +104,36 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             moments,
             requests(),
             rungs,
-            similarity=similarity,
+            similarity=None if embedder is None else _similarity(embedder),
             min_similarity=MIN_SIMILARITY,
             words=(SHORTEST_WORDS, LONGEST_WORDS),
             log=work.log,
             batch_size=max(BATCH_SIZE, settings.concurrency),
         )
         size = sampled.size
+        compared = None
+        if embedder is not None and any(caption.text for caption in run.captions):
+            frame_count = sampled.timeline.frame_count
+            frames = {
+                frame.frame_index: frame for frame in sampled.stream(indices=compared_frames(frame_count))
+            }
+            compared = compare_frames(embedder, frames, run.captions, frame_count=frame_count)
 
     captions = run.captions
+    if not prompts:
+        # A profile's backends choose among those that ship.
+        prompts = shipped_prompts(
+            [caption.prompt for caption in captions] + [str(rung.config.get("prompt", "")) for rung in rungs]
+        )
     verdicts = [judge_caption(words=caption.words, similarity=caption.similarity) for caption in captions]
     usage = {**run.usage, "cost_usd": _cost_usd(work, run)}
     document = captions_document(
-        captions, interval_s=settings.interval_s, prompts=prompts, usage=usage, verdicts=verdicts
+        captions,
+        interval_s=settings.interval_s,
+        prompts=prompts,
+        usage=usage,
+        verdicts=verdicts,
+        frame_similarity=compared,
     )
     staged.path(_DOCUMENT).write_bytes(json_document(document))
     _write_verdicts(captions, verdicts, staged)
@@ -163,7 +184,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
 
 
 def _ladder(work: ClipWork, answers: AnswerSpool) -> tuple[Sequence[Rung[Captioner]], tuple[Prompt, ...]]:
-    """The attempts, and the prompts that they use: the endpoint's where there is one, otherwise the profile's."""
+    """The attempts: the endpoint's with its prompts where there is one, otherwise the profile's."""
     settings = work.settings.captions
     if not settings.base_url:
         return work.models.ladder(TASK), ()
@@ -202,19 +223,24 @@ def endpoint_attempts(
     return options, rungs, tuple(prompt for prompt in prompts if prompt.name in used)
 
 
-def _similarity(work: ClipWork) -> tuple[Similarity | None, str]:
-    """How alike pictures and texts are by the profile's embeddings, or the reason why nobody can tell."""
+def _text_reader(work: ClipWork) -> tuple[Embedder | None, str]:
+    """The profile's embeddings backend, where it can compare pictures with texts, or the reason why nobody can."""
     try:
-        embedder = work.models.ladder("embeddings")[0].open()
+        embedder: Embedder = work.models.ladder("embeddings")[0].open()
     except (ConfigurationError, BackendUnavailable) as error:
         return None, f"No embeddings backend: {error}"
     if not embedder.embeds_text:
         return None, f"The embeddings backend {embedder.info.backend} reads no texts."
+    return embedder, ""
+
+
+def _similarity(embedder: Embedder) -> Similarity:
+    """How alike pictures and texts are."""
 
     def cosines(images: Sequence[BgrImage], texts: Sequence[str]) -> Any:
         return (embedder.embed_images(images) * embedder.embed_texts(texts)).sum(axis=1)
 
-    return cosines, ""
+    return cosines
 
 
 def _sources(work: ClipWork, sampled: SampledFrames) -> SceneSources:

@@ -67,18 +67,21 @@ SPEC = LayerSpec(
 def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     """Segment and follow instances with the backends of the profile, until one result is accepted."""
     from ego_assets.labels.mask_records import CATEGORIES, categories_document, record_masks, write_verdicts
+    from ego_assets.media.depth_archive import cuts_at
     from ego_assets.media.verdict_table import VERDICTS_FILE
     from ego_assets.schema.documents import json_document
 
     vocabulary = work.settings.mask_vocabulary
     hands, activity = work.hand_tracks(), work.clip.activity_category
     with work.sampled_frames(work.frames_per_second(_TASK)) as sampled:
+        motion, _ = work.camera_motion(sampled.size)
+        cuts = cuts_at(motion, sampled.frame_index)
 
         def attempt(rung: Rung[MaskTracker]) -> tuple[MaskTracker, RecordedMasks, list[GateResult]]:
             tracker = rung.open()
             recorded = record_masks(
                 sampled.stream(),
-                lambda frames: tracker.track(frames, hands=hands, vocabulary=vocabulary),
+                lambda frames: tracker.track(frames, hands=hands, vocabulary=vocabulary, cuts=cuts),
                 frame_index=sampled.frame_index,
                 vocabulary=vocabulary,
                 path=staged.path,

@@ -119,6 +119,11 @@ class DeliveredClip:
         return [caption for caption in found if caption["text"]]
 
     @cached_property
+    def frame_similarity(self) -> Mapping[str, Any]:
+        """How captions and frames go together, as ``captions.json`` says; empty where nobody could tell."""
+        return self._document("captions.json").get("frame_similarity") or {}
+
+    @cached_property
     def actions(self) -> Sequence[Mapping[str, Any]]:
         """Activity segments in the order of time; empty where there are none."""
         segments: Sequence[Mapping[str, Any]] = self._document("actions.json").get("segments", [])

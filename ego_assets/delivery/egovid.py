@@ -1,7 +1,8 @@
 """EgoVid-5M: its CSV columns, as far as the present layers can fill them.
 
-``egovid/egovid.csv`` has a row per clip. What no layer measures yet (optical flow, similarities, clarity, poses) is
-empty, never invented.
+``egovid/egovid.csv`` has a row per clip. What no layer measures yet (optical flow, clarity, poses) is empty, never
+invented. ``ti_sim`` and ``ii_sim`` are lists of cosines times 100, by the model that compared captions with frames, and
+empty where none did. A clip has several captions: each frame is compared with the one of its stretch.
 
 Columns: https://huggingface.co/datasets/Jeff-Wang/EgoVid-5M
 """
@@ -117,8 +118,18 @@ def _row(clip: DeliveredClip) -> dict[str, Any]:
         "verb_cls": verbs[0] if verbs else "",
         "llava_cap": " ".join(caption["text"] for caption in clip.captions),
         "name": ", ".join(verbs) or clip.row["activity_category"],
+        "ti_sim": _percents(clip.frame_similarity.get("text", ())),
+        "ii_sim": _percents(clip.frame_similarity.get("picture", ())),
         "split": clip.split or "",
     }
+
+
+def _percents(cosines: Sequence[float | None]) -> str:
+    """A list of cosines times 100; empty where one of them is not known."""
+    known = [cosine for cosine in cosines if cosine is not None]
+    if not known or len(known) < len(cosines):
+        return ""
+    return f"[{', '.join(f'{100 * cosine:.2f}' for cosine in known)}]"
 
 
 def _longest_first(clip: DeliveredClip) -> list[str]:

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -18,7 +18,9 @@ from ego_assets.labels.prompts import Prompt
 from ego_assets.labels.scene_facts import word_count
 from ego_assets.schema.captions import CaptionAnswer, Captioner, CaptionRequest
 from ego_assets.schema.detections import BackendInfo, BgrImage
+from ego_assets.schema.embeddings import Embedder
 from ego_assets.schema.errors import EgoAssetsError
+from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
 from ego_assets.schema.timeline import NANOSECONDS, Timeline
@@ -36,6 +38,9 @@ _REFUSAL = re.compile(
     r"i (can(['\u2019]t|not| not)|am unable|am not able|won['\u2019]t)|i['\u2019]m (unable|not able))",
     re.IGNORECASE,
 )
+
+#: Frames that a clip's sentences and pictures are compared on: the first, those after a third and two thirds, the last.
+COMPARED_FRAMES = 4
 
 #: Cosine between each picture and its text, ``float [N]``.
 Similarity = Callable[[Sequence[BgrImage], Sequence[str]], npt.NDArray[np.floating[Any]]]
@@ -369,6 +374,80 @@ def _batches(requests: Iterable[CaptionRequest], size: int) -> Iterator[list[Cap
         yield batch
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrameSimilarity:
+    """How a clip's sentences go with its frames, and how much those change: EgoVid-5M's ``ti_sim`` and ``ii_sim``.
+
+    Attributes:
+        space: Space of the vectors that were compared.
+        frame_index: The frames, see :func:`compared_frames`.
+        text: Cosine of each frame and the caption of the stretch that it lies in; ``None`` where that has no text.
+        picture: Cosine of the first frame and each of the others.
+    """
+
+    space: str
+    frame_index: tuple[int, ...]
+    text: tuple[float | None, ...]
+    picture: tuple[float | None, ...]
+
+    def __post_init__(self) -> None:
+        lengths = len(self.frame_index), len(self.text), len(self.picture)
+        if lengths != (COMPARED_FRAMES, COMPARED_FRAMES, COMPARED_FRAMES - 1):
+            raise ValueError(
+                f"frame_index, text, picture: expected {COMPARED_FRAMES}, {COMPARED_FRAMES} and {COMPARED_FRAMES - 1} "
+                f"values, got {', '.join(map(str, lengths))}"
+            )
+
+
+def compared_frames(frame_count: int) -> tuple[int, ...]:
+    """The first frame, those after a third and two thirds of a clip, and the last; the same one twice in short clips.
+
+    Raises:
+        ValueError: There is no frame.
+    """
+    if frame_count < 1:
+        raise ValueError(f"frame_count: expected 1 or more, got {frame_count}")
+    return 0, frame_count // 3, 2 * frame_count // 3, frame_count - 1
+
+
+def compare_frames(
+    embedder: Embedder, frames: Mapping[int, ClipFrame], captions: Sequence[Caption], *, frame_count: int
+) -> FrameSimilarity:
+    """Compare the frames of :func:`compared_frames` with the captions of their stretches and with one another.
+
+    Args:
+        embedder: A backend that reads texts.
+        frames: At least these frames, by their index.
+        captions: The captions of the clip, in order.
+        frame_count: Number of frames of the clip.
+    """
+    places = compared_frames(frame_count)
+    pictures = embedder.embed_images([frames[place].image for place in places])
+    texts = [_text_at(captions, frames[place].timestamp_ns) for place in places]
+    told = list(dict.fromkeys(text for text in texts if text))
+    vectors = dict(zip(told, embedder.embed_texts(told), strict=True))
+    return FrameSimilarity(
+        space=embedder.space,
+        frame_index=places,
+        text=tuple(
+            _cosine(picture, vectors[text]) if text else None
+            for picture, text in zip(pictures, texts, strict=True)
+        ),
+        picture=tuple(_cosine(pictures[0], picture) for picture in pictures[1:]),
+    )
+
+
+def _text_at(captions: Sequence[Caption], timestamp_ns: int) -> str:
+    """What the caption says in whose stretch a time lies; the last stretch has no end."""
+    begun = [caption for caption in captions if caption.moment.start_ns <= timestamp_ns]
+    return begun[-1].text if begun else ""
+
+
+def _cosine(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float | None:
+    value = float(first @ second)
+    return round(value, 6) if math.isfinite(value) else None
+
+
 def captions_document(
     captions: Sequence[Caption],
     *,
@@ -376,6 +455,7 @@ def captions_document(
     prompts: Sequence[Prompt],
     usage: Mapping[str, float | None],
     verdicts: Sequence[Mapping[str, GateOutcome]],
+    frame_similarity: FrameSimilarity | None = None,
 ) -> dict[str, Any]:
     """What ``captions.json`` holds.
 
@@ -385,6 +465,7 @@ def captions_document(
         prompts: What models may have been asked.
         usage: Tokens, requests and cost; ``None`` for what nobody knows.
         verdicts: Criterion to verdict, per caption.
+        frame_similarity: How sentences and frames go together, where somebody can tell.
     """
     sources = sorted({caption.source for caption in captions})
     return {
@@ -411,5 +492,6 @@ def captions_document(
             }
             for caption, verdict in zip(captions, verdicts, strict=True)
         ],
+        "frame_similarity": None if frame_similarity is None else asdict(frame_similarity),
         "usage": dict(usage),
     }

@@ -132,6 +132,7 @@ def track_masks(
     people: PersonFinder | None = None,
     vocabulary: Sequence[str],
     options: TrackingOptions | None = None,
+    cuts: frozenset[int] = frozenset(),
 ) -> Iterator[MaskFrame]:
     """Instances of every frame, in order.
 
@@ -146,6 +147,7 @@ def track_masks(
         people: Finds people; without it nobody is ``person``.
         vocabulary: Categories that may be given; without ``hand`` and ``person`` such instances are left out.
         options: How instances are found and followed.
+        cuts: Indices of frames on which a new scene begins; those that the pictures show are found besides.
 
     Raises:
         ValueError: The vocabulary lacks ``object``.
@@ -157,6 +159,7 @@ def track_masks(
         contacts=hands,
         people=people if PERSON_CATEGORY in vocabulary else None,
         options=options or TrackingOptions(),
+        cuts=cuts,
     )
     for frame in frames:
         yield tracker.step(frame)
@@ -286,7 +289,9 @@ class _Tracker:
         contacts: HandObjectTracks | None,
         people: PersonFinder | None,
         options: TrackingOptions,
+        cuts: frozenset[int] = frozenset(),
     ) -> None:
+        self._cuts = cuts
         self._hand_tracks, self._contact_tracks = hands, contacts
         self._people, self._options = people, options
         self._hands = {side: _Hand() for side in HAND_IDS}
@@ -308,7 +313,7 @@ class _Tracker:
         """The instances of the next frame."""
         work, time_ns = shrink(frame.image, self._options.max_side), frame.timestamp_ns
         grey = np.asarray(cv2.cvtColor(work, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
-        carried, reliable = self._carry(grey, time_ns)
+        carried, reliable = self._carry(grey, time_ns, is_cut=frame.frame_index in self._cuts)
         taken = self._place_hands(work, frame, carried)
         boxes, contact_began = self._contact_boxes(work, frame)
         labels = None
@@ -329,7 +334,9 @@ class _Tracker:
 
     # ------------------------------------------------------------------ from frame to frame
 
-    def _carry(self, grey: npt.NDArray[np.uint8], time_ns: int) -> tuple[LabelMap | None, Mask]:
+    def _carry(
+        self, grey: npt.NDArray[np.uint8], time_ns: int, *, is_cut: bool
+    ) -> tuple[LabelMap | None, Mask]:
         """The labels of the frame before at their new places, and where that is believable."""
         nothing = np.zeros(grey.shape, np.bool_)
         if self._grey is None or self._labels is None:
@@ -339,7 +346,7 @@ class _Tracker:
                 f"frames: expected one size, got {list(self._grey.shape)} and then {list(grey.shape)} when reduced"
             )
         places, reliable = trace_back(self._grey, grey, preset="medium")
-        if reliable.mean() < _CUT_BELOW:
+        if is_cut or reliable.mean() < _CUT_BELOW:
             self._persons.clear()
             self._held.clear()
             self._unseen.looks.clear()

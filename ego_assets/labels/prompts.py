@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ego_assets.schema.errors import ConfigurationError
@@ -67,6 +68,12 @@ DEFAULT_PROMPTS = (
         ),
     ),
 )
+
+
+def shipped_prompts(names: Iterable[str]) -> tuple[Prompt, ...]:
+    """Those of :data:`DEFAULT_PROMPTS` that are named, in their order."""
+    wanted = set(names)
+    return tuple(prompt for prompt in DEFAULT_PROMPTS if prompt.name in wanted)
 
 
 def parse_prompts(content: object, *, source: str) -> tuple[Prompt, ...]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from types import TracebackType
-from typing import Self, cast
+from typing import Literal, Self, cast
 
 import av.error
 import numpy as np
 import numpy.typing as npt
 from av.codec.context import ThreadType
+from av.codec.hwaccel import HWAccel
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
@@ -35,7 +37,10 @@ from ego_assets.media.timeline import (
 )
 from ego_assets.schema.arrays import ScalarT, read_only
 from ego_assets.schema.detections import BgrImage
-from ego_assets.schema.errors import MediaError
+from ego_assets.schema.errors import BackendUnavailable, MediaError
+
+#: What decodes: the processor, or the decoder of an NVIDIA GPU (NVDEC).
+Decoder = Literal["cpu", "cuda"]
 
 #: Fewest frames that seeking must save. A seek throws away the frames that decoder threads have begun,
 #: one per thread, so below this it costs more than it saves.
@@ -126,9 +131,13 @@ class VideoReader:
         prefetch: Most frames decoded ahead; 0 decodes in the calling thread.
         strict: Raise ``MediaError`` (``damaged``) at the first damage instead of going on.
         name: What messages call the source.
+        decoder: ``cpu``, or ``cuda`` for the decoder of the first GPU. Pictures are copied to system memory and are
+            the same. What that decoder cannot read is refused, never decoded elsewhere: it takes fewer codecs and
+            pixel formats, and its damage cannot be told from that.
 
     Raises:
         MediaError: As :func:`ego_assets.media.source.open_video`.
+        BackendUnavailable: There is no such decoder, or it cannot read this video (also while frames are read).
         ValueError: ``indices`` outside the video (when iteration begins).
     """
 
@@ -141,12 +150,14 @@ class VideoReader:
         prefetch: int = 8,
         strict: bool = False,
         name: str = "",
+        decoder: Decoder = "cpu",
     ) -> None:
         if threads < 0 or prefetch < 0:
             raise ValueError(f"threads, prefetch: expected 0 or more, got {threads}, {prefetch}")
         self._label = display_name(source, name)
         self._indices = None if indices is None else sorted(set(indices))
         self._strict = strict
+        self._decoder = decoder
         self._started = False
         self._orientation: Orientation | None = None
         self._stepped_back = False
@@ -158,11 +169,19 @@ class VideoReader:
         #: because they lack any time stamp.
         self.frames_lost = 0
         self._container, self._stream = open_video(source, name=name)
+        if decoder != "cpu":
+            # What is wrong with the file itself was said before.
+            self._container.close()
+            self._container, self._stream = _opened_on_gpu(source, name)
         self._time_base = time_base_of(self._stream)
         frame_bytes = max(1, _frame_bytes(self._stream))
         self._prefetch = min(prefetch, max(2, MAX_PREFETCH_BYTES // frame_bytes))
-        self._stream.codec_context.thread_count = threads or min(
-            os.cpu_count() or 1, MAX_DECODER_THREADS, max(2, MAX_DECODER_BYTES // frame_bytes)
+        # Threads of the processor would take turns at the one device.
+        self._stream.codec_context.thread_count = (
+            1
+            if decoder != "cpu"
+            else threads
+            or min(os.cpu_count() or 1, MAX_DECODER_THREADS, max(2, MAX_DECODER_BYTES // frame_bytes))
         )
         self._stream.codec_context.thread_type = ThreadType.AUTO
 
@@ -308,12 +327,17 @@ class VideoReader:
                     self._orientation = orientation_of(frame)
                 if normaliser is None:
                     normaliser = PictureNormaliser(mirrored=self._orientation.mirrored)
-                yield from normaliser.add(latest, frame)
+                picture = frame if self._decoder == "cpu" else as_decoded_by_cpu(frame)
+                yield from normaliser.add(latest, picture)
         if normaliser is not None:
             yield from normaliser.finish()
 
     def _damage(self, error: Exception | None) -> None:
         self.decode_errors += 1
+        if self._decoder != "cpu":
+            raise BackendUnavailable(
+                f"{self._label}: the GPU's decoder cannot read it{f' ({error})' if error else ''}. Set EGO_DECODER=cpu."
+            ) from error
         if self._strict:
             raise MediaError(
                 "damaged", f"{self._label} is damaged: copy it from the camera again."
@@ -322,6 +346,40 @@ class VideoReader:
     def _frame(self, index: int, stamp: int, frame: VideoFrame) -> DecodedFrame:
         rotation_deg = self._orientation.rotation_deg if self._orientation is not None else 0
         return DecodedFrame(index, ticks_to_ns(stamp, self._time_base), frame, rotation_deg)
+
+
+def _opened_on_gpu(source: MediaSource, name: str) -> tuple[InputContainer, VideoStream]:
+    """A video that opens on the CPU, opened for the GPU's decoder and no other."""
+    advice = "Set EGO_DECODER=cpu, or check the driver with nvidia-smi."
+    label = display_name(source, name)
+    hwaccel = HWAccel("cuda", allow_software_fallback=False)
+    try:
+        container, stream = open_video(source, name=name, hwaccel=hwaccel)
+    except (MediaError, RuntimeError, NotImplementedError) as error:
+        cause = error.__cause__ or error
+        raise BackendUnavailable(f"{label}: no GPU decoder (cuda) for it here: {cause}. {advice}") from error
+    if not stream.codec_context.is_hwaccel:
+        container.close()
+        codec = stream.codec_context.name
+        raise BackendUnavailable(f"{label}: the GPU has no decoder for {codec}. {advice}")
+    return container, stream
+
+
+def as_decoded_by_cpu(frame: VideoFrame) -> VideoFrame:
+    """A frame copied from a GPU, whose chroma planes are woven into one, in the layout that the CPU's decoders give.
+
+    Raises:
+        BackendUnavailable: It is not 8-bit 4:2:0, or interlaced; no de-identified video with the defaults is.
+    """
+    if frame.format.name != "nv12" or frame.interlaced_frame:
+        kind = f"{'interlaced ' if frame.interlaced_frame else ''}{frame.format.name}"
+        raise BackendUnavailable(
+            f"EGO_DECODER=cuda reads whole pictures of 8-bit 4:2:0, and the GPU gave {kind}. Set EGO_DECODER=cpu."
+        )
+    planar = frame.reformat(format="yuv420p", threads=1)
+    planar.pts, planar.time_base = frame.pts, frame.time_base
+    planar.color_trc, planar.color_primaries = frame.color_trc, frame.color_primaries
+    return planar
 
 
 def _frame_bytes(stream: VideoStream) -> int:
@@ -338,13 +396,20 @@ def decode_frames(
     prefetch: int = 8,
     strict: bool = False,
     name: str = "",
+    decoder: Decoder = "cpu",
 ) -> Iterator[DecodedFrame]:
     """The frames of a video in presentation order; see :class:`VideoReader` for the options.
 
     The video is opened when iteration begins, and closed when it ends or is abandoned.
     """
     with VideoReader(
-        source, indices=indices, threads=threads, prefetch=prefetch, strict=strict, name=name
+        source,
+        indices=indices,
+        threads=threads,
+        prefetch=prefetch,
+        strict=strict,
+        name=name,
+        decoder=decoder,
     ) as reader:
         yield from reader.frames()
 

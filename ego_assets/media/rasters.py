@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +25,11 @@ _CV2_OPTIONS = (
     cv2.IMWRITE_PNG_STRATEGY_RLE,
 )
 _ZLIB_RLE = 3
+# Millimetres of a surface fill both bytes, and runs are short. One filter for all rows (RFC 2083, 6.4: the difference
+# from the row above) with the quickest search takes two thirds of the time of the above, and the files are smaller.
+_FILTER_UP = 2
+_LEVEL_16 = 1
+_GREY = 0
 # Both ends are looked for: OpenCV fills what is missing of a cut file with zeros and says nothing.
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"IEND\xaeB`\x82"
@@ -32,7 +39,16 @@ _COLOUR_TYPE_BYTE, _INDEXED = 25, 3
 
 def encode_png16(values: npt.NDArray[np.uint16]) -> bytes:
     """``uint16 [height, width]`` as 16-bit greyscale PNG. Equal values give equal bytes."""
-    return _encode_grey(values, np.dtype(np.uint16))
+    _check(values, np.dtype(np.uint16), "values")
+    height, width = values.shape
+    rows = np.ascontiguousarray(values, ">u2").view(np.uint8)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = _FILTER_UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 16, _GREY, 0, 0, 0)
+    data = zlib.compress(filtered.data, _LEVEL_16)
+    return b"".join((_SIGNATURE, *_chunk(b"IHDR", header), *_chunk(b"IDAT", data), *_chunk(b"IEND", b"")))
 
 
 def encode_png8(values: npt.NDArray[np.uint8]) -> bytes:
@@ -81,6 +97,12 @@ def decode_png(data: bytes) -> npt.NDArray[Any]:
     if values is None or values.ndim != 2:
         raise ArtifactCorrupted("A PNG cannot be read as a map of one value a pixel: make the layer again.")
     return values
+
+
+def _chunk(kind: bytes, content: bytes) -> tuple[bytes, ...]:
+    """Length, name, content and checksum."""
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)
 
 
 def _encode_grey(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> bytes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ego_assets.media.decode import DecodedFrame, decode_frames
+from ego_assets.media.decode import DecodedFrame, Decoder, decode_frames
 from ego_assets.media.probe import probe
 from ego_assets.media.timeline import read_timeline
 from ego_assets.schema.arrays import read_only
@@ -21,8 +22,8 @@ from ego_assets.schema.timeline import Timeline
 FrameDecoder = Callable[[Path, Sequence[int]], Generator[DecodedFrame]]
 
 
-def _decode(video: Path, indices: Sequence[int]) -> Generator[DecodedFrame]:
-    yield from decode_frames(video, indices=indices)
+def _decode(video: Path, indices: Sequence[int], *, decoder: Decoder = "cpu") -> Generator[DecodedFrame]:
+    yield from decode_frames(video, indices=indices, decoder=decoder)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,7 +67,11 @@ class SampledFrames:
 
 
 def sample_frames(
-    video: Path, *, frames_per_second: float | None, progress: ProgressCallback = ignore_progress
+    video: Path,
+    *,
+    frames_per_second: float | None,
+    progress: ProgressCallback = ignore_progress,
+    decoder: Decoder = "cpu",
 ) -> SampledFrames:
     """Choose the frames nearest to a regular grid in time.
 
@@ -74,6 +79,7 @@ def sample_frames(
         video: De-identified video.
         frames_per_second: Rate of the grid; ``None`` for every frame.
         progress: Hears frames done and in total while frames are decoded.
+        decoder: What decodes, as :class:`ego_assets.media.decode.VideoReader` has it.
     """
     timeline = read_timeline(video)
     grid = (
@@ -88,4 +94,5 @@ def sample_frames(
         frame_index=grid,
         size=(found.width, found.height),
         progress=progress,
+        decode=partial(_decode, decoder=decoder),
     )

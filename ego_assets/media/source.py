@@ -11,6 +11,7 @@ from typing import BinaryIO, cast
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
@@ -63,7 +64,9 @@ def time_base_of(stream: VideoStream) -> Fraction:
     return stream.time_base
 
 
-def open_video(source: MediaSource, *, name: str = "") -> tuple[InputContainer, VideoStream]:
+def open_video(
+    source: MediaSource, *, name: str = "", hwaccel: HWAccel | None = None
+) -> tuple[InputContainer, VideoStream]:
     """Open a source and select its video stream; the caller closes the container.
 
     Every other stream is skipped while reading. Pictures attached to an audio file do not count as video.
@@ -71,6 +74,7 @@ def open_video(source: MediaSource, *, name: str = "") -> tuple[InputContainer, 
     Args:
         source: Local path, or seekable binary file object (rewound before use, left open).
         name: What messages call it; the base name of a path by default.
+        hwaccel: Device that decodes the stream; the CPU by default.
 
     Raises:
         MediaError: ``empty``, ``not_a_video``, ``missing_index``, ``no_video_stream``, ``no_codec`` or
@@ -84,7 +88,9 @@ def open_video(source: MediaSource, *, name: str = "") -> tuple[InputContainer, 
         source.seek(0)
     file = os.fspath(source) if isinstance(source, str | os.PathLike) else source
     try:
-        container = av.open(file, "r", buffer_size=READ_BUFFER_BYTES, metadata_errors="replace")
+        container = av.open(
+            file, "r", buffer_size=READ_BUFFER_BYTES, metadata_errors="replace", hwaccel=hwaccel
+        )
     except av.error.FFmpegError as error:
         raise _why_not_opened(source, header, label, error) from error
     try:

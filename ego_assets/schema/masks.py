@@ -105,6 +105,7 @@ class MaskTracker(Protocol):
         *,
         hands: HandObjectTracks | None = None,
         vocabulary: Sequence[str] = MASK_CATEGORIES,
+        cuts: frozenset[int] = frozenset(),
     ) -> Iterator[MaskFrame]:
         """One result per frame, in order; nothing is remembered from one call to the next.
 
@@ -114,6 +115,7 @@ class MaskTracker(Protocol):
             frames: Frames of one clip in order of time.
             hands: The wearer's hands, where the hand layer has them; boxes are scaled to the frames' size.
             vocabulary: Categories that may be given.
+            cuts: Indices of those frames on which a new scene begins: nothing is followed into them.
         """
         ...
 

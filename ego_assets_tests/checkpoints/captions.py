@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,7 @@ from typing import Any
 from resources.models import registry
 
 #: What the constructed model answers, whatever it sees.
-SENTENCE = (
-    "A person in the kitchen holds one knife with both hands and cuts an onion on wooden board"
-)
+SENTENCE = "A person in the kitchen holds one knife with both hands and cuts an onion on wooden board"
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 #: The template of the published repository in short: the parts of a message in order.
@@ -29,7 +28,9 @@ def _tokenizer() -> Any:
 
     words = ["<unk>", *_SPECIAL, *dict.fromkeys(SENTENCE.split()), "assistant", "user"]
     filler = [f"word{number}" for number in range(64 - len(words))]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate([*words, *filler])}, "<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: place for place, word in enumerate([*words, *filler])}, "<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -135,7 +136,7 @@ def _chain(network: Any, tokens: Sequence[int]) -> None:
         embedding.fill_diagonal_(1.0)
         head = network.get_output_embeddings().weight
         head.zero_()
-        for token, following in zip(tokens, tokens[1:], strict=False):
+        for token, following in itertools.pairwise(tokens):
             head[following, token] = 1.0
 
 

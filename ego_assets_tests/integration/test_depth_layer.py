@@ -125,6 +125,9 @@ class FakeModels:
     def settings(self, tasks: Iterable[str], *, leak_check: bool = False) -> Mapping[str, Mapping[str, Any]]:
         return {}
 
+    def give_back_memory(self, *, keep_networks: bool) -> None:
+        pass
+
 
 @dataclass
 class Bench:

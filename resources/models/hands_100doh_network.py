@@ -184,8 +184,7 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
         probabilities = torch.softmax(self.RCNN_cls_score(looked).float(), dim=2)
         deviations = torch.tensor(_BOX_DEVIATIONS, device=looked.device)
         regressed = self.RCNN_bbox_pred(looked).float().unflatten(2, (3, 4)) * deviations
-        hands = self._kept(HAND_CLASS, boxes, known, probabilities, regressed, height=height, width=width)
-        objects = self._kept(OBJECT_CLASS, boxes, known, probabilities, regressed, height=height, width=width)
+        hands, objects = self._kept(boxes, known, probabilities, regressed, height=height, width=width)
         chosen = hands.places[:, :, None]
         right = self.extension_layer.hand_lr_layer(
             torch.gather(looked, 1, chosen.expand(-1, -1, looked.shape[2]))
@@ -238,30 +237,33 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def _kept(
-        self,
-        number: int,
-        boxes: Any,
-        known: Any,
-        probabilities: Any,
-        regressed: Any,
-        *,
-        height: int,
-        width: int,
-    ) -> _Kept:
+        self, boxes: Any, known: Any, probabilities: Any, regressed: Any, *, height: int, width: int
+    ) -> tuple[_Kept, _Kept]:
+        """Hands, and objects."""
+        hands, objects = (
+            self._kept_of(
+                number,
+                known,
+                probabilities[:, :, number],
+                clipped(decoded(boxes, regressed[:, :, number]), height=height, width=width),
+            )
+            for number in (HAND_CLASS, OBJECT_CLASS)
+        )
+        return hands, objects
+
+    def _kept_of(self, number: int, known: Any, probabilities: Any, boxes: Any) -> _Kept:
         """The boxes of a class that are above its threshold and do not overlap a stronger one."""
         batch = len(boxes)
         found = boxes.new_zeros((batch, self._max_hands, 4))
         scores = boxes.new_zeros((batch, self._max_hands))
         places = torch.zeros(scores.shape, dtype=torch.int64, device=boxes.device)
         counts = torch.zeros(batch, dtype=torch.int64, device=boxes.device)
-        refined = clipped(decoded(boxes, regressed[:, :, number]), height=height, width=width)
-        for picture in range(batch):
-            probability = probabilities[picture, :, number]
+        for picture, probability in enumerate(probabilities):
             rows = torch.nonzero(known[picture] & (probability > self._thresholds[number]))[:, 0]
             rows = rows[probability[rows].argsort(descending=True, stable=True)]
-            kept = rows[suppressed(refined[picture, rows], probability[rows], iou=self._nms_iou)]
+            kept = rows[suppressed(boxes[picture, rows], probability[rows], iou=self._nms_iou)]
             kept = kept[: self._max_hands]
-            found[picture, : len(kept)] = refined[picture, kept]
+            found[picture, : len(kept)] = boxes[picture, kept]
             scores[picture, : len(kept)] = probability[kept]
             places[picture, : len(kept)] = kept
             counts[picture] = len(kept)

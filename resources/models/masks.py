@@ -207,6 +207,7 @@ class RegionsFlowTracker:
         *,
         hands: HandObjectTracks | None = None,
         vocabulary: Sequence[str] = MASK_CATEGORIES,
+        cuts: frozenset[int] = frozenset(),
     ) -> Iterator[MaskFrame]:
         """One result per frame, in order."""
         return track_masks(
@@ -215,6 +216,7 @@ class RegionsFlowTracker:
             people=self._people,
             vocabulary=vocabulary,
             options=self._options,
+            cuts=cuts,
         )
 
 

@@ -27,8 +27,8 @@ _CONFIG = "open_clip_config.json"
 _TOKENIZER = "tokenizer.json"
 #: Digits of the weights' digest in the name of a space.
 _SPACE_DIGITS = 12
-#: Longer sides beyond this many shorter ones are cut off on both ends before a picture is scaled by its shorter side: of
-#: these only the middle is looked at, and a strip of one pixel would be blown up to gigabytes.
+#: Before a picture is scaled by its shorter side, longer ones are cut to this many of it: only the middle is looked at
+#: anyway, and a strip of one pixel would be blown up to gigabytes.
 _LARGEST_ASPECT = 16
 _RESIZE_MODES = ("shortest", "longest", "squash")
 
@@ -36,11 +36,11 @@ _log = logging.getLogger(__name__)
 
 
 class OpenClipEmbedder:
-    """Contrastive models of pictures and texts (CLIP: Radford et al., 2021; SigLIP: Zhai et al., 2023; MobileCLIP:
-    Vasu et al., 2024), loaded by ``open_clip`` from a folder of its own layout.
+    """Contrastive models of pictures and texts, loaded by ``open_clip`` from a folder in its layout.
 
-    Vectors are of unit length. Models of fewer than 768 numbers are filled up with zeros, which changes no cosine.
-    Pictures are prepared as the model's configuration says, on the device.
+    CLIP (Radford et al., 2021), SigLIP (Zhai et al., 2023), MobileCLIP (Vasu et al., 2024) and their like. Vectors are
+    of unit length. Those of fewer than 768 numbers are filled up with zeros, which changes no cosine. Pictures are
+    prepared as the model's configuration says, on the device.
 
     Args:
         models_dir: Folder of the weights.
@@ -85,9 +85,7 @@ class OpenClipEmbedder:
         self._tokenizer_lock = threading.Lock()
         network = _network(card, folder)
         self._preparation = _Preparation(network.visual.preprocess_cfg)
-        self._held = HeldNetwork(
-            network, device=device, precision=precision, compile=compile, name=card.name
-        )
+        self._held = HeldNetwork(network, device=device, precision=precision, compile=compile, name=card.name)
         _log.info(
             "%s on %s, %s%s",
             card.name,
@@ -136,25 +134,25 @@ class OpenClipEmbedder:
         """
         return self._stacked(self._text_batches.run(texts, self._text_batch))
 
-    def _image_batch(self, images: Sequence[BgrImage]) -> npt.NDArray[np.float32]:
+    def _image_batch(self, images: Sequence[BgrImage]) -> list[npt.NDArray[np.float32]]:
         with self._held.in_use() as network:
             pictures = self._preparation(images, device=self._held.device, dtype=self._held.dtype)
             return self._unit_vectors(network(image=pictures)[0])
 
-    def _text_batch(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def _text_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         with self._tokenizer_lock:
             tokens = self._tokenizer(list(texts))
         with self._held.in_use() as network:
             return self._unit_vectors(network(text=tokens.to(self._held.device))[1])
 
-    def _unit_vectors(self, features: Any) -> npt.NDArray[np.float32]:
-        """``float32 [N, 768]`` of unit length from what a tower gives: bfloat16 leaves lengths a little off."""
+    def _unit_vectors(self, features: Any) -> list[npt.NDArray[np.float32]]:
+        """``float32 [768]`` of unit length each from what a tower gives: bfloat16 leaves lengths a little off."""
         found = features.float().cpu().numpy().astype(np.float64)
         lengths = np.linalg.norm(found, axis=1, keepdims=True)
         vectors = np.zeros((len(found), EMBEDDING_DIMENSIONS), np.float32)
         # A vector without a direction, or of no numbers, stays what it is: the gate of the layer refuses it.
         vectors[:, : self._dimensions] = np.divide(found, lengths, out=found, where=lengths > 0)
-        return vectors
+        return list(vectors)
 
     @staticmethod
     def _stacked(vectors: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
@@ -222,11 +220,11 @@ class _Preparation:
                 shorter = min(height, width)
                 target = [max(rows, rows * height // shorter), max(columns, columns * width // shorter)]
             else:
-                scale = max(rows / height, columns / width)
-                target = [max(rows, round(height * scale)), max(columns, round(width * scale))]
+                ratio = min(height / rows, width / columns)
+                target = [max(rows, round(height / ratio)), max(columns, round(width / ratio))]
         else:
-            scale = min(rows / height, columns / width)
-            target = [max(1, round(height * scale)), max(1, round(width * scale))]
+            ratio = max(height / rows, width / columns)
+            target = [max(1, round(height / ratio)), max(1, round(width / ratio))]
         resized = resize(pixels, target, interpolation=self._interpolation, antialias=True)
         missing = max(0, rows - target[0]), max(0, columns - target[1])
         if any(missing):
@@ -258,8 +256,8 @@ def _model_config(card: ModelCard, folder: Path) -> dict[str, Any]:
         ) from error
     if text_model or "multimodal_cfg" in config or remote:
         raise BackendUnavailable(
-            f"{card.name}: {folder / _CONFIG} asks for a text tower of its own repository, a captioning head or code of "
-            "strangers. Use a model whose two towers OpenCLIP builds itself."
+            f"{card.name}: {folder / _CONFIG} asks for a text tower from elsewhere, a captioning head or foreign code. "
+            "Use a model whose two towers OpenCLIP builds itself."
         )
     if not 1 <= dimensions <= EMBEDDING_DIMENSIONS:
         raise ValueError(
@@ -292,8 +290,8 @@ def _network(card: ModelCard, folder: Path) -> Any:
     try:
         network = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
     except Exception as error:
+        problem = " ".join(str(error).split())[:300]
         raise BackendUnavailable(
-            f"{card.name}: {folder} cannot be loaded: {str(error)[:300]}. {_CONFIG} and the weights have to be of one "
-            "model."
+            f"{card.name}: {folder} cannot be loaded: {problem}. {_CONFIG} and the weights have to be of one model."
         ) from error
     return network.eval()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +68,17 @@ class PaddleTextDetector:
         self._digest = weights_digest(path)
         # PaddleX asks four model hosts whether they answer as soon as it is imported, unless it is told not to.
         os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
-        text_detection = importlib.import_module("paddleocr").TextDetection
         try:
-            self._model: Any = text_detection(
-                model_name=path.parent.name,
-                model_dir=str(path.parent),
-                device=None if device == "auto" else device,
-                limit_side_len=max_side,
-                limit_type="max",
-                thresh=pixel_threshold,
-                unclip_ratio=unclip_ratio,
-            )
+            with _log_as_it_was():
+                self._model: Any = importlib.import_module("paddleocr").TextDetection(
+                    model_name=path.parent.name,
+                    model_dir=str(path.parent),
+                    device=None if device == "auto" else device,
+                    limit_side_len=max_side,
+                    limit_type="max",
+                    thresh=pixel_threshold,
+                    unclip_ratio=unclip_ratio,
+                )
         except (RuntimeError, AssertionError, OSError, KeyError, ValueError) as error:
             raise BackendUnavailable(
                 f"{PADDLE_TEXT.name} in {path.parent} cannot be loaded: {str(error)[:300]}. Put the published "
@@ -113,6 +115,18 @@ class PaddleTextDetector:
                     height=sizes[position][1],
                 )
         return found
+
+
+@contextmanager
+def _log_as_it_was() -> Iterator[None]:
+    """Undo what loading does to the log of the whole process: PaddlePaddle prints everybody's messages."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def boxes_of_polygons(

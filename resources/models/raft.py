@@ -55,7 +55,7 @@ class RaftFlow:
         iterations: How often the flow is refined; more is slower and more exact (12 in training).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: Arithmetic of encoders and updates; correlation and coordinates are float32 always.
-        compile: Whether ``torch.compile`` prepares the network, once for every size of pictures.
+        compile: Whether ``torch.compile`` prepares the refinement, the part that runs most often.
         batch_size: Most pairs in one call; 0 chooses by the memory that the first pair took.
 
     Raises:
@@ -88,16 +88,20 @@ class RaftFlow:
         network = Raft("large" if checkpoint == "large" else "small", iterations=iterations)
         is_princeton = checkpoint == "small_princeton"
         load_weights(network.raft, path, renamed=torchvision_name if is_princeton else None)
+        # Compiled as a whole, each of the refinements would be compiled anew, which takes minutes.
         self._held = HeldNetwork(
-            network, device=device, precision=precision, compile=compile, name=self._card.name
+            network, device=device, precision=precision, compile="off", name=self._card.name
         )
+        is_compiled = compile == "on" or (compile == "auto" and self._held.device.type == "cuda")
+        if is_compiled:
+            network.refinement.compile()
         self._batches = Batches(batch_size, device=self._held.device)
         _log.info(
             "%s runs on %s in %s, %s",
             self._card.name,
             self._held.device,
             str(self._held.dtype).removeprefix("torch."),
-            "compiled" if self._held.is_compiled else "not compiled",
+            "compiled" if is_compiled else "not compiled",
         )
 
     @property

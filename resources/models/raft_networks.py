@@ -38,8 +38,8 @@ class Raft(nn.Module):  # type: ignore[misc,unused-ignore]
         # Never the name of weights: torchvision would fetch them.
         self.raft = {"large": raft_large, "small": raft_small}[size](weights=None, progress=False)
         self.iterations = iterations
+        self.refinement = Refinement(self.raft.update_block, radius=int(self.raft.corr_block.radius))
         self.levels = int(self.raft.corr_block.num_levels)
-        self.radius = int(self.raft.corr_block.radius)
 
     def forward(self, first: Any, second: Any) -> Any:
         """``float32 [N, 2, height, width]``, offsets (x, y) in pixels.
@@ -50,9 +50,7 @@ class Raft(nn.Module):  # type: ignore[misc,unused-ignore]
         """
         height, width = first.shape[-2:]
         top, left = _margin(height), _margin(width)
-        bottom, right = (
-            _padded(side) - side - before for side, before in ((height, top), (width, left))
-        )
+        bottom, right = (_padded(side) - side - before for side, before in ((height, top), (width, left)))
         dtype = self.raft.context_encoder.conv.weight.dtype
 
         def prepared(pictures: Any) -> Any:
@@ -66,18 +64,15 @@ class Raft(nn.Module):  # type: ignore[misc,unused-ignore]
         features = self.raft.feature_encoder(torch.cat([first, second])).float()
         pyramid = _correlations(*features.chunk(2), levels=self.levels)
         count, rows, columns = first.shape[0], *features.shape[-2:]
-        update = self.raft.update_block
         context = self.raft.context_encoder(first)
-        hidden, context = context.split(
-            [update.hidden_state_size, context.shape[1] - update.hidden_state_size], dim=1
-        )
+        width = self.raft.update_block.hidden_state_size
+        hidden, context = context.split([width, context.shape[1] - width], dim=1)
         hidden, context = torch.tanh(hidden), functional.relu(context)
-        start = _grid(rows, columns, features.device).expand(count, -1, -1, -1)
-        places = start
+        start = _grid(rows, columns, features.device).repeat(count, 1, 1, 1)
+        # A copy: one tensor given twice would be compiled as a case of its own.
+        places = start.clone()
         for _ in range(self.iterations):
-            found = _neighbourhoods(pyramid, places, radius=self.radius)
-            hidden, step = update(hidden, context, found.to(hidden.dtype), (places - start).to(hidden.dtype))
-            places = places + step.float()
+            hidden, places = self.refinement(hidden, context, pyramid, start, places)
         return self._enlarged(places - start, hidden)
 
     def _enlarged(self, flow: Any, hidden: Any) -> Any:
@@ -90,6 +85,24 @@ class Raft(nn.Module):  # type: ignore[misc,unused-ignore]
         neighbours = functional.unfold(STRIDE * flow, kernel_size=3, padding=1)
         mixed = (weights.softmax(dim=2) * neighbours.view(count, 2, 9, 1, 1, rows, columns)).sum(dim=2)
         return mixed.permute(0, 1, 4, 2, 5, 3).reshape(count, 2, rows * STRIDE, columns * STRIDE)
+
+
+class Refinement(nn.Module):  # type: ignore[misc,unused-ignore]
+    """One refinement of the flow; a module of its own, so that ``torch.compile`` prepares it once for all of them."""
+
+    def __init__(self, update_block: Any, *, radius: int) -> None:
+        super().__init__()
+        self.update_block = update_block
+        self.radius = radius
+
+    def forward(
+        self, hidden: Any, context: Any, pyramid: list[Any], start: Any, places: Any
+    ) -> tuple[Any, Any]:
+        """The next hidden state, and where every cell is thought to have gone, ``float32 [N, 2, rows, columns]``."""
+        found = _neighbourhoods(pyramid, places, radius=self.radius)
+        flow = (places - start).to(hidden.dtype)
+        hidden, step = self.update_block(hidden, context, found.to(hidden.dtype), flow)
+        return hidden, places + step.float()
 
 
 def _padded(side: int) -> int:

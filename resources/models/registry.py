@@ -452,8 +452,8 @@ def _depth_anything(size: str, *, scene: str = "") -> ModelCard:
     )
 
 
-#: Size to the checkpoints for indoor and outdoor scenes, in this order; and those without a scale.
-DEPTH_SIZES = ("small", "base", "large")
+#: Size, the default first, to the checkpoints for indoor and outdoor scenes, in this order; and those without a scale.
+DEPTH_SIZES = ("large", "base", "small")
 DEPTH_ANYTHING_METRIC = {
     size: (_depth_anything(size, scene="indoor"), _depth_anything(size, scene="outdoor"))
     for size in DEPTH_SIZES
@@ -719,8 +719,6 @@ OWN_CHECKPOINTS: Mapping[str, tuple[ModelCard, ...]] = MappingProxyType(
             ),
         ),
         # Weights are called as transformers calls them, in one file or in several.
-        "captions": (
-            _own("captions", "own image-text model", (ModelFile(path="config.json"),), _VLM_INPUT),
-        ),
+        "captions": (_own("captions", "own image-text model", (ModelFile(path="config.json"),), _VLM_INPUT),),
     }
 )

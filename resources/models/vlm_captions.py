@@ -40,11 +40,10 @@ _log = logging.getLogger(__name__)
 
 
 class VisionLanguageCaptioner:
-    """Any image-text model of ``transformers`` that takes a chat with a picture, such as LLaVA-OneVision (Li et al.,
-    2024), asked with the prompts that endpoints are asked with.
+    """Image-text models of ``transformers`` that take a chat with a picture, such as LLaVA-OneVision (Li et al., 2024).
 
-    Answers are decoded greedily, and read by the rules for answers of endpoints. Attempts that differ in prompts share
-    one model in memory.
+    They are asked with the prompts that endpoints are asked with. Answers are decoded greedily, and read by the rules
+    for answers of endpoints. Attempts that differ in prompts share one model in memory.
 
     Args:
         models_dir: Folder of the weights.
@@ -93,7 +92,9 @@ class VisionLanguageCaptioner:
         self._max_side = max_side
         self._licence = licence if card.licence == OWN_LICENCE else card.licence
         folder = located_folder(card, models_dir)
-        self._digest = _folder_digest(folder) if card.licence == OWN_LICENCE else card_digest(card, models_dir)
+        self._digest = (
+            _folder_digest(folder) if card.licence == OWN_LICENCE else card_digest(card, models_dir)
+        )
         self._model = _model(
             card, folder, self._digest, device=device, precision=precision, batch_size=batch_size
         )
@@ -176,9 +177,7 @@ class _Model:
     def chat(self, text: str) -> str:
         """The prompt in the form that the model was trained on, with a place for one picture."""
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
-        return str(
-            self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-        )
+        return str(self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
 
     def generate(
         self, texts: Sequence[str], pictures: Sequence[Any], *, max_new_tokens: int
@@ -232,14 +231,16 @@ def _model(
         return model
 
 
-def _load(
-    card: ModelCard, folder: Path, *, device: str, precision: Precision, batch_size: int
-) -> _Model:
+def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision, batch_size: int) -> _Model:
     from transformers import (  # type: ignore[import-not-found,unused-ignore]
         AutoModelForImageTextToText,
         AutoProcessor,
     )
+    from transformers.utils import logging as talk  # type: ignore[import-not-found,unused-ignore]
 
+    # A bar would go to the standard error of every run.
+    had_bar = talk.is_progress_bar_enabled()
+    talk.disable_progress_bar()
     try:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         network, report = AutoModelForImageTextToText.from_pretrained(
@@ -252,10 +253,13 @@ def _load(
             output_loading_info=True,
         )
     except Exception as error:
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise BackendUnavailable(
-            f"{card.name}: {folder} cannot be loaded ({type(error).__name__}: {str(error)[:300]}). It needs all files "
-            "that save_pretrained writes for an image-text model of transformers and for its processor."
+            f"{card.name}: {folder} cannot be loaded ({problem}). It needs all files that save_pretrained writes for an image-text model of transformers and for its processor."
         ) from error
+    finally:
+        if had_bar:
+            talk.enable_progress_bar()
     absent = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])})
     if absent:
         raise BackendUnavailable(
@@ -265,8 +269,8 @@ def _load(
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not (getattr(processor, "chat_template", None) or tokenizer.chat_template):
         raise BackendUnavailable(
-            f"{card.name}: the processor in {folder} has no chat template (chat_template.jinja or chat_template.json), so "
-            "nobody knows how the model is asked. Use a model tuned for chats."
+            f"{card.name}: the processor in {folder} has no chat template (chat_template.jinja or .json): nobody knows "
+            "how the model is asked. Use a model tuned for chats."
         )
     ends = network.generation_config.eos_token_id
     if ends is None:
@@ -277,7 +281,16 @@ def _load(
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # Angles of rotary positions: in bfloat16 the places of neighbours among thousands of tokens would coincide.
+    angles = [
+        (module, name, buffer.float())
+        for module in network.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name.endswith("inv_freq")
+    ]
     held = HeldNetwork(network, device=device, precision=precision, compile="off", name=card.name)
+    for module, name, buffer in angles:
+        setattr(module, name, buffer)
     _log.info("%s on %s, %s", card.name, held.device, str(held.dtype).removeprefix("torch."))
     return _Model(
         held=held,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -29,7 +29,7 @@ from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
 from ego_assets.schema.masks import MaskTracker
 from resources.models.backends import BACKENDS, BackendSpec
 from resources.models.registry import OWN_LICENCE, ModelCard
-from resources.models.weights import is_installed, locate
+from resources.models.weights import is_installed, locate, locate_unread
 
 _FOLDER = Path(__file__).parent
 _PROFILE_KEYS = frozenset({"commercial_use", "frames_per_second", "backends", "leak_check"})
@@ -145,6 +145,10 @@ class Profile:
         object.__setattr__(self, "frames_per_second", MappingProxyType(dict(self.frames_per_second)))
 
 
+#: What a profile does with a backend: it runs it first, or only where that fails, or not at all.
+Role = Literal["used", "fallback", "other"]
+
+
 class BackendStatus(NamedTuple):
     """Whether one backend can run here.
 
@@ -153,12 +157,34 @@ class BackendStatus(NamedTuple):
         backend: Name used in profiles.
         available: Whether its packages and weights are there and intact.
         detail: The models it loads, or what is missing and how to get it.
+        role: What the profile does with it.
+        checkpoint: Weights that it was judged with, for backends that have a choice.
     """
 
     task: str
     backend: str
     available: bool
     detail: str
+    role: Role = "other"
+    checkpoint: str = ""
+
+
+class ProfileModel(NamedTuple):
+    """One checkpoint that a profile loads.
+
+    Attributes:
+        task: Task of the profile.
+        backend: Name of the backend that loads it.
+        card: The checkpoint.
+        licence: Its licence; of the user's own weights what the profile states.
+        role: Whether it is loaded first, or only by a fallback.
+    """
+
+    task: str
+    backend: str
+    card: ModelCard
+    licence: str
+    role: Role
 
 
 def profile_names() -> list[str]:
@@ -276,28 +302,105 @@ def _key(profile: Profile, task: str, config: BackendConfig, models_dir: Path | 
     return task, config.backend, models_dir if spec.from_models_dir else None, settings, used
 
 
-def backend_report(models_dir: Path | None = None) -> list[BackendStatus]:
+def profile_models(profile: Profile) -> list[ProfileModel]:
+    """Every checkpoint that a profile loads under its settings, those of fallbacks last; each key once a backend."""
+    found: dict[tuple[str, str, str], ProfileModel] = {}
+    for role, task, config in sorted(_attempts(profile), key=lambda attempt: attempt[0] == "fallback"):
+        spec = _spec(profile.name, task, config.backend)
+        for card in _models(profile.name, spec, config):
+            model = ProfileModel(task, config.backend, card, _licence(card, config.settings), role)
+            found.setdefault((task, config.backend, card.key), model)
+    return list(found.values())
+
+
+def require_permitted(profile: Profile, card: ModelCard) -> None:
+    """Refuse a checkpoint whose licence forbids what a profile demands; its user's own weights are not judged here.
+
+    Raises:
+        ConfigurationError: The message names the permitted alternative, where one is known.
+    """
+    if not profile.commercial_use or card.commercial_use or card.licence == OWN_LICENCE:
+        return
+    instead = f" Use {card.permitted_instead}." if card.permitted_instead else ""
+    raise ConfigurationError(
+        f"profile {profile.name!r} demands commercial_use, but the licence {card.licence} of {card.name} forbids it."
+        f"{instead}"
+    )
+
+
+def backend_report(models_dir: Path | None = None, *, profile: Profile | None = None) -> list[BackendStatus]:
     """Whether each known backend can run here; nothing is imported or loaded.
+
+    Backends of the profile are judged with its settings, and their weights are read as a whole; of the others only
+    presence and size are looked at, with the default settings.
 
     Args:
         models_dir: Folder of the weights that ship in no package.
+        profile: Profile whose backends are judged.
     """
-    return [_status(spec, models_dir) for backends in BACKENDS.values() for spec in backends.values()]
+    attempts = _attempts(profile) if profile is not None else []
+    rows: list[BackendStatus] = []
+    for task, specs in BACKENDS.items():
+        for spec in specs.values():
+            here = [
+                (role, config)
+                for role, name, config in attempts
+                if (name, config.backend) == (task, spec.backend)
+            ]
+            here.sort(key=lambda attempt: attempt[0] != "used")
+            # Attempts that differ in other settings than the checkpoint are the same to the reader.
+            found: dict[BackendStatus, Role] = {}
+            for role, config in here or [("other", BackendConfig(backend=spec.backend))]:
+                found.setdefault(
+                    _status(spec, config.settings, models_dir, role)._replace(role="other"), role
+                )
+            rows += [row._replace(role=role) for row, role in found.items()]
+    return rows
 
 
-def _status(spec: BackendSpec, models_dir: Path | None) -> BackendStatus:
+def _attempts(profile: Profile) -> list[tuple[Role, str, BackendConfig]]:
+    """Everything that a profile may build: what for, the task, and how."""
+    entries = [*profile.backends.items(), *profile.leak_check.items()]
+    return [
+        ("fallback" if place else "used", task, attempt)
+        for task, config in entries
+        for place, attempt in enumerate(config.attempts)
+    ]
+
+
+def _licence(card: ModelCard, settings: Mapping[str, Any]) -> str:
+    """Licence of a checkpoint; of the user's own weights what the settings state."""
+    return str(settings.get("licence", card.licence)) if card.licence == OWN_LICENCE else card.licence
+
+
+def _status(
+    spec: BackendSpec, settings: Mapping[str, Any], models_dir: Path | None, role: Role
+) -> BackendStatus:
+    checkpoint = str(settings.get("checkpoint", next(iter(spec.checkpoints)))) if spec.checkpoints else ""
+
     def status(available: bool, detail: str) -> BackendStatus:
-        return BackendStatus(task=spec.task, backend=spec.backend, available=available, detail=detail)
+        return BackendStatus(
+            task=spec.task,
+            backend=spec.backend,
+            available=available,
+            detail=detail,
+            role=role,
+            checkpoint=checkpoint,
+        )
 
     missing = _missing_packages(spec)
     if missing:
         return status(False, f"not installed: {', '.join(missing)}; {spec.hint}")
+    cards = spec.models_for(settings)
     try:
-        for card in spec.models:
-            locate(card, models_dir)
+        for card in cards:
+            if role == "other":
+                locate_unread(card, models_dir)
+            else:
+                locate(card, models_dir)
     except BackendUnavailable as error:
         return status(False, str(error))
-    models = dict.fromkeys(f"{card.name} ({card.licence})" for card in spec.models)
+    models = dict.fromkeys(f"{card.name} ({_licence(card, settings)})" for card in cards)
     return status(True, ", ".join(models))
 
 
@@ -343,6 +446,12 @@ def _require_commercial_licence(profile_name: str, spec: BackendSpec, config: Ba
         for card in _models(profile_name, spec, config)
         if not card.commercial_use and not (stated and card.licence == OWN_LICENCE)
     ]
+    if not spec.all_models and "licence_permits_commercial_use" in spec.settings and not stated:
+        raise ConfigurationError(
+            f"profile {profile_name!r} demands commercial_use, but {spec.task} backend {config.backend!r} runs weights "
+            "of yours whose licence only you know. Set licence_permits_commercial_use: true, and licence, if that is "
+            f"so, or choose another backend: {_names(BACKENDS[spec.task])}."
+        )
     if not refused:
         return
     card = refused[0]

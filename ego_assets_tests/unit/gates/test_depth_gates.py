@@ -14,6 +14,7 @@ from ego_assets.gates.depth_maps import GATES, judge_depth, map_verdicts, refusa
 from ego_assets.schema.camera import Scale
 from ego_assets.schema.depth import DepthMeasurements, DepthStatus
 from ego_assets.schema.gates import GateOutcome, GateResult
+from ego_assets.schema.vocabulary import LocationType
 
 PASSED, WARNED, FAILED, NOT_EVALUATED = (
     GateOutcome.PASSED,
@@ -176,6 +177,19 @@ def test_half_of_the_maps_from_motion_may_know_less(bad: int, outcome: GateOutco
 def test_the_farthest_point_lies_in_the_range_of_the_guide(maximum: float, outcome: GateOutcome) -> None:
     assert outcomes(measured(maximum=maximum))["range"] is outcome
     assert outcomes(measured(maximum=spread(20, 2, good=4.0, wrong=maximum)))["range"] is PASSED
+
+
+def test_outdoors_things_may_be_farther_away() -> None:
+    far = measured(maximum=60)
+    for location, outcome in ((LocationType.OUTDOOR, PASSED), (LocationType.KITCHEN, FAILED)):
+        verdicts = judge_depth(far, is_dense=True, location=location)
+        assert {verdict.spec.name: verdict.outcome for verdict in verdicts}["range"] is outcome
+        per_map = map_verdicts(far, is_dense=True, location=location)["range"]
+        assert set(per_map) == {outcome}
+    assert outcomes(far)["range"] is FAILED, "a place that is not stated counts as a room"
+    too_far = judge_depth(measured(maximum=81), is_dense=True, location=LocationType.OUTDOOR)
+    (message,) = [verdict.message for verdict in too_far if verdict.spec.name == "range"]
+    assert "0.5-80 m" in message and "location_type" in message
 
 
 def test_lengths_are_judged_in_metres_only() -> None:

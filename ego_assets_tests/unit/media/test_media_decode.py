@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import threading
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ego_assets.media.decode import DecodedFrame, VideoReader, decode_frames
-from ego_assets.media.timeline import read_timeline
-from ego_assets.schema.errors import MediaError
+from ego_assets.media import decode
+from ego_assets.media.decode import DecodedFrame, VideoReader, as_decoded_by_cpu, decode_frames
+from ego_assets.media.source import open_video
+from ego_assets.media.timeline import packets_of, read_timeline
+from ego_assets.schema.errors import BackendUnavailable, MediaError
 
 
 def shown_index(frame: DecodedFrame) -> int:
@@ -226,3 +229,121 @@ def test_bgr_is_reduced_and_never_enlarged(max_side: int | None, shape: tuple[in
     assert DecodedFrame(0, 0, coded, 0).bgr(max_side=max_side).shape[:2] == shape
     with pytest.raises(ValueError, match="max_side"):
         DecodedFrame(0, 0, coded, 0).bgr(max_side=0)
+
+
+def has_gpu_decoder(path: Path) -> bool:
+    try:
+        VideoReader(path, decoder="cuda").close()
+    except BackendUnavailable:
+        return False
+    return True
+
+
+def test_a_gpu_that_is_not_there_is_refused(make_clip) -> None:
+    path = make_clip(frames=3)
+    if has_gpu_decoder(path):
+        pytest.skip("this machine has a GPU's decoder")
+    with pytest.raises(BackendUnavailable, match=r"no GPU decoder.*Set EGO_DECODER=cpu"):
+        VideoReader(path, decoder="cuda")
+
+
+def test_a_gpu_gives_the_pictures_of_the_cpu(make_clip) -> None:
+    path = make_clip(frames=30, bframes=3)
+    if not has_gpu_decoder(path):
+        pytest.skip("this machine has no GPU's decoder")
+    pairs = zip(decode_frames(path), decode_frames(path, decoder="cuda"), strict=True)
+    assert all(np.array_equal(ours.bgr(), theirs.bgr()) for ours, theirs in pairs)
+
+
+def test_what_is_wrong_with_a_file_is_not_laid_to_the_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "notes.mp4"
+    path.write_bytes(b"no video at all, but some words")
+    with pytest.raises(MediaError):
+        VideoReader(path, decoder="cuda")
+
+
+class CopiedPacket:
+    """A packet whose frames come as a GPU gives them: chroma in one plane."""
+
+    def __init__(self, packet: av.Packet, *, pixel_format: str = "nv12", fails: bool = False) -> None:
+        self._packet, self._format, self._fails = packet, pixel_format, fails
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._packet, name)
+
+    def decode(self) -> list[av.VideoFrame]:
+        if self._fails:
+            raise av.error.ExternalError(-1, "no decoding surface")
+        return [frame.reformat(format=self._format) for frame in self._packet.decode()]
+
+
+@pytest.fixture
+def stand_in_gpu(monkeypatch: pytest.MonkeyPatch):
+    """Replaces the GPU's decoder by the CPU's, in the GPU's layout."""
+
+    def replace(**options: object) -> None:
+        monkeypatch.setattr(decode, "_opened_on_gpu", lambda source, name: open_video(source, name=name))
+
+        def copied(container, stream, *, on_damage):
+            for number, packet in enumerate(packets_of(container, stream, on_damage=on_damage)):
+                yield CopiedPacket(
+                    packet,
+                    **{key: value(number) if callable(value) else value for key, value in options.items()},
+                )
+
+        monkeypatch.setattr(decode, "packets_of", copied)
+
+    return replace
+
+
+@pytest.mark.parametrize("indices", [None, {3, 17, 29}])
+def test_frames_copied_from_a_gpu_are_those_of_the_cpu(make_clip, stand_in_gpu, indices) -> None:
+    path = make_clip(frames=30, bframes=3)
+    expected = [
+        (frame.index, frame.timestamp_ns, frame.bgr()) for frame in decode_frames(path, indices=indices)
+    ]
+    stand_in_gpu()
+    found = list(decode_frames(path, indices=indices, decoder="cuda"))
+    assert len(found) == len(expected)
+    for frame, (index, timestamp_ns, picture) in zip(found, expected, strict=True):
+        assert (frame.index, frame.timestamp_ns) == (index, timestamp_ns)
+        assert np.array_equal(frame.bgr(), picture)
+        assert shown_index(frame) == index
+
+
+def test_frames_that_a_gpu_cannot_decode_are_not_passed_over(make_clip, stand_in_gpu) -> None:
+    path = make_clip(frames=30)
+    stand_in_gpu(fails=lambda number: number == 12)
+    with pytest.raises(BackendUnavailable, match=r"cannot read it .*no decoding surface.*EGO_DECODER=cpu"):
+        list(decode_frames(path, decoder="cuda"))
+
+
+def test_layouts_that_a_gpu_gives_for_other_videos_are_refused(make_clip, stand_in_gpu) -> None:
+    path = make_clip(frames=5)
+    stand_in_gpu(pixel_format="p010le")
+    with pytest.raises(BackendUnavailable, match="8-bit 4:2:0, and the GPU gave p010le"):
+        list(decode_frames(path, decoder="cuda"))
+
+
+@pytest.mark.parametrize("colour_range", [1, 2])
+@pytest.mark.parametrize("size", [(64, 48), (66, 50), (322, 182)])
+def test_weaving_planes_apart_changes_no_pixel(size: tuple[int, int], colour_range: int) -> None:
+    noise = np.random.default_rng(5).integers(16, 235, (size[1] * 3 // 2, size[0]), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(noise, format="yuv420p")
+    frame.pts, frame.time_base, frame.color_range, frame.colorspace = 7, Fraction(1, 30), colour_range, 1
+    copied = frame.reformat(format="nv12")
+    back = as_decoded_by_cpu(copied)
+    assert np.array_equal(back.to_ndarray(), frame.to_ndarray())
+    assert (back.pts, back.time_base) == (7, Fraction(1, 30))
+    assert (back.color_range, back.colorspace) == (colour_range, 1)
+    assert np.array_equal(DecodedFrame(0, 0, back, 0).bgr(), DecodedFrame(0, 0, frame, 0).bgr())
+
+
+def test_a_codec_that_the_gpu_has_no_decoder_for(make_clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg then opens the stream for the CPU, which must not pass unnoticed."""
+    path = make_clip(frames=3)
+    monkeypatch.setattr(
+        decode, "open_video", lambda source, *, name="", hwaccel=None: open_video(source, name=name)
+    )
+    with pytest.raises(BackendUnavailable, match="the GPU has no decoder for h264"):
+        VideoReader(path, decoder="cuda")

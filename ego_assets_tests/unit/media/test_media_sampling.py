@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ego_assets.media.decode import decode_frames
 from ego_assets.media.sampling import sample_frames
 
 MakeClip = Callable[..., Path]
@@ -53,3 +54,19 @@ def test_chosen_frames_instead_of_the_grid(make_clip: MakeClip) -> None:
 def test_a_wrong_rate_is_refused(make_clip: MakeClip) -> None:
     with pytest.raises(ValueError, match="frames_per_second"):
         sample_frames(make_clip(frames=3), frames_per_second=0)
+
+
+def test_the_decoder_asked_for_decodes(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ego_assets.media import sampling
+
+    heard = []
+
+    def spied(video, *, indices, decoder):
+        heard.append(decoder)
+        return decode_frames(video, indices=indices)
+
+    monkeypatch.setattr(sampling, "decode_frames", spied)
+    path = make_clip(frames=6)
+    for decoder in ("cpu", "cuda"):
+        assert len(list(sample_frames(path, frames_per_second=None, decoder=decoder).stream())) == 6
+    assert heard == ["cpu", "cuda"]

@@ -9,12 +9,11 @@ import pytest
 
 from ego_assets.labels.prompts import DEFAULT_PROMPTS
 from ego_assets.schema.captions import CaptionAnswer, Captioner, CaptionRequest, SceneFacts
-from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets_tests.caption_server import caption_server
+from ego_assets_tests.checkpoints import small_backend
 from resources.captioner import EndpointOptions, endpoint_ladder
 from resources.models.backends import BACKENDS
-from resources.profiles import BackendConfig, Profile, build_backend
 
 FACTS = SceneFacts(
     hands={"right": {"state": "grasp", "category": "tool"}},
@@ -25,18 +24,16 @@ FACTS = SceneFacts(
 )
 
 
-@pytest.fixture(params=[*sorted(BACKENDS["captions"]), "endpoint"])
-def captioner(request: pytest.FixtureRequest) -> Iterator[Captioner]:
+@pytest.fixture(scope="module", params=[*sorted(BACKENDS["captions"]), "endpoint"])
+def captioner(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Captioner]:
     if request.param == "endpoint":
         with caption_server() as server:
             options = EndpointOptions(base_url=server.base_url)
             yield endpoint_ladder(options, models=["m"], prompts=DEFAULT_PROMPTS)[0].open()
         return
-    profile = Profile(name="conformance", backends={"captions": BackendConfig(backend=request.param)})
-    try:
-        yield build_backend(profile, "captions")
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
+    yield small_backend("captions", request.param, tmp_path_factory.mktemp("models"))
 
 
 def ask(
@@ -65,7 +62,7 @@ def test_nothing_asked_nothing_answered(captioner: Captioner) -> None:
     assert captioner.caption([]) == []
 
 
-@pytest.mark.parametrize(("width", "height"), [(640, 360), (321, 179), (16, 16), (90, 160)])
+@pytest.mark.parametrize(("width", "height"), [(640, 360), (321, 179), (16, 16), (90, 160), (1, 1), (500, 3)])
 def test_any_size(captioner: Captioner, width: int, height: int) -> None:
     expect_answers(captioner.caption([ask(width, height)]), 1)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from ego_assets.schema.camera import PinholeCamera, Scale
-from ego_assets.schema.depth import DepthEstimator, DepthFrame
-from ego_assets.schema.errors import BackendUnavailable
+from ego_assets.schema.depth import MEASURED_FROM, DepthEstimator, DepthFrame
 from ego_assets.schema.frames import ClipFrame
+from ego_assets.schema.vocabulary import LocationType
 from ego_assets.synth import SceneSpec
 from ego_assets.synth.scene import Scene
+from ego_assets_tests.checkpoints import small_backend
 from resources.models.backends import BACKENDS
-from resources.profiles import BackendConfig, Profile, build_backend
 
 RATE = 5
 #: The largest difference that a completed or measured pixel may have from the truth, as a share, at the median.
@@ -23,13 +25,8 @@ TOLERANCE = 0.15
 
 
 @pytest.fixture(scope="module", params=sorted(BACKENDS["depth"]))
-def depth(request: pytest.FixtureRequest) -> DepthEstimator:
-    used = {task: BackendConfig(backend="dis") for task in BACKENDS["depth"][request.param].uses}
-    profile = Profile(name="conformance", backends={"depth": BackendConfig(backend=request.param), **used})
-    try:
-        estimator: DepthEstimator = build_backend(profile, "depth")
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
+def depth(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DepthEstimator:
+    estimator: DepthEstimator = small_backend("depth", request.param, tmp_path_factory.mktemp("models"))
     return estimator
 
 
@@ -73,16 +70,25 @@ def test_it_names_its_task_and_model(depth: DepthEstimator) -> None:
     assert depth.info.model
 
 
-def test_one_map_per_frame_in_order_and_right_up_to_scale(depth: DepthEstimator) -> None:
-    frames, truths, camera = clip("walk")
-    results = list(depth.estimate(frames, camera=camera))
+def test_one_map_per_frame_in_order(depth: DepthEstimator) -> None:
+    frames, _, camera = clip("walk")
+    # Streams may be iterated once.
+    results = list(depth.estimate(iter(frames), camera=camera))
     assert [result.frame_index for result in results] == [frame.frame_index for frame in frames]
     assert [result.timestamp_ns for result in results] == [frame.timestamp_ns for frame in frames]
+    for frame, result in zip(frames, results, strict=True):
+        assert result.depth.shape == frame.image.shape[:2]
+
+
+def test_maps_are_right_up_to_scale(depth: DepthEstimator) -> None:
+    frames, truths, camera = clip("walk")
+    if depth.info.weights_sha256:
+        pytest.skip("small random weights see nothing")
+    results = list(depth.estimate(frames, camera=camera))
     estimated = [number for number, result in enumerate(results) if result.status == "estimated"]
     assert len(estimated) >= len(frames) - 2
     for number in estimated:
         result, truth = results[number], truths[number]
-        assert result.depth.shape == frames[number].image.shape[:2]
         known = result.depth > 0
         ratio = truth[known] / result.depth[known]
         assert np.median(np.abs(ratio / np.median(ratio) - 1)) < TOLERANCE
@@ -111,8 +117,48 @@ def test_odd_sizes_and_a_single_frame(depth: DepthEstimator, size: tuple[int, in
     if not depth.is_dense:
         assert result.status != "estimated"
         assert not result.depth.any()
+    else:
+        assert result.status == "estimated" and result.depth.all()
     results = list(depth.estimate(still_frames(image, 3), camera=camera_of(width, height)))
     assert len(results) == 3
+
+
+def test_a_dense_backend_knows_every_pixel_of_a_black_frame_too(depth: DepthEstimator) -> None:
+    if not depth.is_dense:
+        pytest.skip("depth from motion knows what it saw")
+    black = np.zeros((54, 96, 3), np.uint8)
+    for result in depth.estimate(still_frames(black, 3), camera=camera_of(96, 54)):
+        assert (result.depth > 0).all() and (result.confidence >= MEASURED_FROM).all()
+
+
+@pytest.mark.parametrize("location", list(LocationType))
+def test_every_place_is_taken(depth: DepthEstimator, location: LocationType) -> None:
+    image = np.full((48, 64, 3), 90, np.uint8)
+    (result,) = depth.estimate(still_frames(image, 1), camera=camera_of(64, 48), location=location)
+    assert result.depth.shape == (48, 64)
+
+
+def test_two_clips_at_once_get_their_own_maps(depth: DepthEstimator) -> None:
+    frames, _, camera = clip("walk")
+    clips = [frames[:3], frames[3:]]
+    alone = [list(depth.estimate(part, camera=camera)) for part in clips]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda part: list(depth.estimate(part, camera=camera)), clips))
+    for one, other in zip(chain(*alone), chain(*together), strict=True):
+        assert one.frame_index == other.frame_index
+        assert np.array_equal(one.depth, other.depth)
+
+
+def test_the_unit_of_a_segment_is_the_median_of_its_first_map(depth: DepthEstimator) -> None:
+    frames, _, camera = clip("walk")
+    results = list(depth.estimate(frames[:4], camera=camera))
+    seen = set()
+    for result in results:
+        if result.scale is Scale.UNKNOWN and result.depth.any() and result.segment not in seen:
+            seen.add(result.segment)
+            measured = result.depth[result.confidence >= MEASURED_FROM]
+            assert np.median(measured) == pytest.approx(1, rel=0.02)
+    assert seen or {result.scale for result in results} == {Scale.METRIC}
 
 
 def assert_nothing_said(results: list[DepthFrame]) -> None:

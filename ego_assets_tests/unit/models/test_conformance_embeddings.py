@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -9,20 +12,16 @@ import pytest
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS, Embedder, Embedding
 from ego_assets.schema.errors import BackendUnavailable
+from ego_assets_tests.checkpoints import small_backend
 from resources.models.backends import BACKENDS
-from resources.profiles import BackendConfig, Profile, build_backend
 
 TASK = "embeddings"
 Image = npt.NDArray[np.uint8]
 
 
-@pytest.fixture(params=sorted(BACKENDS[TASK]))
-def embedder(request: pytest.FixtureRequest) -> Embedder:
-    profile = Profile(name="conformance", backends={TASK: BackendConfig(backend=request.param)})
-    try:
-        backend: Embedder = build_backend(profile, TASK)
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="module", params=sorted(BACKENDS[TASK]))
+def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    backend: Embedder = small_backend(TASK, request.param, tmp_path_factory.mktemp("models"))
     assert isinstance(backend, Embedder) and backend.info.backend == request.param
     return backend
 
@@ -96,10 +95,29 @@ def test_the_same_picture_is_nearer_than_another(embedder: Embedder) -> None:
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 
+def test_two_threads_may_ask_at_once(embedder: Embedder) -> None:
+    images = [picture(seed) for seed in range(4)]
+    expected = embedder.embed_images(images)
+    with ThreadPoolExecutor(2) as threads:
+        for found in threads.map(embedder.embed_images, [images] * 4):
+            assert np.allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)]
+)
+def test_anything_else_than_a_picture_is_refused(embedder: Embedder, image: Any) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        embedder.embed_images([image])
+
+
 def test_text_lies_in_the_same_space_or_is_refused(embedder: Embedder) -> None:
     if embedder.embeds_text:
         check(embedder.embed_texts(["a hand cuts an onion", "a corridor"]), 2)
         check(embedder.embed_texts([]), 0)
+        check(embedder.embed_texts(["word " * 500, "", "zwölf Äpfel 🍎"]), 3)
+        again = embedder.embed_texts(["a hand cuts an onion"])
+        assert np.allclose(again, embedder.embed_texts(["a hand cuts an onion", "a corridor"])[:1], atol=1e-3)
     else:
         with pytest.raises(BackendUnavailable, match="text"):
             embedder.embed_texts(["a hand cuts an onion"])

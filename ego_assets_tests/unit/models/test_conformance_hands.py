@@ -15,6 +15,7 @@ from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandDetections, HandDetector
 from ego_assets.synth.scene import Scene
 from ego_assets.synth.spec import SceneSpec
+from ego_assets_tests.checkpoints import small_backend
 from resources.models.backends import BACKENDS
 from resources.profiles import BackendConfig, Profile, build_backend
 
@@ -23,12 +24,8 @@ Image = npt.NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module", params=sorted(BACKENDS[TASK]))
-def detector(request: pytest.FixtureRequest) -> HandDetector:
-    profile = Profile(name="conformance", backends={TASK: BackendConfig(backend=request.param)})
-    try:
-        backend: HandDetector = build_backend(profile, TASK)
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
+def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HandDetector:
+    backend: HandDetector = small_backend(TASK, request.param, tmp_path_factory.mktemp(request.param))
     assert isinstance(backend, HandDetector) and backend.info.backend == request.param
     return backend
 
@@ -223,7 +220,7 @@ def test_mediapipe_refuses_settings_that_cannot_be(wrong: dict[str, Any]) -> Non
         MediaPipeHandDetector(**wrong)
 
 
-def test_mediapipe_gives_no_more_hands_than_asked_for(scene: list[Image]) -> None:
+def test_mediapipe_gives_no_more_hands_than_asked_for(mediapipe: HandDetector, scene: list[Image]) -> None:
     from resources.models.hands import MediaPipeHandDetector
 
     found = list(MediaPipeHandDetector(max_hands=1, detection_confidence=0.2).detect(frames(scene)))

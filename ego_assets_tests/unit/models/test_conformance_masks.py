@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 
-from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks, HandSide, HandTrack
 from ego_assets.schema.masks import MASK_CATEGORIES, MaskFrame, MaskTracker
+from ego_assets_tests.checkpoints import maker_of, small_backend
 from resources.models.backends import BACKENDS
-from resources.profiles import BackendConfig, Profile, build_backend
 
 STEP_NS = 200_000_000
+#: Most frames that a backend may take ahead of its results.
+AHEAD = 24
 
 
-@pytest.fixture(params=sorted(BACKENDS["masks"]))
-def tracker(request: pytest.FixtureRequest) -> MaskTracker:
-    profile = Profile(name="conformance", backends={"masks": BackendConfig(backend=request.param)})
-    try:
-        built: MaskTracker = build_backend(profile, "masks")
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="module", params=sorted(BACKENDS["masks"]))
+def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MaskTracker:
+    built: MaskTracker = small_backend("masks", request.param, tmp_path_factory.mktemp("models"))
     return built
+
+
+@pytest.fixture
+def trained(tracker: MaskTracker) -> MaskTracker:
+    if maker_of("masks", tracker.info.backend) is not None:
+        pytest.skip("small random weights see nothing")
+    return tracker
 
 
 def clip(count: int, size: tuple[int, int] = (321, 179), *, level: float = 1.0) -> list[ClipFrame]:
@@ -91,9 +96,9 @@ def test_every_frame_gets_its_masks(tracker: MaskTracker, size: tuple[int, int])
     check(list(tracker.track(iter(shown))), shown, MASK_CATEGORIES)
 
 
-def test_instances_are_found_and_keep_their_ids(tracker: MaskTracker) -> None:
+def test_instances_are_found_and_keep_their_ids(trained: MaskTracker) -> None:
     shown = clip(5)
-    found = list(tracker.track(iter(shown)))
+    found = list(trained.track(iter(shown)))
     assert all(float((masks.instance_ids > 0).mean()) > 0.2 for masks in found)
     disc = {int(masks.instance_ids[90, 160 - 4 * number]) for number, masks in enumerate(found)}
     assert len(disc) == 1 and 0 not in disc
@@ -135,6 +140,47 @@ def test_two_clips_at_once_do_not_disturb_each_other(tracker: MaskTracker) -> No
     assert all(np.array_equal(a, b.instance_ids) for a, (b, _) in zip(alone, pairs, strict=True))
 
 
+def test_two_threads_do_not_disturb_each_other(tracker: MaskTracker) -> None:
+    clips = [clip(3), clip(3, (200, 150), level=0.5)]
+    alone = [[masks.instance_ids for masks in tracker.track(iter(shown))] for shown in clips]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda shown: [m.instance_ids for m in tracker.track(iter(shown))], clips))
+    for before, after in zip(alone, found, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_frames_are_taken_as_they_are_needed(tracker: MaskTracker) -> None:
+    taken = 0
+
+    def endless() -> Iterator[ClipFrame]:
+        nonlocal taken
+        shown = clip(8, (96, 64))
+        while True:
+            frame = shown[taken % 8]
+            yield ClipFrame(taken, taken * STEP_NS, frame.image)
+            taken += 1
+
+    found = tracker.track(endless())
+    for number in range(40):
+        assert next(found).frame_index == number
+        assert taken <= number + AHEAD
+
+
+def test_nothing_is_followed_into_a_new_scene(tracker: MaskTracker) -> None:
+    first, second = clip(3), clip(3)
+    later = [ClipFrame(100 + f.frame_index, 10**9 + f.timestamp_ns, f.image[:, ::-1].copy()) for f in second]
+    shown = [*first, *later]
+    found = list(tracker.track(iter(shown), cuts=frozenset({100})))
+    check(found, shown, MASK_CATEGORIES)
+    ids = [{item.instance_id for item in masks.instances} for masks in found]
+    assert found[3].reseeded and not set.union(*ids[:3]) & set.union(*ids[3:])
+
+
+def test_vocabularies_without_object_are_refused(tracker: MaskTracker) -> None:
+    with pytest.raises(ValueError, match="object"):
+        list(tracker.track(iter(clip(1)), vocabulary=("hand",)))
+
+
 def test_no_frames_give_no_masks(tracker: MaskTracker) -> None:
     assert list(tracker.track(iter(()))) == []
 
@@ -142,6 +188,8 @@ def test_no_frames_give_no_masks(tracker: MaskTracker) -> None:
 def test_one_frame_and_black_frames(tracker: MaskTracker) -> None:
     one = clip(1)
     check(list(tracker.track(iter(one))), one, MASK_CATEGORIES)
+    pixel = [ClipFrame(0, 0, np.full((1, 1, 3), 90, np.uint8))]
+    check(list(tracker.track(iter(pixel))), pixel, MASK_CATEGORIES)
     black = clip(3, level=0.0)
     check(list(tracker.track(iter(black))), black, MASK_CATEGORIES)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -17,6 +19,7 @@ from ego_assets_tests.checkpoints.text import write_paddle_text
 from resources.models.paddle_text import PaddleTextDetector
 from resources.models.registry import PADDLE_TEXT
 
+ROOT = Path(__file__).resolve().parents[3]
 MODEL = "PP-OCRv5_server_det"
 
 
@@ -147,3 +150,17 @@ def test_the_real_package_runs_a_small_model(tmp_path: Path, monkeypatch: pytest
     left, top, right, bottom = found.boxes_xyxy[0]
     # The core grows by its area times 1.6, divided by its perimeter: 14 pixels.
     assert (left, top, right, bottom) == pytest.approx((6, 26, 194, 74), abs=6)
+
+
+def test_loading_it_leaves_the_log_of_the_process_alone(tmp_path: Path) -> None:
+    pytest.importorskip("paddle", reason="paddlepaddle is installed beside the extra reference")
+    write_paddle_text(tmp_path)
+    code = (
+        "import logging, sys; from pathlib import Path; from resources.models.paddle_text import PaddleTextDetector;"
+        "PaddleTextDetector(models_dir=Path(sys.argv[1]), device='cpu');"
+        "print(logging.getLogger().handlers, logging.getLogger().level)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"[] {logging.WARNING}"

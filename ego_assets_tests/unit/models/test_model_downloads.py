@@ -1,0 +1,525 @@
+"""Fetching checkpoints from a real server on loopback, through the failures of real ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ego_assets.schema.errors import BackendUnavailable, InsufficientDisk
+from ego_assets_tests.model_server import COMMIT, ModelServer, serve_models
+from resources.models.downloads import Downloader, DownloadFailed, is_complete, wanted_files
+from resources.models.registry import ModelCard, ModelFile
+from resources.models.weights import (
+    LOCK_FILE,
+    card_digest,
+    file_states,
+    joint_digest,
+    locate,
+    locate_unread,
+    read_lock,
+    record,
+)
+
+WEIGHTS = random.Random(1).randbytes(1_500_000)
+OTHER = random.Random(2).randbytes(1_500_000)
+SHARDS = {
+    "config.json": b'{"model_type": "small"}',
+    "model-00001-of-00002.safetensors": WEIGHTS,
+    "model-00002-of-00002.safetensors": OTHER,
+    "model.safetensors.index.json": b'{"weight_map": {}}',
+    "tokenizer.json": b"{}",
+    "chat_template.jinja": b"{{ messages }}",
+    "README.md": b"# small",
+    "LICENSE": b"free",
+    "pytorch_model-00001-of-00001.bin": b"the same again",
+    "pytorch_model.bin.index.json": b"{}",
+    "onnx/model.onnx": b"the same again",
+}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def card(**changes: object) -> ModelCard:
+    values: dict[str, object] = {
+        "key": "small",
+        "name": "Small",
+        "task": "depth",
+        "source": "https://example.org/small",
+        "licence": "MIT",
+        "commercial_use": True,
+        "files": (ModelFile(path="net.pt"),),
+        "shipped_in": None,
+        "extra": "reference",
+        "input_contract": "-",
+    }
+    return ModelCard(**{**values, **changes})  # type: ignore[arg-type]
+
+
+HUB = card(hub="someone/small", folder="small", files=(ModelFile(path="config.json"),))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
+    with serve_models() as server:
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
+
+
+def url_card(server: ModelServer, content: bytes = WEIGHTS, *, pinned: bool = True) -> ModelCard:
+    server.files["/net.pt"] = content
+    file = ModelFile(path="net.pt", url=f"{server.url}/net.pt", sha256=sha256(content) if pinned else "")
+    return card(files=(file,))
+
+
+def downloader(folder: Path) -> Downloader:
+    return Downloader(folder, attempts=3, first_pause_s=0.01)
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and ".part" in path.name)
+
+
+# --- one file -----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_fetched_verified_and_recorded(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    pulled = downloader(tmp_path).pull(wanted)
+    assert pulled.fetched == (tmp_path / "net.pt",) and pulled.kept == ()
+    assert locate(wanted, tmp_path).read_bytes() == WEIGHTS
+    entry = read_lock(tmp_path).files["net.pt"]
+    assert (entry.sha256, entry.size_bytes, entry.models) == (sha256(WEIGHTS), len(WEIGHTS), ("small",))
+    assert left_behind(tmp_path) == []
+    again = downloader(tmp_path).pull(wanted)
+    assert again.kept == (tmp_path / "net.pt",) and len(server.requests) == 1
+
+
+def test_a_dropped_connection_is_continued_where_it_stopped(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    server.drops = [600_000, 500_000]
+    downloader(tmp_path).pull(wanted)
+    first, second, third = server.requests
+    assert [first.status, second.status, third.status] == [200, 206, 206]
+    assert second.headers["if-range"] == server.etag("/net.pt")
+    assert second.begin == first.sent and third.begin == first.sent + second.sent
+    assert sum(request.sent for request in server.requests) == len(WEIGHTS)
+
+
+def test_progress_that_never_comes_is_given_up_and_resumed_later(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    server.drops = [700_000, 0, 0, 0]
+    with pytest.raises(DownloadFailed, match=r"Given up after 3 attempts.*goes on"):
+        downloader(tmp_path).pull(wanted)
+    assert not (tmp_path / "net.pt").exists() and len(left_behind(tmp_path)) == 2
+    server.drops = []
+    downloader(tmp_path).pull(wanted)
+    assert server.requests[-1].begin == 700_000 and left_behind(tmp_path) == []
+
+
+def test_failures_between_progress_are_not_added_up(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    server.drops = [200_000] * 7
+    downloader(tmp_path).pull(wanted)
+    assert locate(wanted, tmp_path).read_bytes() == WEIGHTS
+
+
+def test_a_server_that_ignores_ranges_is_read_from_the_start(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    server.ignores_range = True
+    server.drops = [600_000]
+    downloader(tmp_path).pull(wanted)
+    assert [request.status for request in server.requests] == [200, 200]
+    assert locate(wanted, tmp_path).read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("ignores_if_range", [False, True])
+def test_a_file_that_changed_meanwhile_is_read_from_the_start(
+    server: ModelServer, tmp_path: Path, ignores_if_range: bool
+) -> None:
+    wanted = url_card(server)
+    server.files["/net.pt"] = OTHER
+    server.drops = [900_000, 0, 0, 0]
+    with pytest.raises(DownloadFailed, match="Given up"):
+        downloader(tmp_path).pull(wanted)
+    server.files["/net.pt"] = WEIGHTS
+    server.drops = []
+    server.ignores_if_range = ignores_if_range
+    server.requests.clear()
+    downloader(tmp_path).pull(wanted)
+    assert [request.status for request in server.requests] == [206, 200] if ignores_if_range else [200]
+    assert "range" in server.requests[0].headers
+    assert (tmp_path / "net.pt").read_bytes() == WEIGHTS
+
+
+def test_a_beginning_of_another_file_is_found_by_the_digest(server: ModelServer, tmp_path: Path) -> None:
+    """The server states nothing that tells two versions apart, and continues whatever is asked."""
+    wanted = url_card(server)
+    server.etags["/net.pt"] = ""
+    (tmp_path / ".net.pt.part").write_bytes(OTHER[:500_000])
+    (tmp_path / ".net.pt.part.json").write_text(json.dumps({"url": f"{server.url}/net.pt", "validator": ""}))
+    downloader(tmp_path).pull(wanted)
+    assert [request.status for request in server.requests] == [206, 200]
+    assert (tmp_path / "net.pt").read_bytes() == WEIGHTS
+
+
+def test_without_a_digest_or_validator_nothing_is_continued(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server, pinned=False)
+    server.etags["/net.pt"] = ""
+    server.drops = [600_000]
+    downloader(tmp_path).pull(wanted)
+    assert [request.begin for request in server.requests] == [0, 0]
+
+
+def test_a_wrong_body_is_refused_and_nothing_of_it_stays(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    server.files["/net.pt"] = OTHER
+    with pytest.raises(DownloadFailed, match=f"sha256 {sha256(OTHER)}, expected {sha256(WEIGHTS)}"):
+        downloader(tmp_path).pull(wanted)
+    assert left_behind(tmp_path) == [] and not (tmp_path / "net.pt").exists()
+    assert read_lock(tmp_path).files == {}
+
+
+def test_the_first_digits_of_a_digest_are_demanded(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server, pinned=False)
+    file = dataclasses.replace(wanted.files[0], sha256_begins=sha256(WEIGHTS)[:8])
+    downloader(tmp_path).pull(card(files=(file,)))
+    server.files["/net.pt"] = OTHER
+    with pytest.raises(DownloadFailed, match="expected"):
+        downloader(tmp_path / "other").pull(card(files=(file,)))
+
+
+def test_a_file_of_another_size_is_refused_before_it_is_read(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    file = dataclasses.replace(wanted.files[0], size_bytes=len(WEIGHTS) + 1)
+    with pytest.raises(DownloadFailed, match=f"{len(WEIGHTS)} bytes, expected {len(WEIGHTS) + 1}"):
+        downloader(tmp_path).pull(card(files=(file,)))
+    assert left_behind(tmp_path) == []
+
+
+def test_a_damaged_file_is_replaced(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    (tmp_path / "net.pt").write_bytes(OTHER)
+    with pytest.raises(BackendUnavailable, match="run `ego-assets models pull small`"):
+        locate(wanted, tmp_path)
+    downloader(tmp_path).pull(wanted)
+    assert locate(wanted, tmp_path).read_bytes() == WEIGHTS
+
+
+def test_what_was_recorded_at_the_first_pull_is_demanded(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server, pinned=False)
+    downloader(tmp_path).pull(wanted)
+    (tmp_path / "net.pt").write_bytes(OTHER)
+    with pytest.raises(BackendUnavailable, match=f"{sha256(OTHER)}, expected {sha256(WEIGHTS)}"):
+        locate(wanted, tmp_path)
+    server.files["/net.pt"] = OTHER
+    (tmp_path / "net.pt").unlink()
+    with pytest.raises(DownloadFailed, match=f"expected {sha256(WEIGHTS)}"):
+        downloader(tmp_path).pull(wanted)
+    downloader(tmp_path).pull(wanted, again=True)
+    assert locate(wanted, tmp_path).read_bytes() == OTHER
+
+
+def test_a_server_that_is_busy_is_asked_again(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    server.statuses = [503, 429]
+    downloader(tmp_path).pull(wanted)
+    assert [request.status for request in server.requests] == [503, 429, 200]
+
+
+def test_a_file_that_is_gone_is_said_at_once(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    del server.files["/net.pt"]
+    with pytest.raises(DownloadFailed, match=r"status 404.*by hand"):
+        downloader(tmp_path).pull(wanted)
+    assert len(server.requests) == 1
+
+
+def test_a_host_that_does_not_answer_is_given_up(server: ModelServer, tmp_path: Path) -> None:
+    file = ModelFile(path="net.pt", url="http://127.0.0.1:9/net.pt")
+    with pytest.raises(DownloadFailed, match=r"ConnectionError\. Given up after 3"):
+        downloader(tmp_path).pull(card(files=(file,)))
+
+
+def test_room_is_asked_for_before_anything_is_written(server: ModelServer, tmp_path: Path) -> None:
+    def full(needed_bytes: int) -> None:
+        if needed_bytes >= len(WEIGHTS):
+            raise InsufficientDisk(f"{needed_bytes} bytes")
+
+    server.add_repository("someone/small", SHARDS)
+    for wanted in (url_card(server), HUB):
+        with pytest.raises(InsufficientDisk):
+            Downloader(tmp_path, require_space=full).pull(wanted)
+    assert left_behind(tmp_path) == [] and not (tmp_path / "small").exists()
+
+
+def test_two_pulls_at_once_fetch_once(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    server.hold_after = 100_000
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(downloader(tmp_path).pull(wanted))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    assert server.held.wait(20)
+    server.release.set()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(len(pulled.fetched) for pulled in results) == [0, 1]
+    assert len(server.requests) == 1 and locate(wanted, tmp_path).read_bytes() == WEIGHTS
+
+
+def test_pulls_of_different_models_at_once_record_both(server: ModelServer, tmp_path: Path) -> None:
+    names = [f"model-{number}" for number in range(6)]
+    cards = []
+    for name in names:
+        server.files[f"/{name}.pt"] = name.encode()
+        file = ModelFile(path=f"{name}.pt", url=f"{server.url}/{name}.pt")
+        cards.append(card(key=name, files=(file,)))
+    threads = [threading.Thread(target=downloader(tmp_path).pull, args=(one,)) for one in cards]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(read_lock(tmp_path).files) == [f"{name}.pt" for name in names]
+
+
+# --- repositories of a hub ----------------------------------------------------------------------------
+
+
+def test_a_repository_brings_its_shards_and_companions(server: ModelServer, tmp_path: Path) -> None:
+    server.add_repository("someone/small", SHARDS)
+    downloader(tmp_path).pull(HUB)
+    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == [
+        "LICENSE",
+        "chat_template.jinja",
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+    ]
+    repository = read_lock(tmp_path).repositories["small"]
+    assert (repository.hub, repository.revision, repository.commit) == ("someone/small", "main", COMMIT)
+    digests = [
+        sha256(SHARDS[name]) for name in ("config.json", *sorted(n for n in SHARDS if "of-00002" in n))
+    ]
+    assert card_digest(HUB, tmp_path) == joint_digest(digests)
+
+
+@pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "tokenizer.json"])
+def test_a_damaged_or_missing_shard_refuses_to_run(server: ModelServer, tmp_path: Path, name: str) -> None:
+    server.add_repository("someone/small", SHARDS)
+    downloader(tmp_path).pull(HUB)
+    path = tmp_path / "small" / name
+    path.write_bytes(SHARDS[name][:-1] + b"!")
+    with pytest.raises(BackendUnavailable, match=f"{name} has sha256"):
+        locate(HUB, tmp_path)
+    assert {s.path.name for s in file_states(HUB, tmp_path) if s.state == "damaged"} == {name}
+    path.unlink()
+    for check in (locate, locate_unread):
+        with pytest.raises(BackendUnavailable, match=f"there is no .*{name}"):
+            check(HUB, tmp_path)
+    downloader(tmp_path).pull(HUB)
+    assert path.read_bytes() == SHARDS[name] and locate(HUB, tmp_path)
+    assert len(server.of(f"/someone/small/resolve/{COMMIT}/config.json")) == 1, "what is right is kept"
+
+
+def test_a_branch_is_followed_once(server: ModelServer, tmp_path: Path) -> None:
+    server.add_repository("someone/small", SHARDS)
+    downloader(tmp_path).pull(HUB)
+    later = {**SHARDS, "config.json": b'{"later": true}'}
+    server.add_repository("someone/small", later, commit="d" * 40)
+    (tmp_path / "small" / "config.json").unlink()
+    downloader(tmp_path).pull(HUB)
+    assert locate(HUB, tmp_path).read_bytes() == SHARDS["config.json"], "the recorded commit"
+    downloader(tmp_path).pull(HUB, again=True)
+    assert locate(HUB, tmp_path).read_bytes() == later["config.json"]
+    assert read_lock(tmp_path).repositories["small"].commit == "d" * 40
+
+
+def test_another_revision_in_the_registry_is_fetched(server: ModelServer, tmp_path: Path) -> None:
+    server.add_repository("someone/small", SHARDS)
+    downloader(tmp_path).pull(HUB)
+    server.add_repository(
+        "someone/small", {**SHARDS, "tokenizer.json": b"[]"}, revision="v2", commit="e" * 40
+    )
+    later = dataclasses.replace(HUB, revision="v2")
+    assert is_complete(HUB, tmp_path) and not is_complete(later, tmp_path)
+    pulled = downloader(tmp_path).pull(later)
+    assert [path.name for path in pulled.fetched] == ["tokenizer.json"]
+
+
+def test_files_placed_by_hand_are_compared_and_kept(server: ModelServer, tmp_path: Path) -> None:
+    server.add_repository("someone/small", SHARDS)
+    (tmp_path / "small").mkdir()
+    for name in ("config.json", "model-00001-of-00002.safetensors"):
+        (tmp_path / "small" / name).write_bytes(SHARDS[name])
+    (tmp_path / "small" / "tokenizer.json").write_bytes(b"another")
+    pulled = downloader(tmp_path).pull(HUB)
+    kept = {path.name for path in pulled.kept}
+    assert kept == {"config.json", "model-00001-of-00002.safetensors"}
+    assert (tmp_path / "small" / "tokenizer.json").read_bytes() == SHARDS["tokenizer.json"]
+
+
+def test_a_small_file_that_is_not_what_git_knows_is_refused(server: ModelServer, tmp_path: Path) -> None:
+    server.add_repository("someone/small", SHARDS)
+    path = f"/someone/small/resolve/{COMMIT}/config.json"
+    server.files[path] = server.files[path].replace(b"small", b"SMALL")
+    with pytest.raises(DownloadFailed, match="git knows it as"):
+        downloader(tmp_path).pull(HUB)
+    assert not (tmp_path / "small" / "config.json").exists()
+
+
+def test_a_digest_of_the_registry_wins_over_the_hub(server: ModelServer, tmp_path: Path) -> None:
+    server.add_repository("someone/small", {"model.safetensors": OTHER, "config.json": b"{}"})
+    pinned = ModelFile(path="model.safetensors", sha256=sha256(WEIGHTS))
+    with pytest.raises(DownloadFailed, match=r"holds another model\.safetensors"):
+        downloader(tmp_path).pull(dataclasses.replace(HUB, files=(pinned,)))
+
+
+def test_the_token_goes_to_the_hub_and_not_where_it_redirects(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    server.add_repository("someone/small", SHARDS)
+    name = "model-00001-of-00002.safetensors"
+    with serve_models() as storage:
+        storage.files["/blob"] = SHARDS[name]
+        storage.drops = [300_000]
+        path = f"/someone/small/resolve/{COMMIT}/{name}"
+        server.redirects[path] = f"{storage.url}/blob"
+        downloader(tmp_path).pull(HUB)
+        assert all(request.headers["authorization"] == "Bearer hf_secret" for request in server.requests)
+        assert [request.status for request in storage.requests] == [200, 206]
+        assert all("authorization" not in request.headers for request in storage.requests)
+    assert (tmp_path / "small" / name).read_bytes() == SHARDS[name]
+    downloader(tmp_path).pull(url_card(server))
+    assert server.of("/net.pt")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_repository_says_what_to_do(server: ModelServer, tmp_path: Path, status: int) -> None:
+    server.statuses = [status]
+    with pytest.raises(DownloadFailed, match=r"Accept the licence at .*/someone/small.*HF_TOKEN"):
+        downloader(tmp_path).pull(HUB)
+
+
+def test_what_is_no_hub_is_said(server: ModelServer, tmp_path: Path) -> None:
+    server.files["/api/models/someone/small/revision/main"] = b"<html>Please log in</html>"
+    with pytest.raises(DownloadFailed, match="Check HF_ENDPOINT"):
+        downloader(tmp_path).pull(HUB)
+    server.files["/api/models/someone/small/revision/main"] = b"[]"
+    with pytest.raises(DownloadFailed, match="Check HF_ENDPOINT"):
+        downloader(tmp_path).pull(HUB)
+
+
+def test_which_files_of_a_repository_are_wanted() -> None:
+    named = dataclasses.replace(
+        HUB, files=(ModelFile(path="model.safetensors"), ModelFile(path="config.json"))
+    )
+    listed = dict.fromkeys(
+        [
+            "config.json",
+            "model.safetensors",
+            "other.safetensors",
+            "model.fp16.safetensors",
+            "a.py",
+            "../up.json",
+        ]
+    )
+    assert wanted_files(named, listed) == ["config.json", "model.safetensors"]
+    paddle = dataclasses.replace(HUB, files=(ModelFile(path="inference.pdiparams"),))
+    listed = dict.fromkeys(["inference.pdiparams", "inference.json", "inference.yml", "README.md"])
+    assert wanted_files(paddle, listed) == ["inference.json", "inference.pdiparams", "inference.yml"]
+    with pytest.raises(DownloadFailed, match=r"holds no model\.safetensors"):
+        wanted_files(named, {"config.json": None})
+    with pytest.raises(DownloadFailed, match="no weights as safetensors"):
+        wanted_files(HUB, {"config.json": None, "pytorch_model.bin": None})
+
+
+# --- offline, and files placed by hand ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_asks_nobody_and_says_what_to_bring(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server.add_repository("someone/small", SHARDS)
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(
+        BackendUnavailable, match=rf"resolve/main/config\.json -> {tmp_path}/small/config\.json"
+    ):
+        downloader(tmp_path).pull(HUB)
+    assert server.requests == []
+    monkeypatch.setenv(name, "0")
+    downloader(tmp_path).pull(HUB)
+    monkeypatch.setenv(name, "1")
+    asked = len(server.requests)
+    assert len(downloader(tmp_path).pull(HUB).kept) == 7 and len(server.requests) == asked
+
+
+def test_files_placed_by_hand_are_recorded_and_demanded(tmp_path: Path) -> None:
+    own = card(key="own-captions", folder="own-captions", files=(ModelFile(path="config.json"),))
+    folder = tmp_path / "own-captions"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / ".cache").write_bytes(b"hidden")
+    assert [s.state for s in file_states(own, tmp_path)] == ["unknown"]
+    assert sorted(path.name for path in record(own, tmp_path)) == ["config.json", "model.safetensors"]
+    assert record(own, tmp_path) == []
+    assert [s.state for s in file_states(own, tmp_path)] == ["ok", "ok"]
+    (folder / "model.safetensors").write_bytes(b"others!")
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert record(own, tmp_path) == [], "what was recorded stays"
+    with pytest.raises(BackendUnavailable, match=r"models verify own-captions --record --replace"):
+        locate(own, tmp_path)
+    record(own, tmp_path, replace=True)
+    assert locate(own, tmp_path)
+
+
+def test_the_digest_of_a_checkpoint_does_not_depend_on_what_was_recorded(tmp_path: Path) -> None:
+    own = card(key="own-captions", folder="own-captions", files=(ModelFile(path="config.json"),))
+    folder = tmp_path / "own-captions"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    alone = card_digest(own, tmp_path)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "notes.txt").write_text("mine")
+    both = card_digest(own, tmp_path)
+    assert both == joint_digest([alone, sha256(b"weights")])
+    record(own, tmp_path)
+    assert card_digest(own, tmp_path) == both
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"format": 2, "files": {}}', '{"format": 1, "files": {"a": {}}}', '{"files": {}}']
+)
+def test_a_lock_that_cannot_be_read_is_never_ignored(tmp_path: Path, content: str) -> None:
+    (tmp_path / LOCK_FILE).write_text(content)
+    with pytest.raises(BackendUnavailable, match=rf"{LOCK_FILE} cannot be read.*verify --record"):
+        locate(card(), tmp_path)
+
+
+def test_paths_in_the_lock_are_relative_and_stay_when_the_folder_moves(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    server.add_repository("someone/small", SHARDS)
+    downloader(tmp_path / "first").pull(HUB)
+    (tmp_path / "first").rename(tmp_path / "second")
+    assert str(tmp_path) not in (tmp_path / "second" / LOCK_FILE).read_text()
+    assert is_complete(HUB, tmp_path / "second")

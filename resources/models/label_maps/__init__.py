@@ -1,0 +1,126 @@
+"""Which classes of a video network make which activity of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from ego_assets.labels.actions import OTHER
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMap:
+    """Activities, each made of classes of a network.
+
+    Attributes:
+        name: Name, or path of the file it was read from.
+        classes: Activity -> names of its classes. A class belongs to one activity at most.
+
+    Raises:
+        ValueError: An activity has no class, a class belongs to two, or a name is reserved.
+    """
+
+    name: str
+    classes: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise ValueError(f"label map {self.name!r}: expected at least one activity, got none")
+        if OTHER in self.classes:
+            raise ValueError(
+                f"label map {self.name!r}: {OTHER!r} stands for all classes that belong to no activity; leave it out"
+            )
+        empty = [label for label, names in self.classes.items() if not names]
+        if empty:
+            raise ValueError(f"label map {self.name!r}: {', '.join(empty)} has no class")
+        owners: dict[str, str] = {}
+        for label, names in self.classes.items():
+            for name in names:
+                if _folded(name) in owners:
+                    raise ValueError(
+                        f"label map {self.name!r}: class {name!r} belongs to {owners[_folded(name)]!r} and {label!r}, "
+                        "expected one of them"
+                    )
+                owners[_folded(name)] = label
+        object.__setattr__(self, "classes", MappingProxyType(dict(self.classes)))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The activities in their order, and what is none of them."""
+        return (*self.classes, OTHER)
+
+    def matrix(self, known: Sequence[str]) -> npt.NDArray[np.float32]:
+        """``float32 [K, L]``: 1 where a class makes an activity; rows sum to 1.
+
+        Spelling is compared without case and punctuation.
+
+        Args:
+            known: The network's K classes, in the order of its outputs.
+
+        Raises:
+            ValueError: The network does not know a class of the map.
+        """
+        places = {_folded(name): number for number, name in enumerate(known)}
+        unknown = [name for names in self.classes.values() for name in names if _folded(name) not in places]
+        if unknown:
+            shown = ", ".join(map(repr, unknown[:10])) + (" and others" if len(unknown) > 10 else "")
+            lost = [
+                label
+                for label, names in self.classes.items()
+                if not any(_folded(name) in places for name in names)
+            ]
+            hint = f"; nothing is left of {', '.join(lost[:10])}" if lost else ""
+            raise ValueError(
+                f"label map {self.name!r} names {len(unknown)} class(es) that the network's {len(known)} do not "
+                f"include: {shown}{hint}. Spell them as id2label of its config.json, or take label_map: identity"
+            )
+        table = np.zeros((len(known), len(self.labels)), np.float32)
+        table[:, -1] = 1
+        for column, names in enumerate(self.classes.values()):
+            rows = [places[_folded(name)] for name in names]
+            table[rows, column], table[rows, -1] = 1, 0
+        return table
+
+
+def label_map_names() -> list[str]:
+    """Names of the label maps that come with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load_label_map(name_or_path: str) -> LabelMap:
+    """Read a label map by name, such as ``ego4d``, or from a YAML file: a mapping of activities to lists of classes.
+
+    Raises:
+        ValueError: There is no such map, or it is wrong.
+    """
+    is_path = Path(name_or_path).suffix in (".yaml", ".yml")
+    path = Path(name_or_path) if is_path else _FOLDER / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"label_map: there is no {name_or_path!r}. Give auto, identity, the path of a .yaml file or one of: "
+            f"{', '.join(label_map_names())}"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"label map {name_or_path!r} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(label, str) and isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for label, names in content.items()
+    ):
+        raise ValueError(f"label map {name_or_path!r}: expected activities, each with a list of class names")
+    return LabelMap(name=name_or_path, classes={label: tuple(names) for label, names in content.items()})
+
+
+def _folded(name: str) -> str:
+    """A class name without case and punctuation, in which published lists differ."""
+    return re.sub(r"[^a-z0-9]+", " ", name.casefold()).strip()

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from ego_assets.media.sampling import SampledFrames
     from ego_assets.project import Project
 
-_RUNS = 10
-_QUICK_RUNS = 3
+#: Runs that count, and runs before them.
+_RUNS, _WARM_UP = 10, 3
+_QUICK_RUNS, _QUICK_WARM_UP = 3, 1
 #: Frames of the clip that a backend is driven with: three batches of the largest size that is chosen by itself.
 _DRIVEN_FRAMES = 192
 
@@ -231,7 +232,7 @@ def measure(
         Settings(data_dir=data_dir, models_dir=models_dir, profile=str(profile), free_disk_reserve_bytes=0)
     )
     with checkpoints.any_digest():
-        rate = _model_alone(case, project, clip_id, tell=tell, runs=_QUICK_RUNS if quick else _RUNS)
+        rate = _model_alone(case, project, clip_id, tell=tell, quick=quick)
         _whole_layer(case, project, clip_id, alone=rate, tell=tell, device=device)
 
 
@@ -252,7 +253,7 @@ class Alone:
     how: str
 
 
-def _model_alone(case: Case, project: Project, clip_id: str, *, tell: Tell, runs: int) -> float:
+def _model_alone(case: Case, project: Project, clip_id: str, *, tell: Tell, quick: bool) -> float:
     import torch  # type: ignore[import-not-found,unused-ignore]
 
     backend = project.services.models.ladder(case.task)[0].open()
@@ -262,7 +263,8 @@ def _model_alone(case: Case, project: Project, clip_id: str, *, tell: Tell, runs
         if on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(alone.device)
-        seconds = median_seconds(alone.device, alone.work, runs=runs)
+        runs, warm_up = (_QUICK_RUNS, _QUICK_WARM_UP) if quick else (_RUNS, _WARM_UP)
+        seconds = median_seconds(alone.device, alone.work, runs=runs, warm_up=warm_up)
     rate = alone.frames / seconds
     tell("model alone", rate, f"{alone.how}, n={runs}")
     peak = torch.cuda.max_memory_allocated(alone.device) / 2**30 if on_gpu else None

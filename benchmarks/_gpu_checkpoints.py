@@ -34,12 +34,13 @@ CLIP_ARCHITECTURE = "ViT-L-14"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
+IMAGENET_MEAN, IMAGENET_DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
 #: VideoMAE base (Tong et al., 2022), fine-tuned on Kinetics-400.
 VIDEOMAE: Mapping[str, Any] = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
-    "num_labels": 400,
 }
 
 #: Configurations of the package sam2, by the checkpoint's name in profiles.
@@ -133,16 +134,31 @@ def write_clip(models_dir: Path) -> None:
 
 
 def write_videomae(models_dir: Path) -> None:
-    """VideoMAE base with 400 classes."""
+    """VideoMAE base with the classes of Kinetics-400, which the label map asks for, and its preprocessing."""
+    from torchvision.models.video import R3D_18_Weights  # type: ignore[import-not-found,unused-ignore]
     from transformers import (  # type: ignore[import-not-found,unused-ignore]
         VideoMAEConfig,
         VideoMAEForVideoClassification,
+        VideoMAEImageProcessor,
     )
 
     from resources.models.registry import VIDEOMAE_KINETICS
 
-    config = VideoMAEConfig(**VIDEOMAE, use_mean_pooling=True)
-    VideoMAEForVideoClassification(config).save_pretrained(models_dir / VIDEOMAE_KINETICS.folder)
+    classes = R3D_18_Weights.DEFAULT.meta["categories"]
+    config = VideoMAEConfig(
+        **VIDEOMAE,
+        use_mean_pooling=True,
+        id2label=dict(enumerate(classes)),
+        label2id={name: number for number, name in enumerate(classes)},
+    )
+    folder = models_dir / VIDEOMAE_KINETICS.folder
+    VideoMAEForVideoClassification(config).save_pretrained(folder)
+    VideoMAEImageProcessor(
+        size={"shortest_edge": 224},
+        crop_size={"height": 224, "width": 224},
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_DEVIATION,
+    ).save_pretrained(folder)
 
 
 def write_raft(models_dir: Path) -> None:

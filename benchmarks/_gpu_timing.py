@@ -119,7 +119,7 @@ def seconds_on(device: Any, work: Callable[[], object]) -> float:
     return float(begin.elapsed_time(end)) / 1000
 
 
-def median_seconds(device: Any, work: Callable[[], object], *, runs: int, warm_up: int = 3) -> float:
+def median_seconds(device: Any, work: Callable[[], object], *, runs: int, warm_up: int) -> float:
     """Median over runs of :func:`seconds_on`, after a few that do not count."""
     for _ in range(warm_up):
         work()

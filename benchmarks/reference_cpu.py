@@ -150,7 +150,7 @@ def write_video(path: Path, *, size: tuple[int, int], count: int) -> Path:
 
 
 def depth_of_scene(size: tuple[int, int], *, count: int = 8) -> Any:
-    """``float32 [count, height, width]`` in metres: true depth of a rendered room, with the soft unrest of a network."""
+    """``float32 [count, height, width]`` in metres: true depth of a rendered room, with a network's soft unrest."""
     import cv2
     import numpy as np
 
@@ -170,31 +170,39 @@ def depth_of_scene(size: tuple[int, int], *, count: int = 8) -> Any:
 
 
 class StandInDepth:
-    """Gives ready maps at once."""
+    """An estimator whose network answers at once."""
 
     is_dense = True
 
-    def __init__(self, maps: Any) -> None:
+    def __init__(self, give: Callable[[Iterable[Any]], Iterator[Any]]) -> None:
         from ego_assets.schema.detections import BackendInfo
 
-        self._maps = maps
+        self._give = give
         self.info = BackendInfo(task="depth", backend="stand_in", model="none")
 
     def estimate(self, frames: Iterable[Any], **_: Any) -> Iterator[Any]:
-        import numpy as np
+        """One map per frame."""
+        return self._give(frames)
 
-        from ego_assets.schema import depth as schema
 
-        shape = self._maps.shape[1:]
-        make_confidence = getattr(schema, "constant_confidence", lambda h, w: np.full((h, w), 128, np.uint8))
+def ready_maps(maps: Any) -> Callable[[Iterable[Any]], Iterator[Any]]:
+    """Gives maps that were made before: what a layer costs beside its backend."""
+    from ego_assets.schema.camera import Scale
+    from ego_assets.schema.depth import DepthFrame, constant_confidence
+
+    confidence = constant_confidence(*maps.shape[1:])
+
+    def give(frames: Iterable[Any]) -> Iterator[Any]:
         for number, frame in enumerate(frames):
-            yield schema.DepthFrame(
+            yield DepthFrame(
                 frame_index=frame.frame_index,
                 timestamp_ns=frame.timestamp_ns,
-                depth=self._maps[number % len(self._maps)],
-                confidence=make_confidence(*shape),
-                scale=schema.Scale.METRIC,
+                depth=maps[number % len(maps)],
+                confidence=confidence,
+                scale=Scale.METRIC,
             )
+
+    return give
 
 
 class StandInModels:
@@ -203,14 +211,17 @@ class StandInModels:
     estimator: Any = None
 
     def ladder(self, task: str) -> Sequence[Any]:
+        """One attempt."""
         from ego_assets.schema.ladder import Rung
 
         return [Rung(name="stand-in", open=lambda: self.estimator, config={"backend": "stand_in"})]
 
     def frames_per_second(self, task: str) -> float | None:
+        """Every frame."""
         return None
 
     def settings(self, tasks: Iterable[str], *, leak_check: bool = False) -> Mapping[str, Mapping[str, Any]]:
+        """None."""
         return {}
 
     def give_back_memory(self, *, keep_networks: bool) -> None:
@@ -219,27 +230,37 @@ class StandInModels:
 
 def estimators(size: tuple[int, int]) -> dict[str, Any]:
     """What stands in for the network, or why it cannot."""
-    maps = depth_of_scene(size)
-    return {"host": StandInDepth(maps), "all on the CPU": reference_backend(size)}
+    return {
+        "host": StandInDepth(ready_maps(depth_of_scene(size))),
+        "all on the CPU": reference_backend(size),
+    }
 
 
 def reference_backend(size: tuple[int, int]) -> Any:
     """The backend of the reference profile around a network that answers at once; a reason where it cannot run."""
     try:
         import torch  # type: ignore[import-not-found,unused-ignore]
-
-        from resources.models.depth_anything import MetricDepthAnything, network_input_size
     except ImportError as error:
         return f"needs the reference environment: {error}"
-    width, height = network_input_size(*size, input_side=SIDE)
-    answers = torch.from_numpy(depth_of_scene((width, height)))
+    # Threads that wait for the next step of a calculation spin, which is no work.
+    torch.set_num_threads(1)
+    from functools import partial
+    from types import SimpleNamespace
+
+    from ego_assets.schema.camera import Scale
+    from resources.models.depth_anything import DepthNetwork, metric_depth, network_input_size
+    from resources.models.torch_runtime import HeldNetwork
+
+    answers = torch.from_numpy(depth_of_scene(network_input_size(*size, input_side=SIDE)))
 
     class Instant(torch.nn.Module):  # type: ignore[misc,name-defined,unused-ignore]
         def forward(self, pixel_values: Any) -> Any:
-            count = pixel_values.shape[0]
-            return answers[torch.arange(count) % len(answers)]
+            return SimpleNamespace(predicted_depth=answers[torch.arange(len(pixel_values)) % len(answers)])
 
-    return MetricDepthAnything.around(Instant(), farthest_m=20.0, input_side=SIDE, batch_size=8)
+    held = HeldNetwork(Instant(), device="cpu", precision="float32", compile="off", name="stand-in")
+    to_depth = partial(metric_depth, farthest_m=20.0)
+    network = DepthNetwork(held, to_depth, scale=Scale.METRIC, input_side=SIDE, batch_size=8)
+    return StandInDepth(lambda frames: network.run(frames))
 
 
 def parts(bench: LayerBench, *, runs: int) -> dict[str, float]:

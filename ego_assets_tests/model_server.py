@@ -145,13 +145,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that are killed or give up are what the tests are about."""
+
+
 @contextmanager
 def serve_models() -> Iterator[ModelServer]:
     """A server for the time of the block."""
     server = ModelServer()
     handler = type("Handler", (_Handler,), {"model_server": server})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        http.daemon_threads = True
+    with _Server(("127.0.0.1", 0), handler) as http:
         server.url = f"http://127.0.0.1:{http.server_address[1]}"
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()

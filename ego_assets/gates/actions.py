@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ego_assets.schema.actions import ActionSegment
+from ego_assets.schema.actions import OTHER_ACTION, ActionSegment
 from ego_assets.schema.gates import GateResult, GateSpec
 
 SEGMENTS = GateSpec(
@@ -25,7 +25,7 @@ CONFIDENCE = GateSpec(
     name="confidence",
     description=(
         f"Most of the clip has labels that are {MIN_TIMES_DRAW:g} times as probable as a draw, or more than all others "
-        "together, and hands were there to judge by."
+        "together, and name an activity; hands were there to judge by."
     ),
     threshold=ALLOWED_UNSURE,
     unit="share of the clip with labels that say nothing",
@@ -111,7 +111,12 @@ def _judge_confidence(
     if known_labels < 2:
         return CONFIDENCE.not_evaluated("A backend with a single label has nothing to choose from.")
     least = least_score(known_labels)
-    unsure_ns = sum(segment.end_ns - segment.start_ns for segment in segments if segment.score < least)
+    # Much goes into what is none of the activities: it is likely without being seen, and says nothing where it is.
+    unsure_ns = sum(
+        segment.end_ns - segment.start_ns
+        for segment in segments
+        if segment.score < least or segment.label == OTHER_ACTION
+    )
     unsure = unsure_ns / length_ns
     mean = sum(segment.score * (segment.end_ns - segment.start_ns) for segment in segments) / length_ns
     details: dict[str, object] = {
@@ -120,7 +125,8 @@ def _judge_confidence(
         "known_labels": known_labels,
         "hand_share": hand_share,
     }
-    seen = f"Labels score below {least:.2g} in {unsure:.0%} of the clip; the mean score is {mean:.2f}."
+    named = f" or are {OTHER_ACTION!r}" if any(segment.label == OTHER_ACTION for segment in segments) else ""
+    seen = f"Labels score below {least:.2g}{named} in {unsure:.0%} of the clip; the mean score is {mean:.2f}."
     if needs_hands and hand_share is None:
         return CONFIDENCE.warned(
             f"{seen} There is no hand_object layer, so activities of the hands could not be told from others: an "
@@ -135,7 +141,7 @@ def _judge_confidence(
             else ""
         )
         return CONFIDENCE.warned(
-            f"{seen}{why if needs_hands else ''} Do not rely on labels with such scores.",
+            f"{seen}{why if needs_hands else ''} Do not rely on such labels.",
             value=unsure,
             **details,
         )

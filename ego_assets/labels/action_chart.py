@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.labels.actions import ActionSteps
-from ego_assets.schema.actions import ActionSegment
+from ego_assets.schema.actions import OTHER_ACTION, ActionSegment
 from ego_assets.schema.timeline import NANOSECONDS
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 150, 16, 60, 34
@@ -25,8 +25,12 @@ _COLOURS = (
     (0, 94, 213),
     (233, 180, 86),
 )
-#: Most rows; labels without a segment are left out first.
+#: What is none of the activities looks like none of them.
+_OTHER_COLOUR = (200, 200, 200)
+#: Most rows; labels without a segment are left out first, then those with the least time.
 _MAX_ROWS = 12
+#: Most room for the names of the activities.
+_MAX_LEFT = 320
 _TICK_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -47,16 +51,14 @@ def action_chart(
         labels: The L activities.
         least_score: Segments with a lower score are drawn as outlines.
     """
-    used = {segment.label for segment in segments}
-    shown = [number for number, label in enumerate(labels) if label in used or len(labels) <= _MAX_ROWS][
-        :_MAX_ROWS
-    ]
+    shown = _rows(segments, labels)
+    left_edge = min(_MAX_LEFT, max([_LEFT, *(_text_width(labels[number], 0.48) + 24 for number in shown)]))
     height = _TOP + len(shown) * _ROW + _BOTTOM
     picture = np.full((height, _WIDTH, 3), 255, np.uint8)
     length_ns = steps.end_ns - steps.start_ns
 
     def column(time_ns: int) -> int:
-        return _LEFT + round((time_ns - steps.start_ns) / length_ns * (_WIDTH - _LEFT - _RIGHT))
+        return left_edge + round((time_ns - steps.start_ns) / length_ns * (_WIDTH - left_edge - _RIGHT))
 
     edges = [column(time) for time in steps.edges_ns.tolist()]
     for row, number in enumerate(shown):
@@ -65,11 +67,11 @@ def action_chart(
             probabilities[:, number],
             edges,
             top=_row_top(row),
-            colour=_COLOURS[number % len(_COLOURS)],
+            colour=_colour(labels[number], row),
         )
-    _time_axis(picture, length_ns / NANOSECONDS, bottom=_TOP + len(shown) * _ROW)
+    _time_axis(picture, length_ns / NANOSECONDS, left=left_edge, bottom=_TOP + len(shown) * _ROW)
     for row, number in enumerate(shown):
-        top, colour = _row_top(row), _COLOURS[number % len(_COLOURS)]
+        top, colour = _row_top(row), _colour(labels[number], row)
         _write(picture, labels[number], (12, top + 16), 0.48)
         for segment in segments:
             if segment.label == labels[number]:
@@ -91,11 +93,32 @@ def action_chart(
     legend = "bars: segments with their scores; tint: probability at each second"
     if any(segment.score < least_score for segment in segments):
         legend += "; outlines: too unsure to rely on"
+    hidden = len({segment.label for segment in segments}) - sum(
+        any(segment.label == labels[number] for segment in segments) for number in shown
+    )
+    if hidden:
+        legend += f"; {hidden} rarer activities are not shown"
     _write(picture, legend, (12, 44), 0.42)
     encoded, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     if not encoded:
         raise ValueError("the chart could not be encoded as PNG")
     return data.tobytes()
+
+
+def _rows(segments: Sequence[ActionSegment], labels: Sequence[str]) -> list[int]:
+    """Places of the labels that get a row, in their order: all where they are few, else those with the most time."""
+    if len(labels) <= _MAX_ROWS:
+        return list(range(len(labels)))
+    length = dict.fromkeys(labels, 0)
+    for segment in segments:
+        length[segment.label] += segment.end_ns - segment.start_ns
+    longest = sorted(range(len(labels)), key=lambda number: -length[labels[number]])[:_MAX_ROWS]
+    return sorted(number for number in longest if length[labels[number]])
+
+
+def _colour(label: str, row: int) -> tuple[int, int, int]:
+    """Neighbouring rows never share one."""
+    return _OTHER_COLOUR if label == OTHER_ACTION else _COLOURS[row % len(_COLOURS)]
 
 
 def _row_top(row: int) -> int:
@@ -117,15 +140,19 @@ def _shade(
         cv2.rectangle(picture, (left, top), (max(left, right - 1), top + _BAR), tint, -1)
 
 
-def _time_axis(picture: npt.NDArray[np.uint8], seconds: float, *, bottom: int) -> None:
+def _time_axis(picture: npt.NDArray[np.uint8], seconds: float, *, left: int, bottom: int) -> None:
     step = next((step for step in _TICK_STEPS_S if seconds / step <= 12), seconds / 10)
     for number in range(int(seconds / step + 1e-6) + 1):
         at = number * step
-        column = _LEFT + round(at / seconds * (_WIDTH - _LEFT - _RIGHT))
+        column = left + round(at / seconds * (_WIDTH - left - _RIGHT))
         cv2.line(picture, (column, bottom), (column, bottom + 5), _INK, 1)
         text = f"{at:g} s" if seconds < 120 else f"{int(at) // 60}:{int(at) % 60:02d}"
         _write(picture, text, (min(column - 10, _WIDTH - 46), bottom + 22), 0.42)
-    cv2.line(picture, (_LEFT, bottom), (_WIDTH - _RIGHT, bottom), _GRID, 1)
+    cv2.line(picture, (left, bottom), (_WIDTH - _RIGHT, bottom), _GRID, 1)
+
+
+def _text_width(text: str, size: float) -> int:
+    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)[0][0])
 
 
 def _write(

@@ -58,6 +58,8 @@ _MAX_LOG_ODDS = 4.0
 # Neighbouring frames repeat the same mistake, so each counts less than it would on its own; posture and colours hardly
 # change while a hand rests, and many frames of them are worth little more than one.
 _MOTION_INDEPENDENCE, _LOOKS_INDEPENDENCE = 0.5, 0.15
+# The same for a detector's own opinion, which is very sure in a frame and wrong in the next ones too.
+_OPINION_INDEPENDENCE = 0.5
 # Before anything is known: a wearer's hand in view more often touches something than not. Below the value at which
 # contact begins: the prior alone is no grasp.
 _PRIOR = 0.55
@@ -206,7 +208,7 @@ def _log_odds(signals: HandSignals) -> FloatArray:
     motion = _MOTION_INDEPENDENCE * (np.nan_to_num(moved) + anchored)
     looks = _LOOKS_INDEPENDENCE * (np.nan_to_num(bent) + np.nan_to_num(foreign))
     told = np.clip(signals.contact_scores, 0.02, 0.98)
-    opinion = np.log(told / (1 - told))
+    opinion = _OPINION_INDEPENDENCE * np.log(told / (1 - told))
     evidence = np.where(np.isfinite(opinion), opinion, motion + looks)
     return np.asarray(np.clip(evidence, -_MAX_LOG_ODDS, _MAX_LOG_ODDS))
 

@@ -74,13 +74,16 @@ class Joined:
     is_new: npt.NDArray[np.bool_]
 
 
-def join_by_overlap(shared: Counts, new_areas: Counts, known_areas: Counts) -> Joined:
+def join_by_overlap(shared: Counts, new_areas: Counts, known_areas: Counts, *, pixels: int) -> Joined:
     """Tell which new masks are known instances: one to one, those that overlap most first.
+
+    A mask that lies mostly on known instances shows nothing new, unless they are surfaces, on which things lie.
 
     Args:
         shared: ``int [K, N]``, pixels that new masks share with those of known instances.
         new_areas: ``int [K]``, pixels of the new masks.
         known_areas: ``int [N]``, pixels of the known instances in the same picture; no two of them overlap.
+        pixels: Pixels of the picture.
 
     Raises:
         ValueError: The shapes do not fit.
@@ -100,5 +103,6 @@ def join_by_overlap(shared: Counts, new_areas: Counts, known_areas: Counts) -> J
         row, column = rows[place], columns[place]
         if known[row] < 0 and not given[column]:
             known[row], given[column] = column, True
-    is_new = (known < 0) & (new_areas > 0) & (overlap.sum(axis=1) < _KNOWN * a[:, 0])
+    on_things = overlap[:, known_areas <= _WHOLE_SHARE * pixels].sum(axis=1)
+    is_new = (known < 0) & (new_areas > 0) & (on_things < _KNOWN * a[:, 0])
     return Joined(known=known, is_new=is_new)

@@ -14,6 +14,9 @@ from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.motion import CameraMotion
 
+#: Label of what is none of the activities that a recognizer knows: it covers the clip like any other, but says nothing.
+OTHER_ACTION = "other"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActionSegment:

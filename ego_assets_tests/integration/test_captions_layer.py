@@ -25,6 +25,7 @@ from ego_assets.execution import ClipWork, LayerFunction, LayerOutcome, LayerSta
 from ego_assets.labels.prompts import DEFAULT_PROMPTS
 from ego_assets.planning import ClipPlan, LayerPlan, plan_clip
 from ego_assets.project import Project
+from ego_assets.schema.captions import CaptionAnswer, CaptionRequest, CaptionSource
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.errors import ConfigurationError
@@ -359,6 +360,52 @@ def test_captions_unlike_their_frames_are_asked_again_and_judged(root: Path, ser
     [relevance] = [gate for gate in outcome.gates if gate.spec.name == "relevance"]
     assert relevance.outcome is GateOutcome.PASSED and relevance.value == pytest.approx(2 / 3)
     assert bench.document("captions").counts["caption_relevance"] == pytest.approx((0.25 + 0.75 + 0.75) / 3)
+    compared = bench.captions()["frame_similarity"]
+    frames = bench.clip.frame_count
+    assert frames is not None
+    assert compared["space"] == "test" and compared["frame_index"] == [
+        0,
+        frames // 3,
+        2 * frames // 3,
+        frames - 1,
+    ]
+    # The first frame lies in the stretch of the first caption, the last one in that of the last.
+    assert compared["text"][0] == pytest.approx(0.1) and compared["text"][-1] == pytest.approx(0.3)
+    assert compared["picture"] == [1.0, 1.0, 1.0]
+
+
+class WithModel(WithLookAlike):
+    """A model of the profile, asked with two of the prompts that ship."""
+
+    def ladder(self, task: str) -> Sequence[Rung[Any]]:
+        if task != "captions":
+            return super().ladder(task)
+        return [
+            Rung(name="model", open=lambda: Model("guide"), config={"backend": "model"}),
+            Rung(name="model", open=lambda: Model("plain"), config={"backend": "model", "prompt": "plain"}),
+        ]
+
+
+class Model:
+    info = BackendInfo(task="captions", backend="model", model="a model")
+    source: CaptionSource = "model"
+
+    def __init__(self, prompt: str) -> None:
+        self.prompt = prompt
+
+    def caption(self, requests: Sequence[CaptionRequest]) -> list[CaptionAnswer]:
+        text = SENTENCE if self.prompt == "plain" else "Too short."
+        return [CaptionAnswer(text=text, prompt_tokens=7, prompt=self.prompt) for _ in requests]
+
+
+def test_prompts_of_a_model_of_the_profile_are_recorded(root: Path) -> None:
+    bench = Bench(root)
+    bench.models = WithModel(load_profile("local"))
+    assert bench.run()["captions"].state is LayerState.COMMITTED
+    document = bench.captions()
+    assert document["source"] == "model" and document["usage"]["prompt_tokens"] == 42
+    assert {(entry["prompt"], entry["attempt"]) for entry in document["captions"]} == {("plain", 2)}
+    assert [prompt["name"] for prompt in document["prompts"]] == ["plain"]
 
 
 def test_a_clip_of_made_up_captions_goes_on_without_them(root: Path, server: CaptionServer) -> None:

@@ -243,6 +243,75 @@ def test_the_command_line_shows_what_looks_alike(bench: Bench) -> None:
     assert code == 1 and "No clip" in err
 
 
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What an embedder that reads texts knows: a text's vector."""
+    from resources.models.embeddings import AppearanceEmbedder
+
+    known: dict[str, Any] = {}
+    monkeypatch.setattr(AppearanceEmbedder, "embeds_text", property(lambda self: True))
+    monkeypatch.setattr(
+        AppearanceEmbedder,
+        "embed_texts",
+        lambda self, texts: np.array([known[text] for text in texts], np.float32),
+    )
+    return known
+
+
+def test_clips_are_found_by_words(bench: Bench, words: dict[str, Any]) -> None:
+    first, second, gone = bench.clip(seed=1), bench.clip(seed=2), bench.clip(seed=1, frames=13)
+    code, _, err = bench.command("similar", "--text", "the clip 2")
+    assert (
+        code == 1
+        and "No clip has an embedding in the space appearance-v1" in err
+        and "there are: none" in err
+    )
+    for clip_id in (first, second, gone):
+        bench.embed(clip_id)
+    for name, clip_id in (("the clip 1", first), ("the clip 2", second)):
+        indexed = bench.index.get(clip_id)
+        assert indexed is not None
+        words[name] = indexed.embedding.vector
+    bench.project.database.update_clip(gone, withdrawn=True)
+    code, out, _ = bench.command("similar", "--text", " the clip 2 ", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["text"] == "the clip 2" and found["space"] == "appearance-v1"
+    assert [row["clip_id"] for row in found["similar"]] == [second, first]
+    assert set(found["similar"][0]) == {"clip_id", "source_name", "similarity"}
+    code, out, _ = bench.command("similar", "--text", "the clip 1", "--limit", 1)
+    assert code == 0 and first in out and second not in out and "copy" not in out
+    words["nothing of the kind"] = -words["the clip 1"]
+    code, out, _ = bench.command("similar", "--text", "nothing of the kind", "--min-similarity", 0.5)
+    assert code == 0 and "No clip with an embedding" in out
+
+
+@pytest.mark.usefixtures("words")
+def test_words_are_compared_with_vectors_of_their_space_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resources.models.embeddings import AppearanceEmbedder
+
+    bench.embed(bench.clip(seed=1))
+    monkeypatch.setattr(AppearanceEmbedder, "space", "another-space")
+    code, out, err = bench.command("similar", "--text", "the clip 1")
+    assert code == 1 and not out and "in the space another-space" in err and "appearance-v1 (1)" in err
+    assert "--layer embeddings --again" in err
+
+
+def test_a_backend_that_reads_no_words_is_named(bench: Bench) -> None:
+    bench.embed(bench.clip(seed=1))
+    code, _, err = bench.command("similar", "--text", "a person pours water")
+    assert code == 1 and "appearance of the profile 'local' reads no words" in err and "open_clip" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("3b241101-e2bb-4255-8caf-4136c566a962", "--text", "x"), ("--text", " ")]
+)
+def test_either_a_clip_or_words(bench: Bench, arguments: tuple[str, ...]) -> None:
+    code, _, err = bench.command("similar", *arguments)
+    assert code == 2 and "either a CLIP_ID or --text" in err
+
+
 def test_reindex_brings_the_vectors_back(bench: Bench) -> None:
     clip_id, damaged = bench.clip(seed=6), bench.clip(seed=7)
     bench.embed(clip_id)

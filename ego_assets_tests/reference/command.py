@@ -25,22 +25,37 @@ from resources.models.registry import ModelCard, ModelFile
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended; text is on one line, because the width of a terminal decides where it wraps."""
+    """How a command ended.
+
+    Attributes:
+        code: Exit status.
+        out: What it printed.
+        err: Its messages, on one line, because the width of a terminal decides where they wrap.
+        asked: Addresses outside of this machine that it asked for, and did not get.
+    """
 
     code: int
     out: str
     err: str
+    asked: tuple[str, ...]
 
     @property
     def json(self) -> Any:
         return json.loads(self.out)
 
 
-def ego(*arguments: object) -> Outcome:
-    """Run the command in this process, on the project that the environment names."""
+def ego(*arguments: object, published: bool = False) -> Outcome:
+    """Run the command in this process, on the project that the environment names.
+
+    Args:
+        arguments: Those of ``ego-assets``.
+        published: Demand the digests of published files, as they are demanded of users.
+    """
     load_settings.cache_clear()
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
+        contextlib.nullcontext() if published else small_checkpoints(),
+        no_network() as asked,
         mock.patch.object(sys, "argv", ["ego-assets", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -50,7 +65,7 @@ def ego(*arguments: object) -> Outcome:
         except SystemExit as stop:
             code = int(stop.code or 0)
     load_settings.cache_clear()
-    return Outcome(code, out.getvalue(), " ".join(err.getvalue().split()))
+    return Outcome(code, out.getvalue(), " ".join(err.getvalue().split()), tuple(asked))
 
 
 def open_project() -> Project:

@@ -24,12 +24,12 @@ from ego_assets.execution import RUNNING_FOLDER, LayerState
 from ego_assets.media.frame_archive import FrameArchiveIndex, read_member
 from ego_assets.media.rasters import decode_png
 from ego_assets.synth import SceneSpec, render_clip
-from ego_assets_tests.reference.command import Outcome, ego, no_network, open_project, small_checkpoints
+from ego_assets_tests.reference.command import Outcome, ego, open_project, small_checkpoints
 from ego_assets_tests.reference.small_profile import write_small_profile
 from resources.models.backends import BACKENDS
 from resources.models.registry import ModelCard
-from resources.models.weights import card_digest
-from resources.profiles import Profile, load_profile
+from resources.models.weights import LOCK_FILE, card_digest
+from resources.profiles import Profile, load_profile, profile_models
 
 if TYPE_CHECKING:
     from ego_assets.schema.artifact import ArtifactDocument
@@ -70,7 +70,6 @@ class Processed:
     machine: Machine
     data: Path
     ran: Outcome
-    asked: list[str]
 
     @property
     def profile(self) -> Profile:
@@ -106,7 +105,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         render_clip(spec, path)
         sidecar = {"collector_id": "c1", "activity_category": "cooking", "location_type": place}
         path.with_suffix(".json").write_text(json.dumps(sidecar))
-    with pytest.MonkeyPatch.context() as patch, small_checkpoints():
+    with pytest.MonkeyPatch.context() as patch:
         use(patch, data=folder / "data", models=folder / "models")
         recorded = ego("models", "verify", "--profile", profile, "--record", "--json")
         assert recorded.code == 0, recorded
@@ -118,11 +117,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 @pytest.fixture(scope="module")
 def processed(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processed]:
     data = tmp_path_factory.mktemp("processed") / "data"
-    with pytest.MonkeyPatch.context() as patch, small_checkpoints(), no_network() as asked:
+    with pytest.MonkeyPatch.context() as patch:
         use(patch, data=data, models=machine.models)
         assert ego("ingest", machine.uploads).code == 0
         ran = ego("run", "--profile", machine.profile, "--json")
-        yield Processed(machine, data, ran, asked)
+        yield Processed(machine, data, ran)
 
 
 def documents(layer: str) -> dict[str, ArtifactDocument]:
@@ -163,22 +162,23 @@ def test_a_second_run_finds_nothing_to_do(processed: Processed) -> None:
 @pytest.mark.parametrize("layer", TASKS)
 def test_the_documents_name_what_ran(processed: Processed, layer: str) -> None:
     """Each backend of the profile, its checkpoint, the digest of its weights and its licence."""
-    profile, made = processed.profile, documents(layer)
+    made, models = documents(layer), profile_models(processed.profile)
     assert len(made) == 2
     ran = [info for document in made.values() for info in document.backends]
     refused = {attempt["attempt"] for document in made.values() for attempt in document.attempts}
     for task in TASKS[layer]:
-        config = profile.backends[task]
-        spec = BACKENDS[task][config.backend]
-        infos = [info for info in ran if (info.task, info.backend) == (task, config.backend)]
+        backend = processed.profile.backends[task].backend
+        infos = [info for info in ran if (info.task, info.backend) == (task, backend)]
         if not infos:
-            assert config.backend in refused, f"{task}: {ran}"
+            assert backend in refused, f"{task}: {ran}"
             continue
-        cards = spec.models_for(config.settings)
-        known = {(card_digest(card, processed.machine.models), card.licence) for card in cards}
-        stated = config.settings.get("licence")
-        for info in infos:
-            assert (info.weights_sha256, info.licence) in {(digest, stated or own) for digest, own in known}
+        with small_checkpoints():
+            known = {
+                (card_digest(model.card, processed.machine.models), model.licence)
+                for model in models
+                if (model.task, model.backend) == (task, backend)
+            }
+        assert known and {(info.weights_sha256, info.licence) for info in infos} <= known
 
 
 def test_depth_maps_are_there_as_pictures(processed: Processed) -> None:
@@ -198,7 +198,7 @@ def test_each_place_has_metric_depth_of_its_own_weights(processed: Processed) ->
 
 
 def test_nobody_was_asked_for_anything(processed: Processed) -> None:
-    assert processed.asked == []
+    assert processed.ran.asked == ()
 
 
 def test_the_weights_are_there_and_what_they_were(processed: Processed) -> None:
@@ -214,7 +214,7 @@ def test_the_weights_are_there_and_what_they_were(processed: Processed) -> None:
 def linked(models: Path, folder: Path) -> Path:
     """A folder of weights with links to those of another; the record of their digests is a copy."""
     shutil.copytree(models, folder, copy_function=os.link)
-    lock = folder / "models.lock.json"
+    lock = folder / LOCK_FILE
     content = lock.read_bytes()
     lock.unlink()
     lock.write_bytes(content)
@@ -249,9 +249,9 @@ def test_published_weights_are_known_without_any_record(
 ) -> None:
     """The small checkpoint of a card whose digest is stated is not the published one."""
     use(monkeypatch, data=tmp_path / "data", models=linked(machine.models, tmp_path / "models"))
-    (tmp_path / "models" / "models.lock.json").unlink()
+    (tmp_path / "models" / LOCK_FILE).unlink()
     assert ego("ingest", machine.uploads).code == 0
-    refused = ego("run", "--profile", machine.profile)
+    refused = ego("run", "--profile", machine.profile, published=True)
     assert refused.code == 3 and "expected" in refused.err
 
 

@@ -445,7 +445,14 @@ _BACKENDS = (
         backend="videomae",
         module="resources.models.video_actions",
         class_name="VideoMAERecognizer",
-        settings=("checkpoint", "label_map", *_RUNTIME_SETTINGS, *_OWN_WEIGHTS_SETTINGS),
+        settings=(
+            "checkpoint",
+            "label_map",
+            "window_s",
+            "smoothing_s",
+            *_RUNTIME_SETTINGS,
+            *_OWN_WEIGHTS_SETTINGS,
+        ),
         requires=("torch", "transformers"),
         models=(),
         checkpoints={

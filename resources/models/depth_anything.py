@@ -75,8 +75,8 @@ class DepthNetwork:
     Args:
         held: Takes ``[N, 3, height, width]``, RGB, normalised by ImageNet, and gives an object whose
             ``predicted_depth`` is ``[N, height, width]``.
-        to_depth: Makes depth of ``float32 [N, height, width]`` at the frame's size, on the device; NaN where nothing is
-            known.
+        to_depth: Makes depth at the frame's size of ``float32 [N, height, width]`` as the network gives it, on the
+            device, with a function that resizes such arrays to that size; NaN where nothing is known.
         scale: Unit of the depth.
         own_segments: Whether every map has a unit of its own.
         input_side: Shorter side of the network's input.
@@ -86,7 +86,7 @@ class DepthNetwork:
     def __init__(
         self,
         held: HeldNetwork,
-        to_depth: Callable[[Any], Any],
+        to_depth: Callable[[Any, Callable[[Any], Any]], Any],
         *,
         scale: Scale,
         own_segments: bool = False,
@@ -145,8 +145,7 @@ class DepthNetwork:
             size = network_input_size(width, height, input_side=self._input_side)
             answer = network(_prepared(pictures, size).to(self._held.dtype)).predicted_depth
             del pictures
-            depth = self._to_depth(_resized(answer.float(), (width, height)))
-            # Unknown pixels are NaN, so that they spread instead of passing for nearness where they are resized.
+            depth = self._to_depth(answer.float(), partial(_resized, size=(width, height)))
             depth = depth.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0).clamp_(min=0)
             batch = _Batch(frames, depth, (depth > 0).flatten(1).all(dim=1))
         return [(batch, index) for index in range(len(frames))]
@@ -197,15 +196,18 @@ def _prepared(pictures: Any, size: tuple[int, int]) -> Any:
     """``float32 [N, 3, height, width]``, RGB: resized as by Pillow's bicubic filter, normalised by ImageNet."""
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    values = pictures.permute(0, 3, 1, 2).flip(1).float()
-    if (values.shape[3], values.shape[2]) != size:
+    count, height, width, channels = pictures.shape
+    values = torch.empty((count, channels, height, width), dtype=torch.float32, device=pictures.device)
+    for channel in range(channels):
+        values[:, channel].copy_(pictures[..., channels - 1 - channel])
+    if (width, height) != size:
         values = torch.nn.functional.interpolate(
             values, (size[1], size[0]), mode="bicubic", align_corners=False, antialias=True
         ).clamp_(0, 255)
     mean, deviation = (
-        torch.tensor(values_of, device=values.device)[:, None, None] for values_of in (_MEAN, _DEVIATION)
+        torch.tensor(numbers, device=values.device)[:, None, None] for numbers in (_MEAN, _DEVIATION)
     )
-    return values.sub_(mean).div_(deviation)
+    return values.mul_(1 / deviation).sub_(mean / deviation)
 
 
 def _resized(maps: Any, size: tuple[int, int]) -> Any:
@@ -219,17 +221,20 @@ def _resized(maps: Any, size: tuple[int, int]) -> Any:
     )[:, 0]
 
 
-def metric_depth(answer: Any, *, farthest_m: float) -> Any:
+def metric_depth(answer: Any, resize: Callable[[Any], Any], *, farthest_m: float) -> Any:
     """Metres of a metric network's answer; NaN where it is not finite, or not in front of the camera.
 
     Args:
         answer: ``float32 [N, height, width]``.
+        resize: Brings such an array to the frame's size.
         farthest_m: Largest depth that the network can say, in metres; resizing may round beyond it.
     """
-    return answer.where(answer > 0, float("nan")).clamp_(max=farthest_m)
+    # NaN spreads when it is resized, where 0 would pass for nearness.
+    known = answer.where((answer > 0) & (answer < float("inf")), float("nan"))
+    return resize(known).clamp(max=farthest_m)
 
 
-def relative_depth(disparity: Any) -> Any:
+def relative_depth(answer: Any, resize: Callable[[Any], Any]) -> Any:
     """Depth of inverse depth, each map in a unit of its own: its median is 1.
 
     The networks give inverse depth up to an unknown factor *and* an unknown shift. The factor cancels; the shift is
@@ -237,11 +242,13 @@ def relative_depth(disparity: Any) -> Any:
     says 0, the pixel is farther than anything else in the picture: :data:`FARTHEST_RELATIVE`.
 
     Args:
-        disparity: ``float32 [N, height, width]``, larger is nearer.
+        answer: ``float32 [N, height, width]``, larger is nearer.
+        resize: Brings such an array to the frame's size: inverse depth, as the authors do.
 
     Returns:
         ``float32 [N, height, width]``; NaN where the answer is not finite, and in maps that say nothing but 0.
     """
+    disparity = resize(answer)
     sample = disparity[:, ::_STRIDE, ::_STRIDE].flatten(1)
     sample = sample.where(sample.isfinite(), float("nan"))
     middle = sample.nanmedian(dim=1).values

@@ -33,6 +33,7 @@ from resources.models.weights import (
     forget,
     only_one,
     read_lock,
+    require_writable,
     weights_digest,
 )
 
@@ -212,12 +213,16 @@ class Downloader:
         """
         if not card.is_downloadable:
             raise ValueError(f"{card.name} cannot be downloaded")
-        self._models_dir.mkdir(parents=True, exist_ok=True)
+        # A complete folder may be one that others keep and nobody here may write.
+        if not again and is_complete(card, self._models_dir):
+            return Pulled(fetched=(), kept=self._paths(card))
+        if is_offline():
+            refuse_offline([card], self._models_dir, again=again)
+        require_writable(self._models_dir)
         with only_one(self._models_dir / f".pull-{card.key}.lock"):
+            # Somebody else may have fetched it meanwhile.
             if not again and is_complete(card, self._models_dir):
                 return Pulled(fetched=(), kept=self._paths(card))
-            if is_offline():
-                refuse_offline([card], self._models_dir, again=again)
             repository, files = self._listing(card, again=again)
             return self._pull(card, files, repository)
 

@@ -52,6 +52,7 @@ _SURE = 0.9
 _MAX_LINE_BYTES = 4_000_000
 #: So much of what the worker last wrote to standard error is shown.
 _SHOWN_BYTES = 600
+_SHOWN_COMMAND = 120
 _PIECE_BYTES = 1 << 16
 
 _log = logging.getLogger(__name__)
@@ -230,7 +231,7 @@ class _Worker:
     """The running program. It is ended with this process, and with whatever it started."""
 
     def __init__(self, command: Sequence[str], *, timeout_s: float) -> None:
-        self._name = shlex.join(command)
+        self._name = shlex.join(command)[:_SHOWN_COMMAND]
         self._heard = b""
         self._said = b""
         try:

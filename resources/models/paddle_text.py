@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,8 @@ class PaddleTextDetector:
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
         self._batch_size = batch_size
+        # A predictor of PaddlePaddle serves one thread.
+        self._one_at_a_time = threading.Lock()
         path = locate(PADDLE_TEXT, models_dir)
         self._digest = weights_digest(path)
         # PaddleX asks four model hosts whether they answer as soon as it is imported, unless it is told not to.
@@ -104,9 +107,9 @@ class PaddleTextDetector:
         found = [Detections.empty()] * len(images)
         sizes = [(image.shape[1], image.shape[0]) for image in images]
         for positions in equal_batches(sizes, batch_size=self._batch_size):
-            answers = self._model.predict(
-                [images[position] for position in positions], batch_size=len(positions), box_thresh=threshold
-            )
+            group = [images[position] for position in positions]
+            with self._one_at_a_time:
+                answers = self._model.predict(group, batch_size=len(group), box_thresh=threshold)
             for position, answer in zip(positions, answers, strict=True):
                 found[position] = boxes_of_polygons(
                     answer["dt_polys"],

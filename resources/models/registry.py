@@ -543,13 +543,14 @@ HANDS_100DOH = ModelCard(
     input_contract="float32 [batch, 3, height, width], BGR minus (102.9801, 115.9465, 122.7717), shorter side 600",
 )
 
+_VIDEO_FILES = (*_TRANSFORMERS_FILES, ModelFile(path="preprocessor_config.json"))
 VIDEOMAE_KINETICS = _hub_card(
     "MCG-NJU/videomae-base-finetuned-kinetics",
     key="videomae-base-kinetics",
     name="VideoMAE base, Kinetics-400",
     revision="488eb9a0565f257b32866000305c8178965eb9f6",
     task="actions",
-    files=_TRANSFORMERS_FILES,
+    files=_VIDEO_FILES,
     licence="CC-BY-NC-4.0",
     commercial_use=False,
     permitted_instead="checkpoint: own with weights you may use, or the backend motion_rules",
@@ -708,7 +709,7 @@ OWN_CHECKPOINTS: Mapping[str, tuple[ModelCard, ...]] = MappingProxyType(
             ),
         ),
         "actions": (
-            _own("actions", "own VideoMAE", _TRANSFORMERS_FILES, "as its preprocessor_config.json says"),
+            _own("actions", "own VideoMAE", _VIDEO_FILES, "as its preprocessor_config.json says"),
         ),
         "embeddings": (
             _own(

@@ -42,7 +42,7 @@ from resources.models.sam2_network import (
     build_network,
 )
 from resources.models.torch_runtime import Precision
-from resources.models.weights import card_digest, is_installed, located_folder
+from resources.models.weights import card_digest, located_folder
 
 Sam2Checkpoint = Literal["large", "base_plus", "small", "tiny", "own"]
 
@@ -57,8 +57,8 @@ _IN_HAND = 0.7
 _REST_S = 0.5
 #: Pictures of a new instance, and frames from one to the next; results wait until the last was taken.
 _LOOKS, _LOOK_STEP = 3, 2
-#: An instance is told from this many pixels of a frame on.
-_SPECK_PX = 4
+#: An instance is told from this many pixels of a frame on, and from this share of it.
+_SPECK_PX, _SPECK_SHARE = 4, 2e-5
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Sam2Options:
     overlap_frames: int = 6
 
     def __post_init__(self) -> None:
-        whole = {"points_per_side": 256, "max_objects": 200, "chunk_frames": 100_000, "overlap_frames": 64}
+        whole = {"points_per_side": 256, "max_objects": 100, "chunk_frames": 100_000, "overlap_frames": 64}
         for name, most in whole.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name}: expected 1 to {most}, got {getattr(self, name)}")
@@ -113,7 +113,8 @@ class Sam2MaskTracker:
     Args:
         models_dir: Folder of the weights.
         embeddings: Turns pictures and words into vectors, for categories; without a text side all is ``object``.
-        checkpoint: ``large``, ``base_plus``, ``small``, ``tiny``, or ``own``: ``own-masks/model.pt`` and ``model.yaml``.
+        checkpoint: ``large``, ``base_plus``, ``small``, ``tiny``, or ``own``, which is ``own-masks/model.pt`` with
+            ``model.yaml``.
         points_per_side: Points in a row and in a column of the grid that proposes instances; cost grows with its
             square.
         predicted_iou_threshold: Proposals whose foreseen quality is below are dropped, 0-1; higher values give fewer,
@@ -424,7 +425,7 @@ class _Clip:
         places = self._network.places(logits, width=width, height=height)
         sizes = np.bincount(places.ravel(), minlength=len(ids) + 1)
         numbers = np.array([0, *ids], np.uint16)
-        numbers[sizes < _SPECK_PX] = 0
+        numbers[sizes < max(_SPECK_PX, _SPECK_SHARE * places.size)] = 0
         labels = numbers[places]
         for number, mask in hands.items():
             labels[mask] = number
@@ -435,9 +436,9 @@ class _Clip:
     def _find_hands(
         self, frame: ClipFrame, features: Features, ids: list[int], logits: Any
     ) -> dict[int, npt.NDArray[np.bool_]]:
-        """Masks of the wearer's hands at the frame's size, no two on one pixel: as the hand layer sees them, or followed.
+        """Masks of the wearer's hands at the frame's size, no two on one pixel.
 
-        What is followed of a hand that nobody sees any more is given up after a while.
+        The hand layer says where they are; one that it loses is followed for a while.
         """
         width, height = frame.size
         seen = seen_hands(self._hand_tracks, frame.frame_index, width=width, height=height)
@@ -453,9 +454,9 @@ class _Clip:
                 masks[number] = self._network.drawn(logits[place][None], width=width, height=height)[0]
         taken = np.zeros((height, width), np.bool_)
         free = {}
-        for number, mask in sorted(masks.items()):
+        # Of two hands that overlap, the smaller is on top, or nothing of it might be left.
+        for number, mask in sorted(masks.items(), key=lambda item: int(item[1].sum())):
             own = mask & ~taken
-            # A hand that lies on the other has what is left, or the better half of nothing.
             if own.any():
                 free[number] = own
                 taken |= own
@@ -564,18 +565,18 @@ class _Clip:
         )
         areas = masks.sum((-1, -2)).cpu().numpy()
         known_areas = known.sum((-1, -2)).cpu().numpy()
-        joined = join_by_overlap(network.shared_pixels(masks, known), areas, known_areas)
+        joined = join_by_overlap(
+            network.shared_pixels(masks, known), areas, known_areas, pixels=network.mask_side**2
+        )
         for row, column in enumerate(joined.known.tolist()):
             place = column - len(hands)
             # What came out from behind something, or was followed only in part, is taken as it shows now.
             if 0 <= place < len(ids) and areas[row] > known_areas[column]:
                 logits[place] = found[row]
-        new = [row for row in np.flatnonzero(joined.is_new).tolist()]
-        rows = []
-        for row in new:
-            if len(ids) >= options.max_objects or self._next_id > _LAST_ID:
-                break
-            rows.append(row)
+        # What is hidden at present takes no one's place; it is given up soon unless it shows again.
+        room = max(0, options.max_objects - int((sizes[kept] > 0).sum()))
+        rows = np.flatnonzero(joined.is_new)[: min(room, _LAST_ID + 1 - self._next_id)].tolist()
+        for row in rows:
             self._take_up(ids, float(proposals.scores[chosen[row]]))
         return ids, torch.cat([logits, found[rows]])
 

@@ -139,7 +139,7 @@ def _instance(configuration: Path, *, vos_optimized: bool) -> Any:
     from omegaconf import OmegaConf  # type: ignore[import-not-found,unused-ignore]
 
     try:
-        content = OmegaConf.to_container(OmegaConf.load(configuration), resolve=True)
+        content: Any = OmegaConf.to_container(OmegaConf.load(configuration), resolve=True)
         model = content["model"]
         for target in _targets(model):
             if not target.startswith(_OWN_PACKAGE):

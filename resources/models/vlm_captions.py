@@ -255,7 +255,8 @@ def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision, b
     except Exception as error:
         problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise BackendUnavailable(
-            f"{card.name}: {folder} cannot be loaded ({problem}). It needs all files that save_pretrained writes for an image-text model of transformers and for its processor."
+            f"{card.name}: {folder} cannot be loaded ({problem}). It needs all files that "
+            "save_pretrained writes for an image-text model of transformers and for its processor."
         ) from error
     finally:
         if had_bar:

@@ -234,7 +234,7 @@ def read_lock(models_dir: Path) -> Lock:
     try:
         state = path.stat()
         return _read_lock(path, state.st_size, state.st_mtime_ns, state.st_ino)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Lock(files={}, repositories={})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BackendUnavailable(
@@ -251,9 +251,9 @@ def changed_lock(
     One process at a time; a reader sees the state before or after, never half of it.
 
     Raises:
-        BackendUnavailable: The lock file cannot be read.
+        BackendUnavailable: The lock file cannot be read, or the folder cannot be written.
     """
-    models_dir.mkdir(parents=True, exist_ok=True)
+    require_writable(models_dir)
     with only_one(models_dir / f".{LOCK_FILE}.lock"):
         lock = read_lock(models_dir)
         files, repositories = dict(lock.files), dict(lock.repositories)
@@ -270,6 +270,24 @@ def changed_lock(
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+
+
+def require_writable(models_dir: Path) -> None:
+    """Make the folder of weights where it is missing.
+
+    Raises:
+        BackendUnavailable: It cannot be made or written.
+    """
+    try:
+        models_dir.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(models_dir, os.R_OK | os.W_OK | os.X_OK) else "no right to write there"
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    if reason:
+        raise BackendUnavailable(
+            f"{models_dir} cannot be written: {reason}. Set EGO_MODELS_DIR to a folder of yours, or ask whoever "
+            "keeps it."
+        )
 
 
 @contextmanager

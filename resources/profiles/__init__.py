@@ -438,20 +438,21 @@ def _models(profile_name: str, spec: BackendSpec, config: BackendConfig) -> tupl
 def _require_commercial_licence(profile_name: str, spec: BackendSpec, config: BackendConfig) -> None:
     """Refuse weights whose licence forbids commercial use, and name what may be used instead.
 
-    Of weights that the user brings, only the user can know the licence, and may state that it permits it.
+    Of weights that the user brings, and of a program that the user runs, only the user can know the licence, and may
+    state that it permits it.
     """
     stated = config.settings.get("licence_permits_commercial_use") is True
+    if "licence_permits_commercial_use" in spec.settings and not spec.all_models and not stated:
+        raise ConfigurationError(
+            f"profile {profile_name!r} demands commercial_use, but {spec.task} backend {config.backend!r} runs a model "
+            "of your own, and nobody stated that its licence permits it. Set licence_permits_commercial_use: true, and "
+            f"licence, if that is so, or choose another backend: {_names(BACKENDS[spec.task])}."
+        )
     refused = [
         card
         for card in _models(profile_name, spec, config)
         if not card.commercial_use and not (stated and card.licence == OWN_LICENCE)
     ]
-    if not spec.all_models and "licence_permits_commercial_use" in spec.settings and not stated:
-        raise ConfigurationError(
-            f"profile {profile_name!r} demands commercial_use, but {spec.task} backend {config.backend!r} runs weights "
-            "of yours whose licence only you know. Set licence_permits_commercial_use: true, and licence, if that is "
-            f"so, or choose another backend: {_names(BACKENDS[spec.task])}."
-        )
     if not refused:
         return
     card = refused[0]

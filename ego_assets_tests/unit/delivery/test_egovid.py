@@ -39,6 +39,34 @@ def test_the_columns_hold_what_is_known_and_nothing_else(tmp_path: Path) -> None
     } == {""}
 
 
+@pytest.mark.parametrize(
+    ("text", "picture", "expected"),
+    [
+        (
+            [0.251, 0.24, 0.2333333, -0.01],
+            [0.9, 0.8, 0.75],
+            ("[25.10, 24.00, 23.33, -1.00]", "[90.00, 80.00, 75.00]"),
+        ),
+        ([0.251, None, 0.2, 0.2], [0.9, 0.8, 0.75], ("", "[90.00, 80.00, 75.00]")),
+        ([None] * 4, [None] * 3, ("", "")),
+    ],
+)
+def test_similarities_are_those_of_the_captions(
+    tmp_path: Path, text: list[Any], picture: list[Any], expected: tuple[str, str]
+) -> None:
+    clip = make_clip(1)
+    document = json.loads(clip.files.read("captions.json"))
+    document["frame_similarity"] = {
+        "space": "clip",
+        "frame_index": [0, 8, 16, 23],
+        "text": text,
+        "picture": picture,
+    }
+    clip.files.contents["captions.json"] = json.dumps(document).encode()  # type: ignore[attr-defined]
+    [row] = written(tmp_path, clip)
+    assert (row["ti_sim"], row["ii_sim"]) == expected
+
+
 def test_a_clip_without_labels_keeps_its_activity(tmp_path: Path) -> None:
     [row] = written(tmp_path, make_clip(layers=("frames",), activity='chopping, "fast"'))
     assert (row["name"], row["verb_cls"], row["llava_cap"]) == ('chopping, "fast"', "", "")

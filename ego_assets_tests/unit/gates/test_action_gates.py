@@ -108,3 +108,13 @@ def test_what_cannot_be_judged_is_not_evaluated() -> None:
 def test_the_gates_state_where_their_thresholds_come_from() -> None:
     assert SEGMENTS.blocking and not CONFIDENCE.blocking
     assert all(gate.source and gate.unit for gate in GATES)
+
+
+def test_what_is_none_of_the_activities_says_nothing_however_likely() -> None:
+    labels = ("cooking", "other")
+    options = {"labels": labels, "known_labels": 30, "needs_hands": False}
+    _, confidence = judged(segment(0, 2, "cooking", 0.2), segment(2, 4, "other", 0.9), **options)
+    assert confidence.outcome is GateOutcome.WARNED and confidence.value == pytest.approx(0.5)
+    assert "are 'other' in 50%" in confidence.message
+    _, confidence = judged(segment(0, 4, "cooking", 0.2), **options)
+    assert confidence.outcome is GateOutcome.PASSED and "other" not in confidence.message

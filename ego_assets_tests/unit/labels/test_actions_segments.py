@@ -199,3 +199,39 @@ def test_the_chart_of_a_fraction_of_a_second() -> None:
     table = likely("a")
     chart = action_chart(action_segments(table, steps=steps, labels="abc"), table, steps=steps, labels="abc")
     assert cv2.imdecode(np.frombuffer(chart, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+def bar_colours(names: list[str], path: list[int]) -> list[tuple[int, ...]]:
+    """Colour of the bar in each row of the chart of a clip whose seconds have these labels."""
+    table = np.full((len(path), len(names)), 0.1 / len(names), np.float32)
+    table[np.arange(len(path)), path] = 0.9
+    steps = steps_of(len(path))
+    segments = action_segments(table, steps=steps, labels=names)
+    picture = cv2.imdecode(
+        np.frombuffer(action_chart(segments, table, steps=steps, labels=names), np.uint8), cv2.IMREAD_COLOR
+    )
+    rows = []
+    for top in range(66, picture.shape[0] - 50, 34):
+        # The strongest colour of the row's first pixels below the text.
+        line = picture[top + 20, 150:].reshape(-1, 3)
+        found, counts = np.unique(line[np.ptp(line.astype(int), axis=1) > 60], axis=0, return_counts=True)
+        rows.append(tuple(found[counts.argmax()].tolist()) if len(counts) else ())
+    return rows
+
+
+def test_neighbouring_rows_differ_whichever_labels_are_shown() -> None:
+    names = [f"label {number}" for number in range(30)]
+    # Seven colours: these two would share one by their numbers.
+    rows = bar_colours(names, [2] * 5 + [9] * 5)
+    assert len(rows) == 2 and rows[0] and rows[1] and rows[0] != rows[1]
+
+
+def test_the_chart_keeps_the_labels_with_the_most_time() -> None:
+    names = [f"label {number}" for number in range(30)]
+    path = [number for number in range(14) for _ in range(4)] + [29] * 20
+    rows = bar_colours(names, path)
+    assert len(rows) == 12 and all(rows), "every row has a bar"
+
+
+def test_what_is_none_of_the_activities_is_grey() -> None:
+    assert bar_colours(["cooking", "other"], [0] * 4 + [1] * 4)[1] == ()

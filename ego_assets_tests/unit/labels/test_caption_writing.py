@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -16,16 +17,21 @@ from hypothesis import strategies as st
 
 from ego_assets.labels.caption_sheet import SHOWN, caption_sheet, shown_places, thumbnail
 from ego_assets.labels.captions import (
+    Caption,
     CaptionMoment,
     CaptionRun,
+    FrameSimilarity,
     caption_moments,
     captions_document,
     clean_text,
+    compare_frames,
+    compared_frames,
     looks_like_refusal,
     one_line,
+    read_answer,
     write_captions,
 )
-from ego_assets.labels.prompts import DEFAULT_PROMPTS
+from ego_assets.labels.prompts import DEFAULT_PROMPTS, shipped_prompts
 from ego_assets.schema.captions import CaptionAnswer, CaptionRequest, SceneFacts
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.documents import json_document
@@ -309,6 +315,87 @@ def test_refusals_in_words(text: str, refusal: bool) -> None:
     assert looks_like_refusal(text) == refusal
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (' "A hand holds\na knife." ', ("A hand holds a knife.", "")),
+        ("<think>What is it?</think> A knife.", ("A knife.", "")),
+        ("I'm sorry, I can't.", ("", "refusal: I'm sorry, I can't.")),
+        (" \n ", ("", "empty answer: no text")),
+        ("<think>It never ends", ("", "empty answer: no text")),
+    ],
+)
+def test_answers_are_read(answer: str, expected: tuple[str, str]) -> None:
+    assert read_answer(answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("frame_count", "expected"),
+    [(120, (0, 40, 80, 119)), (1, (0, 0, 0, 0)), (2, (0, 0, 1, 1)), (5, (0, 1, 3, 4))],
+)
+def test_frames_to_compare(frame_count: int, expected: tuple[int, ...]) -> None:
+    assert compared_frames(frame_count) == expected
+    with pytest.raises(ValueError, match="expected 1 or more, got 0"):
+        compared_frames(0)
+
+
+class Words:
+    """Vectors along axes: a picture's is its level, a text's is its number of words."""
+
+    info = BackendInfo(task="embeddings", backend="words", model="test")
+    space = "words"
+    embeds_text = True
+
+    def embed_images(self, images: Sequence[Any]) -> Any:
+        return np.eye(768, dtype=np.float32)[[int(image[0, 0, 0]) for image in images]]
+
+    def embed_texts(self, texts: Sequence[str]) -> Any:
+        return 0.5 * np.eye(768, dtype=np.float32)[[len(text.split()) for text in texts]]
+
+
+def test_frames_are_compared_with_the_caption_of_their_stretch() -> None:
+    # Six frames, a second apart, and stretches of two: three words, no words, four words.
+    frames = {n: ClipFrame(n, n * S, np.full((2, 2, 3), 3 if n < 4 else 4, np.uint8)) for n in range(6)}
+    told = [
+        Caption(
+            moment=CaptionMoment(
+                frame_index=2 * n, timestamp_ns=2 * n * S, start_ns=2 * n * S, end_ns=2 * (n + 1) * S
+            ),
+            text=text,
+            refused="" if text else "refusal",
+            source="model",
+            model="m",
+            prompt="p",
+            attempt=1,
+        )
+        for n, text in enumerate(("one two three", "", "one two three four"))
+    ]
+    found = compare_frames(Words(), frames, told, frame_count=6)
+    assert found == FrameSimilarity(
+        space="words", frame_index=(0, 2, 4, 5), text=(0.5, None, 0.5, 0.5), picture=(1.0, 0.0, 0.0)
+    )
+    document = captions_document(
+        told, interval_s=2.0, prompts=(), usage={}, verdicts=[{}] * 3, frame_similarity=found
+    )
+    assert json.loads(json_document(document))["frame_similarity"] == {
+        "space": "words",
+        "frame_index": [0, 2, 4, 5],
+        "text": [0.5, None, 0.5, 0.5],
+        "picture": [1.0, 0.0, 0.0],
+    }
+
+
+def test_numbers_of_values_are_checked() -> None:
+    with pytest.raises(ValueError, match="expected 4, 4 and 3 values, got 4, 3, 3"):
+        FrameSimilarity(space="s", frame_index=(0, 1, 2, 3), text=(0.1,) * 3, picture=(0.1,) * 3)
+
+
+def test_the_prompt_that_a_backend_names_is_recorded() -> None:
+    made = run(1, Scripted("a", lambda n: CaptionAnswer(text=GOOD, prompt="plain")))
+    assert [caption.prompt for caption in made.captions] == ["plain"]
+    assert [prompt.name for prompt in shipped_prompts(["plain", "", "guide", "mine"])] == ["guide", "plain"]
+
+
 @given(text=st.text(alphabet=st.characters()))
 def test_any_text_becomes_a_line_that_files_take(text: str) -> None:
     line = one_line(text)
@@ -322,6 +409,7 @@ def test_document() -> None:
         made.captions, interval_s=1.0, prompts=DEFAULT_PROMPTS[:1], usage={"requests": 2}, verdicts=verdicts
     )
     assert document["source"] == "model" and document["prompts"][0]["name"] == "guide"
+    assert document["frame_similarity"] is None
     assert document["captions"][1] == {
         "time_s": 1.0,
         "timestamp_ns": S,

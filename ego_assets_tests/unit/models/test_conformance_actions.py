@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from ego_assets.schema.actions import ActionRecognizer
-from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks, HandSide, HandTrack
 from ego_assets.schema.motion import CameraMotion
+from ego_assets_tests.checkpoints import small_backend
 from resources.models.backends import BACKENDS
-from resources.profiles import BackendConfig, Profile, build_backend
 
 Scores = npt.NDArray[np.float32]
 
 
-@pytest.fixture(params=sorted(BACKENDS["actions"]))
-def recognizer(request: pytest.FixtureRequest) -> ActionRecognizer:
-    profile = Profile(name="conformance", backends={"actions": BackendConfig(backend=request.param)})
-    try:
-        built: ActionRecognizer = build_backend(profile, "actions")
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="module", params=sorted(BACKENDS["actions"]))
+def recognizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ActionRecognizer:
+    built: ActionRecognizer = small_backend("actions", request.param, tmp_path_factory.mktemp("models"))
     return built
 
 
@@ -157,3 +154,19 @@ def test_nothing_that_was_given_is_changed(recognizer: ActionRecognizer) -> None
     times = np.array([500_000_000, 1_500_000_000], np.int64)
     score(recognizer, times_ns=times)
     assert times.tolist() == [500_000_000, 1_500_000_000]
+
+
+def test_two_threads_get_what_one_would(recognizer: ActionRecognizer) -> None:
+    alone = score(recognizer)
+    with ThreadPoolExecutor(2) as threads:
+        for found in threads.map(lambda _: score(recognizer), range(3)):
+            assert np.array_equal(found, alone)
+
+
+def test_pictures_of_one_pixel(recognizer: ActionRecognizer) -> None:
+    assert_probabilities(recognizer, score(recognizer, size=(1, 1)), 3)
+
+
+def test_times_beyond_the_frames_are_answered(recognizer: ActionRecognizer) -> None:
+    times = np.array([100_000_000, 2_900_000_000, 9_000_000_000], np.int64)
+    assert_probabilities(recognizer, score(recognizer, times_ns=times), 3)

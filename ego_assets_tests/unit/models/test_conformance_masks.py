@@ -172,8 +172,10 @@ def test_nothing_is_followed_into_a_new_scene(tracker: MaskTracker) -> None:
     shown = [*first, *later]
     found = list(tracker.track(iter(shown), cuts=frozenset({100})))
     check(found, shown, MASK_CATEGORIES)
-    ids = [{item.instance_id for item in masks.instances} for masks in found]
-    assert found[3].reseeded and not set.union(*ids[:3]) & set.union(*ids[3:])
+    before, after = (
+        {item.instance_id for masks in part for item in masks.instances} for part in (found[:3], found[3:])
+    )
+    assert found[3].reseeded and not before & after
 
 
 def test_vocabularies_without_object_are_refused(tracker: MaskTracker) -> None:

@@ -523,3 +523,17 @@ def test_paths_in_the_lock_are_relative_and_stay_when_the_folder_moves(
     (tmp_path / "first").rename(tmp_path / "second")
     assert str(tmp_path) not in (tmp_path / "second" / LOCK_FILE).read_text()
     assert is_complete(HUB, tmp_path / "second")
+
+
+def test_a_folder_that_cannot_be_written_is_said(server: ModelServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(BackendUnavailable, match=r"cannot be written: Not a directory.*EGO_MODELS_DIR"):
+        downloader(tmp_path / "file" / "models").pull(url_card(server))
+    assert server.requests == []
+
+
+def test_a_complete_folder_is_not_written(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server)
+    (tmp_path / "net.pt").write_bytes(WEIGHTS)
+    assert downloader(tmp_path).pull(wanted).kept == (tmp_path / "net.pt",)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]

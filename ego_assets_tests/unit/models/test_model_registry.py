@@ -6,14 +6,14 @@ import importlib
 import inspect
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from ego_assets.schema.errors import BackendUnavailable
-from resources.models.backends import BACKENDS
-from resources.models.registry import PP_OCR_DETECTOR, ModelCard, ModelFile
-from resources.models.weights import locate
+from resources.models.backends import BACKENDS, CARDS
+from resources.models.registry import OWN_LICENCE, PP_OCR_DETECTOR, ModelCard, ModelFile
+from resources.models.weights import is_installed, locate
 
 SPECS = [spec for backends in BACKENDS.values() for spec in backends.values()]
 SHIPPED = {card.name: card for spec in SPECS for card in spec.all_models if card.shipped_in}
@@ -57,6 +57,8 @@ def test_a_missing_file_and_a_missing_package_say_what_to_install(shipped: Model
 
 @pytest.mark.parametrize("card", SHIPPED.values(), ids=SHIPPED)
 def test_the_pinned_wheels_carry_the_known_files(card: ModelCard) -> None:
+    if not is_installed(str(card.shipped_in)):
+        pytest.skip(f"{card.shipped_in} belongs to the extra {card.extra}")
     assert locate(card).stat().st_size == card.size_bytes
 
 
@@ -84,3 +86,30 @@ def test_profiles_and_registry_load_no_model_library() -> None:
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_every_card_says_what_a_user_needs(card: ModelCard) -> None:
+    assert card.key == card.key.lower() and " " not in card.key
+    assert card.task in BACKENDS and card.licence and card.input_contract and card.source
+    assert all(not file.url or file.url.startswith("https://") for file in card.files)
+    if card.commercial_use is False and card.licence != OWN_LICENCE:
+        assert card.permitted_instead, "commercial_use has to name an alternative"
+    for file in card.files:
+        path = PurePosixPath(card.path_of(file))
+        assert not path.is_absolute() and ".." not in path.parts
+        if file.url and not card.hub:
+            assert file.sha256 or file.sha256_begins, "what is fetched from a plain URL has a known digest"
+
+
+def test_no_two_cards_share_a_key_or_a_file() -> None:
+    cards = {card.key: card for spec in SPECS for card in spec.all_models}
+    assert len(cards) == len({id(card) for spec in SPECS for card in spec.all_models})
+    supplied = [card.path_of(file) for card in cards.values() if not card.shipped_in for file in card.files]
+    assert len(supplied) == len(set(supplied))
+
+
+def test_a_folder_of_ones_own_belongs_to_one_card() -> None:
+    folders = [card.folder for card in CARDS.values() if card.has_own_folder]
+    shared = {card.folder for card in CARDS.values() if not card.has_own_folder}
+    assert len(folders) == len(set(folders)) and not shared & set(folders)

@@ -55,8 +55,8 @@ def scene(seed: int = 0, *, width: int = 640, height: int = 360) -> Image:
         middle = (int(rng.integers(0, width)), int(rng.integers(0, height)))
         cv2.circle(image, middle, int(rng.integers(1, max(2, height // 5))), colour, -1, cv2.LINE_AA)
         cv2.putText(image, "kettle", middle, cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour[::-1], 1, cv2.LINE_AA)
-    noise = rng.normal(0, 6, image.shape)
-    return np.clip(image + noise, 0, 255).astype(np.uint8)
+    noisy: Image = np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+    return noisy
 
 
 def own(folder: Path, **changes: Any) -> Path:

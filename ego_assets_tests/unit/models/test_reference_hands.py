@@ -7,7 +7,7 @@ names and shapes are those that the public code makes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,15 @@ def build(models_dir: Path, **settings: Any) -> Any:
     } | settings
     with any_digest():
         return HundredDaysOfHandsDetector(models_dir=models_dir, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small pictures gain nothing from more, and threads that wait for one another cost a lot on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,23 @@ from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
 from ego_assets.settings import Settings
 from resources.models import registry
 from resources.models.backends import BACKENDS
-from resources.models.registry import EGOBLUR_FACES, RETINAFACE_MOBILENET, YOLO_PLATES
+from resources.models.registry import (
+    EGOBLUR_FACES,
+    HYPERLPR_PLATES,
+    RAFT_SMALL,
+    RETINAFACE_MOBILENET,
+    YOLO_PLATES,
+)
 from resources.models.weights import locate, weights_digest
 from resources.platform import ProfileModels, build_resources
-from resources.profiles import BackendConfig, Profile, backend_report, build_backend, load_profile
+from resources.profiles import (
+    PROTOCOLS,
+    BackendConfig,
+    Profile,
+    backend_report,
+    build_backend,
+    load_profile,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -45,11 +58,13 @@ def test_a_changed_file_has_another_digest(tmp_path: Path) -> None:
 
 
 def test_a_stated_digest_is_demanded(tmp_path: Path) -> None:
-    put(tmp_path, RETINAFACE_MOBILENET.file)
-    with pytest.raises(
-        BackendUnavailable, match=f"expected {RETINAFACE_MOBILENET.sha256}.*get it again from"
+    for card, advice in (
+        (RETINAFACE_MOBILENET, "run `ego-assets models pull retinaface-mobilenet`"),
+        (HYPERLPR_PLATES, "get it again from"),
     ):
-        locate(RETINAFACE_MOBILENET, tmp_path)
+        put(tmp_path, card.file)
+        with pytest.raises(BackendUnavailable, match=f"expected {card.sha256}.*{advice}"):
+            locate(card, tmp_path)
 
 
 def test_a_missing_file_says_what_to_put_where(tmp_path: Path) -> None:
@@ -59,6 +74,8 @@ def test_a_missing_file_says_what_to_put_where(tmp_path: Path) -> None:
         locate(EGOBLUR_FACES, tmp_path)
     with pytest.raises(BackendUnavailable, match="set EGO_MODELS_DIR to that folder"):
         locate(EGOBLUR_FACES)
+    with pytest.raises(BackendUnavailable, match=r"Run `ego-assets models pull raft-small`, or put it there"):
+        locate(RAFT_SMALL, tmp_path)
 
 
 def test_only_supplied_files_may_have_no_digest() -> None:
@@ -100,17 +117,63 @@ def test_a_backend_with_its_files_is_available(tmp_path: Path) -> None:
     assert rows["plates", "yolo_plates"].detail == "YOLO number plates (not stated)"
 
 
+def test_the_report_of_a_profile_judges_with_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.profiles.is_installed", lambda package: True)
+    own = {"checkpoint": "own", "licence": "bought"}
+    backends = {
+        "plates": BackendConfig(backend="yolo_plates", settings={"licence": "my own"}),
+        "embeddings": BackendConfig(
+            backend="open_clip",
+            settings={"checkpoint": "siglip_b_16"},
+            fallbacks=(BackendConfig(backend="open_clip", settings=own),),
+        ),
+    }
+    put(tmp_path, YOLO_PLATES.file)
+    for file in registry.OWN_CHECKPOINTS["embeddings"][0].files:
+        put(tmp_path, f"own-embeddings/{file.path}")
+    rows = backend_report(tmp_path, profile=Profile(name="mine", backends=backends))
+    [plates] = [row for row in rows if row.backend == "yolo_plates"]
+    assert (plates.role, plates.detail) == ("used", "YOLO number plates (my own)")
+    used, fallback = [row for row in rows if row.backend == "open_clip"]
+    assert (used.role, used.checkpoint, used.available) == ("used", "siglip_b_16", False)
+    assert "models pull siglip-vit-b-16" in used.detail
+    assert (fallback.role, fallback.detail) == ("fallback", "own CLIP (bought)")
+    assert {row.role for row in rows if row.task == "depth"} == {"other"}
+
+
+def test_weights_that_the_profile_does_not_use_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.profiles.is_installed", lambda package: True)
+    read: list[Path] = []
+    monkeypatch.setattr("resources.models.weights.weights_digest", lambda path: read.append(path) or "0" * 64)
+    put(tmp_path, RAFT_SMALL.file)
+    settings = {"checkpoint": "small"}
+    profile = Profile(name="mine", backends={"flow": BackendConfig(backend="raft", settings=settings)})
+    put(tmp_path, YOLO_PLATES.file)
+    backend_report(tmp_path, profile=profile)
+    supplied = {path for path in read if path.is_relative_to(tmp_path)}
+    assert supplied == {tmp_path / RAFT_SMALL.file}
+
+
 def test_the_reference_profile_serves_each_task() -> None:
     profile = load_profile("reference")
-    assert {task: config.backend for task, config in profile.backends.items()} == {
+    served = {task: config.backend for task, config in profile.backends.items()}
+    assert set(served) == set(PROTOCOLS)
+    # Either is a choice of its own: docs/models.md compares them.
+    assert served.pop("flow") in BACKENDS["flow"]
+    assert served == {
         "faces": "retinaface_resnet50",
         "text": "paddleocr",
         "plates": "yolo_plates",
-        "flow": "dis",
-        "depth": "depth_from_motion",
-        "actions": "motion_rules",
-        "captions": "template",
-        "embeddings": "appearance",
+        "depth": "depth_anything_v2",
+        "masks": "sam2",
+        "hands": "hands_100doh",
+        "actions": "videomae",
+        "captions": "transformers_vlm",
+        "embeddings": "open_clip",
     }
 
 
@@ -135,9 +198,10 @@ def test_commercial_use_needs_the_users_word_for_their_own_weights() -> None:
 
 def test_importing_the_backends_imports_no_heavy_library() -> None:
     modules = sorted({spec.module for specs in BACKENDS.values() for spec in specs.values()})
+    heavy = {"torch", "torchvision", "transformers", "sam2", "open_clip", "retinaface", "paddleocr", "paddle"}
     code = (
         f"import importlib, sys; [importlib.import_module(name) for name in {modules!r}];"
-        "print(sorted({'torch', 'torchvision', 'retinaface', 'paddleocr', 'paddle'} & set(sys.modules)))"
+        f"print(sorted({heavy!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

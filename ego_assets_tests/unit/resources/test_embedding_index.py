@@ -128,6 +128,16 @@ def test_the_most_similar_clip_comes_first(database: Database, new_clip: NewClip
         index.nearest(embedding(1), limit=0)
 
 
+def test_spaces_and_how_many_clips_are_in_them(database: Database, new_clip: NewClip) -> None:
+    index = EmbeddingIndex(database)
+    assert index.spaces() == {}
+    for vector in (embedding(1), embedding(2), embedding(1, space="test-v2")):
+        add(database, new_clip, vector)
+    gone = add(database, new_clip, embedding(1, space="test-v3"))
+    database.update_clip(gone, withdrawn=True)
+    assert index.spaces() == {"test-v1": 2, "test-v2": 1}
+
+
 def test_equally_similar_clips_come_by_id(database: Database, new_clip: NewClip) -> None:
     clip_ids = sorted(add(database, new_clip, embedding(1)) for _ in range(4))
     found = EmbeddingIndex(database).nearest(embedding(1), limit=3)

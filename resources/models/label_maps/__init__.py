@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from ego_assets.labels.actions import OTHER
+from ego_assets.schema.actions import OTHER_ACTION
 
 _FOLDER = Path(__file__).parent
 
@@ -35,9 +35,9 @@ class LabelMap:
     def __post_init__(self) -> None:
         if not self.classes:
             raise ValueError(f"label map {self.name!r}: expected at least one activity, got none")
-        if OTHER in self.classes:
+        if OTHER_ACTION in self.classes:
             raise ValueError(
-                f"label map {self.name!r}: {OTHER!r} stands for all classes that belong to no activity; leave it out"
+                f"label map {self.name!r}: {OTHER_ACTION!r} stands for all classes that belong to no activity; leave it out"
             )
         empty = [label for label, names in self.classes.items() if not names]
         if empty:
@@ -56,7 +56,7 @@ class LabelMap:
     @property
     def labels(self) -> tuple[str, ...]:
         """The activities in their order, and what is none of them."""
-        return (*self.classes, OTHER)
+        return (*self.classes, OTHER_ACTION)
 
     def matrix(self, known: Sequence[str]) -> npt.NDArray[np.float32]:
         """``float32 [K, L]``: 1 where a class makes an activity; rows sum to 1.

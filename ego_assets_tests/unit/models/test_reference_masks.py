@@ -1,0 +1,542 @@
+"""SAM 2.1: how clips are followed, by a network that sees perfectly; and the real one on small random weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import yaml
+
+from ego_assets.schema.detections import BackendInfo, BgrImage
+from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS
+from ego_assets.schema.errors import BackendUnavailable
+from ego_assets.schema.frames import ClipFrame
+from ego_assets.schema.masks import MASK_CATEGORIES, MaskFrame
+from ego_assets_tests.checkpoints import any_digest, small_backend
+from ego_assets_tests.checkpoints.masks import small_configuration
+from ego_assets_tests.unit.models.test_conformance_masks import STEP_NS, check, clip, hands_on
+
+torch = pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
+pytest.importorskip("sam2", reason="SAM 2 belongs to the extra reference")
+
+from resources.models import sam2_masks, sam2_network  # noqa: E402
+from resources.models.embeddings import AppearanceEmbedder  # noqa: E402
+from resources.models.sam2_masks import Sam2MaskTracker, published_configuration  # noqa: E402
+from resources.models.sam2_network import SURE, Memory, Proposals, Sam2Network  # noqa: E402
+from resources.models.torch_runtime import DeviceMemoryExhausted  # noqa: E402
+
+WIDTH, HEIGHT, SIDE = 96, 64, 32
+#: Left, top, right, bottom and grey level of things; levels are known by the network below.
+Thing = tuple[int, int, int, int, int]
+CUP, BOTTLE, KNIFE = (10, 10, 26, 30, 60), (60, 12, 80, 50, 120), (30, 40, 52, 54, 200)
+
+
+def scene(*shown: Sequence[Thing], step_ns: int = STEP_NS) -> list[ClipFrame]:
+    """A frame for every list of things."""
+    frames = []
+    for number, things in enumerate(shown):
+        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        for left, top, right, bottom, level in things:
+            image[top:bottom, left:right] = level
+        frames.append(ClipFrame(number, number * step_ns, image))
+    return frames
+
+
+class PerfectNetwork(Sam2Network):
+    """Sees every grey level of a picture as a thing, and follows it by its level."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.precision, self.is_compiled = "float32", False
+        self.begun: list[tuple[list[int], int]] = []
+        self.proposed: list[int] = []
+
+    @property
+    def mask_side(self) -> int:
+        return SIDE
+
+    def encode(self, frames: Iterable[ClipFrame]) -> Iterator[tuple[ClipFrame, Any]]:
+        for frame in frames:
+            levels = torch.from_numpy(frame.image[..., 0].astype(np.float32))[None, None]
+            yield frame, torch.nn.functional.interpolate(levels, size=(SIDE, SIDE), mode="nearest")[0, 0]
+
+    def prompted(self, features: Any, points_xy: Any, labels: Any) -> Any:
+        # Nothing: the outline that the hand layer knows has to stand.
+        return torch.full((len(points_xy), SIDE, SIDE), -SURE)
+
+    def propose(self, features: Any, **thresholds: float) -> Proposals:
+        levels = [level for level in torch.unique(features).tolist() if level]
+        self.proposed.append(len(levels))
+        masks = [(features == level).float() * 2 * SURE - SURE for level in levels]
+        logits = torch.stack(masks) if masks else torch.zeros((0, SIDE, SIDE))
+        return Proposals(logits=logits, scores=np.full(len(masks), 0.75, np.float32))
+
+    def begin(self, at: Sequence[tuple[int, Any, Any]]) -> Memory:
+        memory = Memory(count=len(at[0][2]))
+        found = [0.0] * memory.count
+        for _, features, logits in at:
+            for place, mask in enumerate(logits > 0):
+                if mask.any():
+                    found[place] = float(torch.mode(features[mask]).values)
+        self.begun.append(([position for position, _, _ in at], memory.count))
+        memory.begun[0] = {"levels": found}
+        return memory
+
+    def follow(self, memory: Memory, position: int, features: Any) -> Any:
+        levels = torch.tensor(memory.begun[0]["levels"])[:, None, None]
+        return ((features == levels) & (levels > 0)).float() * 2 * SURE - SURE
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> PerfectNetwork:
+    perfect = PerfectNetwork()
+    monkeypatch.setattr(sam2_masks, "Sam2Network", lambda *a, **k: perfect)
+    monkeypatch.setattr(sam2_masks, "build_network", lambda *a, **k: None)
+    monkeypatch.setattr(sam2_masks, "_files", lambda *a: (Path(), Path()))
+    monkeypatch.setattr(sam2_masks, "card_digest", lambda *a: "0" * 64)
+    return perfect
+
+
+def tracked(shown: Sequence[ClipFrame], **arguments: Any) -> list[MaskFrame]:
+    words = {"vocabulary", "cuts", "hands"}
+    settings = {"reseed_interval_s": 100.0, "lost_coverage": 1.0, "embeddings": AppearanceEmbedder()}
+    settings |= {name: value for name, value in arguments.items() if name not in words}
+    tracker = Sam2MaskTracker(**settings)
+    found = list(tracker.track(iter(shown), **{k: v for k, v in arguments.items() if k in words}))
+    check(found, shown, arguments.get("vocabulary", MASK_CATEGORIES))
+    return found
+
+
+def id_at(masks: MaskFrame, thing: Thing) -> int:
+    return int(masks.instance_ids[(thing[1] + thing[3]) // 2, (thing[0] + thing[2]) // 2])
+
+
+def moved(thing: Thing, by: int) -> Thing:
+    return thing[0] + by, thing[1], thing[2] + by, thing[3], thing[4]
+
+
+# --- How clips are followed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 2, 5, 100])
+def test_ids_stay_over_any_number_of_chunks(network: PerfectNetwork, chunk_frames: int) -> None:
+    shown = scene(*[[moved(CUP, 2 * k), moved(BOTTLE, -k)] for k in range(14)])
+    found = tracked(shown, chunk_frames=chunk_frames, overlap_frames=min(3, chunk_frames))
+    for thing, step in ((CUP, 2), (BOTTLE, -1)):
+        ids = {id_at(masks, moved(thing, step * k)) for k, masks in enumerate(found)}
+        assert len(ids) == 1 and 0 not in ids
+    assert [masks.reseeded for masks in found] == [True] + [False] * 13
+    assert len(network.begun) == 1 + 13 // chunk_frames
+
+
+def test_what_enters_is_found_after_the_interval_and_nothing_gets_a_second_id(
+    network: PerfectNetwork,
+) -> None:
+    shown = scene(*[[CUP, BOTTLE] if k < 4 else [CUP, BOTTLE, KNIFE] for k in range(12)])
+    found = tracked(shown, reseed_interval_s=1.0)
+    assert [masks.frame_index for masks in found if masks.reseeded] == [0, 5, 10]
+    assert [id_at(masks, KNIFE) for masks in found] == [0] * 5 + [5] * 7
+    assert {id_at(masks, CUP) for masks in found} | {id_at(masks, BOTTLE) for masks in found} == {3, 4}
+    assert {item.score for masks in found for item in masks.instances} == {0.75}
+
+
+def test_lost_coverage_asks_for_a_new_search_but_not_again_and_again(network: PerfectNetwork) -> None:
+    large: Thing = (0, 0, 96, 40, 90)
+    shown = scene(*[[large, KNIFE] if k < 3 else [KNIFE] for k in range(12)])
+    found = tracked(shown, lost_coverage=0.2)
+    assert [masks.frame_index for masks in found if masks.reseeded] == [0, 3]
+
+
+def test_what_is_hidden_at_the_end_of_a_chunk_keeps_its_id(network: PerfectNetwork) -> None:
+    shown = scene(*[[CUP, BOTTLE] if k not in (3, 4) else [BOTTLE] for k in range(8)])
+    found = tracked(shown, chunk_frames=4, overlap_frames=4)
+    assert id_at(found[4], CUP) == 0
+    assert id_at(found[5], CUP) == id_at(found[0], CUP) > 0
+    assert network.begun[1][0] == [1, 4], "a chunk begins with the latest frame and with one before"
+
+
+def test_what_left_long_ago_is_not_followed_any_more(network: PerfectNetwork) -> None:
+    shown = scene(*[[CUP, BOTTLE] if k < 2 else [BOTTLE] for k in range(9)])
+    tracked(shown, chunk_frames=4, overlap_frames=2)
+    assert [count for _, count in network.begun] == [2, 1, 1]
+
+
+def test_a_cut_ends_everything(network: PerfectNetwork) -> None:
+    found = tracked(scene(*[[CUP, BOTTLE]] * 6), cuts=frozenset({3}))
+    assert [masks.reseeded for masks in found] == [True, False, False, True, False, False]
+    assert id_at(found[3], CUP) != id_at(found[2], CUP)
+
+
+def test_no_more_instances_than_allowed(network: PerfectNetwork) -> None:
+    things: list[Thing] = [(12 * k, 4, 12 * k + 9, 20 + 4 * k, 20 + 30 * k) for k in range(7)]
+    found = tracked(scene(*[things] * 4), max_objects=3)
+    assert all(len(masks.instances) == 3 for masks in found)
+    assert id_at(found[0], things[6]) and not id_at(found[0], things[0]), "the largest are kept"
+
+
+def test_pictures_without_things_ask_again_only_when_it_is_time(network: PerfectNetwork) -> None:
+    found = tracked(scene(*[[]] * 12), reseed_interval_s=1.0)
+    assert all(not masks.instances for masks in found)
+    assert network.proposed == [0, 0, 0] and not network.begun
+
+
+def test_a_hand_is_no_object_and_is_followed_for_a_while(network: PerfectNetwork) -> None:
+    hand: Thing = (60, 33, 76, 60, 170)
+    shown = scene(*[[CUP, hand]] * 14)
+    hands = hands_on(shown[:4], resolution=(WIDTH, HEIGHT))
+    found = tracked(shown, hands=hands, reseed_interval_s=1.0)
+    for masks in found[:9]:
+        assert [(item.instance_id, item.side) for item in masks.instances] == [(2, "right"), (3, "")]
+    # Somebody's hand that the hand layer does not see any more is a thing like others.
+    assert 2 not in {item.instance_id for item in found[13].instances}
+    without = tracked(shown, hands=hands, vocabulary=("object", "tool"))
+    assert all(item.category == "object" and not item.side for m in without for item in m.instances)
+
+
+def test_of_overlapping_hands_both_are_seen(network: PerfectNetwork) -> None:
+    shown = scene([CUP])
+    hands = hands_on(shown, resolution=(WIDTH, HEIGHT))
+    right = hands.right
+    box = right.boxes_xyxy + np.array([-20, -20, 15, 0], np.float32)
+    fields = {name: getattr(right, name) for name in type(right).__dataclass_fields__}
+    left = type(right)(**{**fields, "side": "left", "boxes_xyxy": box})
+    both = type(hands)(**{**{k: getattr(hands, k) for k in type(hands).__dataclass_fields__}, "left": left})
+    found = tracked(shown, hands=both)
+    assert sorted(item.side for item in found[0].instances) == ["", "left", "right"]
+
+
+class Levels:
+    """A text side that takes dark things for food and light ones for tools."""
+
+    space, embeds_text = "levels", True
+    info = BackendInfo(task="embeddings", backend="levels", model="levels")
+
+    def __init__(self) -> None:
+        self.pictures: list[int] = []
+
+    def embed_images(self, images: Sequence[BgrImage]) -> npt.NDArray[np.float32]:
+        self.pictures.append(len(images))
+        vectors = np.zeros((len(images), EMBEDDING_DIMENSIONS), np.float32)
+        for place, image in enumerate(images):
+            vectors[place, int(image.max() > 100)] = 1
+        return vectors
+
+    def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        vectors = np.zeros((len(texts), EMBEDDING_DIMENSIONS), np.float32)
+        vectors[: len(texts) // 2, 1] = 1
+        vectors[len(texts) // 2 :, 0] = 1
+        return vectors
+
+
+def test_categories_are_decided_once_on_a_few_pictures(network: PerfectNetwork) -> None:
+    shown = scene(*[[CUP, BOTTLE] if k < 7 else [CUP, BOTTLE, KNIFE] for k in range(12)])
+    embedder = Levels()
+    found = tracked(shown, embeddings=embedder, vocabulary=("object", "alpha", "beta"), reseed_interval_s=1.0)
+    said = {item.instance_id: item.category for masks in found for item in masks.instances}
+    assert said == {3: "alpha", 4: "beta", 5: "alpha"}
+    # Three looks at two things; one thing was seen for two looks before the clip ended.
+    assert embedder.pictures == [6, 1]
+
+
+def test_doubtful_categories_stay_object(network: PerfectNetwork) -> None:
+    class Undecided(Levels):
+        def embed_images(self, images: Sequence[BgrImage]) -> npt.NDArray[np.float32]:
+            vectors = np.zeros((len(images), EMBEDDING_DIMENSIONS), np.float32)
+            vectors[:, :2] = np.sqrt(0.5)
+            return vectors
+
+    shown = scene(*[[CUP, BOTTLE]] * 3)
+    vocabulary = ("object", "alpha", "beta")
+    found = tracked(shown, embeddings=Undecided(), vocabulary=vocabulary, category_threshold=0.6)
+    assert {item.category for masks in found for item in masks.instances} == {"object"}
+
+
+def test_results_wait_for_categories_only_a_few_frames(network: PerfectNetwork) -> None:
+    taken = 0
+
+    def endless() -> Iterator[ClipFrame]:
+        nonlocal taken
+        while True:
+            yield ClipFrame(taken, taken * STEP_NS, scene([CUP])[0].image)
+            taken += 1
+
+    found = Sam2MaskTracker(embeddings=Levels()).track(endless())
+    for number in range(30):
+        assert next(found).frame_index == number
+        assert taken <= number + 4
+
+
+def test_that_nothing_can_be_named_is_said_once(
+    network: PerfectNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Sam2MaskTracker(embeddings=AppearanceEmbedder())
+    with caplog.at_level(logging.INFO, "resources.models.sam2_masks"):
+        for _ in range(2):
+            list(tracker.track(iter(scene([CUP]))))
+    assert sum("knows no words" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"points_per_side": 0},
+        {"predicted_iou_threshold": 1.5},
+        {"stability_threshold": -0.1},
+        {"min_share": 2.0},
+        {"max_objects": 0},
+        {"max_objects": 101},
+        {"reseed_interval_s": 0.0},
+        {"lost_coverage": -1.0},
+        {"chunk_frames": 0},
+        {"chunk_frames": 3, "overlap_frames": 4},
+        {"category_threshold": 1.1},
+        {"vos_optimized": "maybe"},
+        {"checkpoint": "huge"},
+    ],
+)
+def test_wrong_settings_are_refused(network: PerfectNetwork, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(reversed(wrong))):
+        Sam2MaskTracker(embeddings=AppearanceEmbedder(), **wrong)
+
+
+# --- The network itself -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+def small(models_dir: Path, **settings: Any) -> Sam2MaskTracker:
+    tracker: Sam2MaskTracker = small_backend("masks", "sam2", models_dir, settings=settings)
+    return tracker
+
+
+def ids_of(tracker: Sam2MaskTracker, shown: Sequence[ClipFrame]) -> list[npt.NDArray[np.uint16]]:
+    return [masks.instance_ids for masks in tracker.track(iter(shown))]
+
+
+def same(first: Sequence[npt.NDArray[np.uint16]], second: Sequence[npt.NDArray[np.uint16]]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_small_weights_draw_and_follow_something(models_dir: Path) -> None:
+    found = ids_of(small(models_dir), clip(5))
+    assert len(np.unique(found[0])) > 2, "otherwise the tests of this network would test nothing"
+    assert set(np.unique(found[2])) & set(np.unique(found[0])) - {0}
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_out_of_memory_takes_longer_and_changes_nothing(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    shown = clip(5)
+    expected = ids_of(small(models_dir, licence="measured"), shown)
+    tracker = small(models_dir, licence=f"limit {limit}")
+    network = tracker._network
+    refused = {"pictures": 0, "points": 0, "instances": 0}
+
+    def limited(kind: str, count: int) -> None:
+        if count > limit:
+            refused[kind] += 1
+            raise torch.OutOfMemoryError("injected")
+
+    encode, track, decode = network._encode, network._track, network._plain.sam_mask_decoder.forward
+
+    def encode_few(frames: Sequence[ClipFrame]) -> Any:
+        limited("pictures", len(frames))
+        return encode(frames)
+
+    def track_few(memory: Memory, position: int, features: Any, masks: Any, window: slice) -> Any:
+        limited("instances", window.stop - window.start)
+        return track(memory, position, features, masks, window)
+
+    def decode_few(**arguments: Any) -> Any:
+        if arguments["multimask_output"] and arguments["repeat_image"]:
+            limited("points", arguments["sparse_prompt_embeddings"].shape[0])
+        return decode(**arguments)
+
+    monkeypatch.setattr(network, "_encode", encode_few)
+    monkeypatch.setattr(network, "_track", track_few)
+    monkeypatch.setattr(network._plain.sam_mask_decoder, "forward", decode_few)
+    found = ids_of(tracker, shown)
+    assert all(refused.values())
+    # Batches of another size add up in another order: a pixel on an edge may fall to the other side.
+    assert max(float((a != b).mean()) for a, b in zip(found, expected, strict=True)) < 0.01
+
+
+def test_a_picture_that_does_not_fit_is_told(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = small(models_dir, licence="too small")
+
+    def never(frames: Sequence[ClipFrame]) -> Any:
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(tracker._network, "_encode", never)
+    with pytest.raises(DeviceMemoryExhausted):
+        ids_of(tracker, clip(1))
+
+
+def test_the_memory_of_a_long_clip_is_bounded(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = small(models_dir, chunk_frames=1000, reseed_interval_s=1e6, lost_coverage=1.0)
+    kept: list[int] = []
+    follow = tracker._network.follow
+
+    def counted(memory: Memory, position: int, features: Any) -> Any:
+        found = follow(memory, position, features)
+        kept.append(len(memory.followed))
+        return found
+
+    monkeypatch.setattr(tracker._network, "follow", counted)
+    frames = clip(2, (64, 48))
+    shown = [ClipFrame(k, k * STEP_NS, frames[k % 2].image) for k in range(40)]
+    assert len(ids_of(tracker, shown)) == 40
+    assert len(kept) == 39 and max(kept) == kept[-1] <= 20
+
+
+def test_what_the_network_looks_back_at_is_kept(models_dir: Path) -> None:
+    """Frames that are forgotten must make no difference to the network."""
+    shown = clip(24, (64, 48))
+    settings = {"chunk_frames": 1000, "reseed_interval_s": 1e6, "lost_coverage": 1.0}
+    expected = ids_of(small(models_dir, **settings), shown)
+    everything = small(models_dir, licence="remembers all", **settings)
+    everything._network._kept = 1000
+    assert same(ids_of(everything, shown), expected)
+
+
+def test_compiled_components_see_few_shapes_and_draw_the_same(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: dict[str, set[int]] = {}
+
+    def compiled(function: Any, **options: Any) -> Any:
+        name = type(function.__self__).__name__
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            first = next(v for v in [*arguments, *named.values()] if v is not None)
+            first = first[0] if isinstance(first, tuple | list) else first
+            # The memory's attention takes tokens first.
+            shapes.setdefault(name, set()).add(first.shape[1 if name == "MemoryAttention" else 0])
+            return function(*arguments, **named)
+
+        return call
+
+    shown = clip(5)
+    expected = ids_of(small(models_dir), shown)
+    monkeypatch.setattr(torch, "compile", compiled)
+    tracker = small(models_dir, vos_optimized="on")
+    found = ids_of(tracker, shown)
+    assert max(float((a != b).mean()) for a, b in zip(found, expected, strict=True)) < 0.01
+    assert shapes["ImageEncoder"] == {16}
+    assert shapes["MemoryEncoder"] == shapes["MemoryAttention"] == shapes["MaskDecoder"]
+    assert shapes["MaskDecoder"] <= {4, 8}
+
+
+@pytest.mark.parametrize("value", [False, "off", "auto"])
+def test_nothing_is_compiled_on_a_cpu_by_itself(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: pytest.fail("compiled"))
+    assert not small(models_dir, vos_optimized=value, device="cpu")._network.is_compiled
+
+
+def test_half_precision_runs(models_dir: Path) -> None:
+    shown = clip(4)
+    tracker = small(models_dir, precision="bfloat16")
+    check(list(tracker.track(iter(shown))), shown, MASK_CATEGORIES)
+    with pytest.raises(Exception, match="precision"):
+        small(models_dir, precision="int8")
+
+
+def test_frames_of_two_sizes_are_refused(models_dir: Path) -> None:
+    with pytest.raises(ValueError, match="one size"):
+        ids_of(small(models_dir), [*clip(1), *clip(1, (64, 48))])
+
+
+def test_own_weights_say_what_they_are(models_dir: Path) -> None:
+    info = small(models_dir, licence="MIT").info
+    assert info.model == "own SAM 2.1" and info.licence == "MIT" and len(info.weights_sha256) == 64
+
+
+# --- Files --------------------------------------------------------------------------------------------
+
+
+def own_folder(tmp_path: Path, models_dir: Path) -> Path:
+    small(models_dir)
+    folder = tmp_path / "own-masks"
+    folder.mkdir()
+    for name in ("model.pt", "model.yaml"):
+        (folder / name).write_bytes((models_dir / "own-masks" / name).read_bytes())
+    return folder
+
+
+def built(folder: Path) -> Sam2MaskTracker:
+    return Sam2MaskTracker(
+        models_dir=folder.parent, embeddings=AppearanceEmbedder(), checkpoint="own", device="cpu"
+    )
+
+
+def test_missing_and_damaged_weights_are_told(tmp_path: Path, models_dir: Path) -> None:
+    folder = own_folder(tmp_path, models_dir)
+    state = torch.load(folder / "model.pt", weights_only=True)
+    (folder / "model.pt").write_bytes(b"not weights")
+    with pytest.raises(BackendUnavailable, match="does not hold the weights"):
+        built(folder)
+    torch.save(state["model"], folder / "model.pt")
+    with pytest.raises(BackendUnavailable, match="model"):
+        built(folder)
+    state["model"].pop("no_obj_ptr")
+    torch.save(state, folder / "model.pt")
+    with pytest.raises(BackendUnavailable, match="no_obj_ptr"):
+        built(folder)
+    (folder / "model.pt").unlink()
+    with pytest.raises(BackendUnavailable, match=r"model\.pt"):
+        built(folder)
+
+
+def test_a_configuration_makes_nothing_but_parts_of_the_network(tmp_path: Path, models_dir: Path) -> None:
+    folder = own_folder(tmp_path, models_dir)
+    content = small_configuration()
+    content["model"]["image_encoder"]["trunk"] = {"_target_": "os.system", "command": "false"}
+    (folder / "model.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(BackendUnavailable, match=r"os\.system"):
+        built(folder)
+    (folder / "model.yaml").write_text("model: [1, 2")
+    with pytest.raises(BackendUnavailable, match="does not describe"):
+        built(folder)
+
+
+def test_every_published_configuration_is_there() -> None:
+    for checkpoint in sam2_masks.CONFIGURATIONS:
+        content = yaml.safe_load(published_configuration(checkpoint).read_text())
+        assert content["model"]["image_size"] == 1024
+
+
+def test_published_weights_load_under_the_names_the_package_gives_them(tmp_path: Path) -> None:
+    from sam2.build_sam import build_sam2_video_predictor
+
+    published = build_sam2_video_predictor("configs/sam2.1/sam2.1_hiera_t.yaml", device="cpu")
+    shapes = {name: value.shape for name, value in published.state_dict().items()}
+    own = sam2_network._instance(published_configuration("tiny"), vos_optimized=False)
+    assert {name: value.shape for name, value in own.state_dict().items()} == shapes
+    assert type(own) is type(published)
+    for name in ("delta", "thresh"):
+        option = f"dynamic_multimask_stability_{name}"
+        assert getattr(own.sam_mask_decoder, option) == getattr(published.sam_mask_decoder, option)
+    # One number stands for each parameter, so that the file is small.
+    state = {name: torch.full((1,), 0.01).expand(shape) for name, shape in shapes.items()}
+    path = tmp_path / "sam2.1" / "sam2.1_hiera_tiny.pt"
+    path.parent.mkdir()
+    torch.save({"model": state}, path)
+    with any_digest():
+        tracker = Sam2MaskTracker(
+            models_dir=tmp_path, embeddings=AppearanceEmbedder(), checkpoint="tiny", device="cpu"
+        )
+    assert tracker.info.model == "SAM 2.1 Hiera tiny" and tracker.info.licence == "Apache-2.0"
+    assert tracker._network.mask_side == 256
+    parameters = list(tracker._network._plain.parameters())
+    assert all(float(value.flatten()[-1]) == pytest.approx(0.01) for value in parameters)

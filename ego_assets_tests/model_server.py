@@ -35,6 +35,8 @@ class ModelServer:
         etags: Path -> ETag, where it is not the digest of the content; an empty one is left out.
         ignores_range: Answer every request with the whole file.
         ignores_if_range: Continue a file although it changed.
+        becomes: Path -> content it has after the next request.
+        most_bytes: A continued answer holds so many at most.
         drops: Bodies are cut after so many bytes, one entry a request.
         statuses: Answered instead, one entry a request.
         redirects: Path -> address.
@@ -46,6 +48,8 @@ class ModelServer:
     etags: dict[str, str] = field(default_factory=dict)
     ignores_range: bool = False
     ignores_if_range: bool = False
+    becomes: dict[str, bytes] = field(default_factory=dict)
+    most_bytes: int | None = None
     drops: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
@@ -102,13 +106,16 @@ class _Handler(BaseHTTPRequestHandler):
         content, tag = server.files[path], server.etag(path)
         asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
         may_continue = server.ignores_if_range or request.headers.get("if-range", tag) == tag
+        server.files[path] = server.becomes.pop(path, content)
         headers = {"ETag": tag} if tag else {}
         if asked and may_continue and not server.ignores_range:
             request.begin = int(asked[1])
             if request.begin >= len(content):
                 self._end(request, 416, {})
                 return
-            headers["Content-Range"] = f"bytes {request.begin}-{len(content) - 1}/{len(content)}"
+            end = min(len(content), request.begin + (server.most_bytes or len(content)))
+            headers["Content-Range"] = f"bytes {request.begin}-{end - 1}/{len(content)}"
+            content = content[:end]
         self._end(request, 206 if request.begin else 200, headers, content[request.begin :])
 
     def _end(self, request: Request, status: int, headers: dict[str, str], body: bytes = b"") -> None:

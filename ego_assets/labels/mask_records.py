@@ -5,7 +5,9 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ego_assets.labels.mask_tracking import nearest_pixels, trace_back
 from ego_assets.media.contact_sheet import contact_sheet
 from ego_assets.media.frame_archive import FrameArchive, FrameArchiveIndex, FrameArchiveWriter
 from ego_assets.media.overlays import draw_label, mask_overlay
+from ego_assets.media.parallel import ordered_map, run_ahead
 from ego_assets.media.rasters import decode_png, encode_indexed_png, encode_png16
 from ego_assets.media.verdict_table import write_verdict_table
 from ego_assets.schema.detections import BackendInfo, BgrImage
@@ -55,6 +58,8 @@ _COMPARABLE = 0.4
 #: Frames and width in pixels of the tiles that people see.
 _TILES, _TILE_WIDTH = 8, 320
 _LEGEND = "left hand red, right hand green"
+#: Frames that are decoded, and masks that are made, before they are asked for.
+_FRAMES_AHEAD, _MASKS_AHEAD = 4, 2
 
 #: Runs a backend over a stream of frames.
 Track = Callable[[Iterator[ClipFrame]], Iterator[MaskFrame]]
@@ -123,6 +128,8 @@ def record_masks(
 ) -> RecordedMasks:
     """Track a clip and write ``masks.tar`` with its index and ``tracks.parquet``.
 
+    Frames are decoded, instances followed and masks stored in threads, so that none waits for another.
+
     All PNG of a clip have one form: 8 bits with a palette while no id is above 255, otherwise 16-bit grey.
 
     Args:
@@ -144,26 +151,25 @@ def record_masks(
     tiles: list[BgrImage] = []
     reseeded: list[int] = []
     palette = instance_palette()
-    with archive:
-        for masks in track(_remembered(frames, seen)):
-            if not seen or seen[0].frame_index != masks.frame_index:
-                raise ValueError(
-                    f"masks: expected one answer per frame in order, got frame {masks.frame_index}"
-                )
-            frame = seen.popleft()
-            if masks.instance_ids.shape != frame.image.shape[:2]:
-                raise ValueError(
-                    f"instance_ids of frame {masks.frame_index}: expected {list(frame.image.shape[:2])}, got "
-                    f"{list(masks.instance_ids.shape)}"
-                )
-            archive.add(masks, palette)
-            areas = table.add(masks)
-            measures.add(frame, masks, areas)
+    with (
+        archive,
+        closing(run_ahead(_remembered(frames, seen), ahead=_FRAMES_AHEAD, name="mask-frames")) as taken,
+        closing(run_ahead(track(taken), ahead=_MASKS_AHEAD, name="mask-tracks")) as followed,
+        closing(
+            ordered_map(
+                partial(_prepared, palette=palette, shown=shown), _answered(followed, seen), name="mask-png"
+            )
+        ) as prepared,
+    ):
+        for found in prepared:
+            masks = found.masks
+            archive.add(masks, found.png, is_narrow=found.is_narrow)
+            table.add(masks, found.areas, found.boxes)
+            measures.add(found)
             if masks.reseeded:
                 reseeded.append(masks.frame_index)
-            if masks.frame_index in shown:
-                tile = _tile(frame.image, masks, palette)
-                tiles.append(tile if tiles else draw_label(tile, _LEGEND))
+            if found.tile is not None:
+                tiles.append(found.tile if tiles else draw_label(found.tile, _LEGEND))
         if seen:
             raise ValueError(f"masks: expected an answer for every frame, got none for {len(seen)}")
     table.write(path(TRACKS))
@@ -276,6 +282,83 @@ def _remembered(frames: Iterable[ClipFrame], seen: deque[ClipFrame]) -> Iterator
         yield frame
 
 
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """A frame, its masks, and those of the frame before."""
+
+    frame: ClipFrame
+    masks: MaskFrame
+    before: tuple[ClipFrame, MaskFrame] | None
+
+
+def _answered(followed: Iterable[MaskFrame], seen: deque[ClipFrame]) -> Iterator[_Answer]:
+    """The backend's answers with the frames they belong to.
+
+    Raises:
+        ValueError: One belongs to none, or has another size.
+    """
+    before = None
+    for masks in followed:
+        if not seen or seen[0].frame_index != masks.frame_index:
+            raise ValueError(f"masks: expected one answer per frame in order, got frame {masks.frame_index}")
+        frame = seen.popleft()
+        if masks.instance_ids.shape != frame.image.shape[:2]:
+            raise ValueError(
+                f"instance_ids of frame {masks.frame_index}: expected {list(frame.image.shape[:2])}, got "
+                f"{list(masks.instance_ids.shape)}"
+            )
+        yield _Answer(frame, masks, before)
+        before = frame, masks
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Prepared:
+    """What is stored of one frame.
+
+    Attributes:
+        masks: The backend's answer.
+        png: The picture of ids, with 8 bits where ``is_narrow``, otherwise with 16.
+        is_narrow: Whether its ids fit into 8 bits.
+        areas: ``int64 [K]``, pixels of each id.
+        boxes: ``int64 [K, 4]``, their boxes.
+        consistency: How well they go with those of the frame before.
+        tile: The picture that people see, on some frames.
+    """
+
+    masks: MaskFrame
+    png: bytes
+    is_narrow: bool
+    areas: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.int64]
+    consistency: float
+    tile: BgrImage | None
+
+
+def _prepared(answer: _Answer, *, palette: npt.NDArray[np.uint8], shown: set[int]) -> _Prepared:
+    """Everything about one frame that needs no other frame but the one before."""
+    masks, image = answer.masks, answer.frame.image
+    ids = masks.instance_ids
+    is_narrow = int(ids.max(initial=0)) <= _LAST_PALETTE_ID
+    consistency = float("nan")
+    if answer.before is not None:
+        frame_before, masks_before = answer.before
+        earlier, earlier_image = _reduced(masks_before.instance_ids, frame_before.image)
+        later, later_image = _reduced(ids, image)
+        consistency = motion_compensated_iou(earlier, later, earlier_image, later_image)
+    areas, boxes = _extents(ids)
+    return _Prepared(
+        masks=masks,
+        png=encode_indexed_png(ids.astype(np.uint8), palette)
+        if is_narrow
+        else encode_png16(np.ascontiguousarray(ids)),
+        is_narrow=is_narrow,
+        areas=areas,
+        boxes=boxes,
+        consistency=consistency,
+        tile=_tile(image, masks, palette) if masks.frame_index in shown else None,
+    )
+
+
 class _MaskArchive:
     """Writes PNG of 8 bits, and all of them anew with 16 bits once an id asks for it."""
 
@@ -284,16 +367,12 @@ class _MaskArchive:
         self._writer = FrameArchiveWriter(archive, index)
         self.bit_depth = 8
 
-    def add(self, masks: MaskFrame, palette: npt.NDArray[np.uint8]) -> None:
-        ids = masks.instance_ids
-        if self.bit_depth == 8 and ids.max(initial=0) > _LAST_PALETTE_ID:
+    def add(self, masks: MaskFrame, png: bytes, *, is_narrow: bool) -> None:
+        if self.bit_depth == 8 and not is_narrow:
             self._widen()
-        data = (
-            encode_indexed_png(ids.astype(np.uint8), palette)
-            if self.bit_depth == 8
-            else encode_png16(np.ascontiguousarray(ids))
-        )
-        self._writer.add(masks.frame_index, masks.timestamp_ns, data, extension="png")
+        if self.bit_depth == 16 and is_narrow:
+            png = encode_png16(np.ascontiguousarray(masks.instance_ids))
+        self._writer.add(masks.frame_index, masks.timestamp_ns, png, extension="png")
 
     def _widen(self) -> None:
         """Rewrite what there is: programs must not meet two forms in one archive."""
@@ -338,9 +417,8 @@ class _InstanceTable:
         }
     )
 
-    def add(self, masks: MaskFrame) -> npt.NDArray[np.int64]:
-        """Take up one frame; returns the pixels of each id, ``int64 [largest id + 1]``."""
-        areas, boxes = _extents(masks.instance_ids)
+    def add(self, masks: MaskFrame, areas: npt.NDArray[np.int64], boxes: npt.NDArray[np.int64]) -> None:
+        """Take up one frame with the pixels and the box of each id."""
         for item in masks.instances:
             self._check(item, masks.frame_index)
             first, _, frames = self.spans.get(item.instance_id, (masks.frame_index, 0, 0))
@@ -362,7 +440,6 @@ class _InstanceTable:
             }
             for name, value in row.items():
                 self.columns[name].append(value)
-        return areas
 
     def _check(self, item: MaskInstance, frame_index: int) -> None:
         if item.category not in self.vocabulary:
@@ -405,24 +482,19 @@ class _Measures:
     """What is measured while frames go by."""
 
     rows: list[tuple[int, int, float, float, float, float]] = field(default_factory=list)
-    before: tuple[npt.NDArray[np.uint16], BgrImage] | None = None
 
-    def add(self, frame: ClipFrame, masks: MaskFrame, areas: npt.NDArray[np.int64]) -> None:
+    def add(self, found: _Prepared) -> None:
+        masks, areas = found.masks, found.areas
         pixels = masks.instance_ids.size
         hands = [item.instance_id for item in masks.instances if item.category == HAND_CATEGORY]
-        ids, image = _reduced(masks.instance_ids, frame.image)
-        consistency = float("nan")
-        if self.before is not None:
-            consistency = motion_compensated_iou(self.before[0], ids, self.before[1], image)
-        self.before = ids, image
         self.rows.append(
             (
-                frame.frame_index,
-                frame.timestamp_ns,
+                masks.frame_index,
+                masks.timestamp_ns,
                 float(areas[1:].sum()) / pixels,
                 float(areas[1:].max(initial=0)) / pixels,
                 float(areas[hands].sum()) / pixels,
-                consistency,
+                found.consistency,
             )
         )
 

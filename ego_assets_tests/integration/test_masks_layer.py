@@ -20,7 +20,9 @@ from ego_assets.assets.masks import SPEC, deliver, make
 from ego_assets.execution import ClipWork, LayerDraft, LayerOutcome, LayerState, Services, run_layer
 from ego_assets.labels.hand_object import write_tracks
 from ego_assets.media.frame_archive import FrameArchiveIndex, read_member
+from ego_assets.media.motion_table import MOTION_FILE, motion_table
 from ego_assets.media.rasters import decode_png
+from ego_assets.media.timeline import read_timeline
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER, Clip
 from ego_assets.schema.detections import BackendInfo
@@ -30,6 +32,7 @@ from ego_assets.schema.hands import HandObjectTracks, HandSide, HandTrack
 from ego_assets.schema.ladder import Rung
 from ego_assets.schema.layers import COMPLETENESS_BITS, LayerSpec, RetryPolicySpec
 from ego_assets.schema.masks import MaskFrame, MaskInstance
+from ego_assets.schema.motion import CameraMotion
 from ego_assets.schema.vocabulary import PrivacyStatus, ReviewRisk
 from ego_assets.settings import Settings
 from ego_assets_tests.clips import write_clip
@@ -38,6 +41,8 @@ from resources.profiles import build_ladder, load_profile
 
 WIDTH, HEIGHT, FRAMES, RATE = 192, 108, 15, 15
 COVERED = [0, 3, 6, 9, 12]
+#: A new scene begins between two frames that the layer looks at.
+FIRST_AFTER_CUT = 7
 NO_WAIT = RetryPolicySpec(max_retries=0, delay_s=0.0)
 BLURRED = LayerSpec(name=PRIVACY_LAYER, group="t", description="", stage=2, essential=True, retry=NO_WAIT)
 HANDS = LayerSpec(
@@ -51,6 +56,7 @@ class FakeTracker:
 
     behaviour: str = "good"
     vocabularies: list[Sequence[str]] = field(default_factory=list)
+    cuts: list[frozenset[int]] = field(default_factory=list)
 
     @property
     def info(self) -> BackendInfo:
@@ -62,8 +68,10 @@ class FakeTracker:
         *,
         hands: HandObjectTracks | None = None,
         vocabulary: Sequence[str] = (),
+        cuts: frozenset[int] = frozenset(),
     ) -> Iterator[MaskFrame]:
         self.vocabularies.append(vocabulary)
+        self.cuts.append(cuts)
         for number, frame in enumerate(frames):
             if self.behaviour == "raises" and number == 2:
                 raise RuntimeError("the model fell over")
@@ -119,6 +127,9 @@ class FakeModels:
     def settings(self, tasks: Iterable[str], *, leak_check: bool = False) -> Mapping[str, Mapping[str, Any]]:
         return {}
 
+    def give_back_memory(self, *, keep_networks: bool) -> None:
+        pass
+
 
 def tracks() -> HandObjectTracks:
     """A right hand that holds something in every covered frame."""
@@ -149,7 +160,14 @@ def tracks() -> HandObjectTracks:
 
 
 def _make_blurred(work: ClipWork, staged: Any) -> LayerDraft:
-    write_clip(staged.path("proxy.mp4"), frames=FRAMES, width=WIDTH, height=HEIGHT, rate=RATE)
+    path, size = staged.path("proxy.mp4"), (WIDTH, HEIGHT)
+    write_clip(path, frames=FRAMES, width=WIDTH, height=HEIGHT, rate=RATE)
+    still = CameraMotion.still(FRAMES)
+    motion = CameraMotion(
+        positions_xy=still.positions_xy, change=still.change, is_cut=np.arange(FRAMES) == FIRST_AFTER_CUT
+    )
+    table = motion_table(motion, read_timeline(path).timestamps_ns, measured_on=size, resolution=size)
+    pq.write_table(table, staged.path(MOTION_FILE))
     return LayerDraft(clip_updates={"privacy_status": PrivacyStatus.BLURRED}, resolution=(WIDTH, HEIGHT))
 
 
@@ -317,11 +335,12 @@ def test_what_no_attempt_can_segment_is_given_up_and_the_clip_goes_on(
     assert len(bench.document().attempts) == 3
 
 
-def test_the_vocabulary_of_the_settings_reaches_the_backend(make_bench: Callable[..., Bench]) -> None:
+def test_the_vocabulary_and_the_cuts_reach_the_backend(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(mask_vocabulary="object, hand, gadget")
     tracker = FakeTracker()
     bench.run(tracker)
     assert tracker.vocabularies == [("object", "hand", "gadget")]
+    assert tracker.cuts == [frozenset({9})]
     assert json.loads(bench.read("categories.json"))["vocabulary"] == ["object", "hand", "gadget"]
 
 

@@ -513,7 +513,8 @@ def wanted_files(card: ModelCard, listed: Mapping[str, Any]) -> list[str]:
         path = PurePosixPath(name)
         if name in named:
             return True
-        if path.is_absolute() or ".." in path.parts or path.parent not in folders:
+        # Nothing from elsewhere: neither other folders nor ways out of this one.
+        if path.parent not in folders:
             return False
         if path.name.startswith(_OTHER_FORMATS):
             return False

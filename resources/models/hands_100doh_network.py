@@ -176,6 +176,9 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
         height, width = pictures.shape[2:]
         features = self.RCNN_base(pictures)
         scores, shifts = self.RCNN_rpn(features)
+        sound = torch.isfinite(scores).all(1) & torch.isfinite(shifts).flatten(1).all(1)
+        # Places that are no numbers would be read from anywhere.
+        shifts = torch.nan_to_num(shifts)
         places = anchors(features.shape[2], features.shape[3], device=features.device)
         boxes, known = self._proposed(scores, clipped(decoded(places, shifts), height=height, width=width))
         # The coordinates of places need float32.
@@ -204,7 +207,8 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
             object_counts=objects.counts,
             object_boxes=objects.boxes,
             object_scores=objects.scores,
-            finite=torch.isfinite(probabilities).flatten(1).all(1)
+            finite=sound
+            & torch.isfinite(probabilities).flatten(1).all(1)
             & torch.isfinite(regressed).flatten(1).all(1)
             & torch.isfinite(contact).flatten(1).all(1)
             & torch.isfinite(offsets).flatten(1).all(1),

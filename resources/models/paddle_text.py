@@ -19,7 +19,7 @@ from ego_assets.schema.errors import BackendUnavailable
 from resources.models.boxes import check_at_least, check_thresholds, equal_batches
 from resources.models.images import STRIDE, check_image
 from resources.models.registry import PADDLE_TEXT
-from resources.models.weights import locate, weights_digest
+from resources.models.weights import card_digest, locate
 
 
 class PaddleTextDetector:
@@ -68,7 +68,7 @@ class PaddleTextDetector:
         # A predictor of PaddlePaddle serves one thread.
         self._one_at_a_time = threading.Lock()
         path = locate(PADDLE_TEXT, models_dir)
-        self._digest = weights_digest(path)
+        self._digest = card_digest(PADDLE_TEXT, models_dir)
         # PaddleX asks four model hosts whether they answer as soon as it is imported, unless it is told not to.
         os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
         try:

@@ -63,7 +63,8 @@ class Raft(nn.Module):  # type: ignore[misc,unused-ignore]
     def _refined(self, first: Any, second: Any) -> Any:
         features = self.raft.feature_encoder(torch.cat([first, second])).float()
         pyramid = _correlations(*features.chunk(2), levels=self.levels)
-        count, rows, columns = first.shape[0], *features.shape[-2:]
+        count = first.shape[0]
+        rows, columns = features.shape[-2:]
         context = self.raft.context_encoder(first)
         width = self.raft.update_block.hidden_state_size
         hidden, context = context.split([width, context.shape[1] - width], dim=1)

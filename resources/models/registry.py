@@ -708,9 +708,7 @@ OWN_CHECKPOINTS: Mapping[str, tuple[ModelCard, ...]] = MappingProxyType(
                 "as SAM 2.1; model.yaml is its Hydra configuration",
             ),
         ),
-        "actions": (
-            _own("actions", "own VideoMAE", _VIDEO_FILES, "as its preprocessor_config.json says"),
-        ),
+        "actions": (_own("actions", "own VideoMAE", _VIDEO_FILES, "as its preprocessor_config.json says"),),
         "embeddings": (
             _own(
                 "embeddings",

@@ -182,6 +182,7 @@ class VideoWindowRecognizer:
         """The pictures of each window; of every moment in it the nearest frame."""
         offsets = (np.arange(self._window.frames) + 0.5) / self._window.frames - 0.5
         offsets_ns = np.rint(offsets * self._window_s * NANOSECONDS).astype(np.int64)
+        tolerance_ns = round(self._window_s / self._window.frames / 8 * NANOSECONDS)
         source = iter(frames)
         kept: deque[tuple[int, npt.NDArray[np.uint8]]] = deque()
         is_over = False
@@ -199,7 +200,7 @@ class VideoWindowRecognizer:
                 raise ValueError("frames: expected one or more, got none")
             stamps = np.array([stamp for stamp, _ in kept], np.int64)
             pictures = [picture for _, picture in kept]
-            yield [pictures[place] for place in _nearest(stamps, wanted)]
+            yield [pictures[place] for place in _nearest(stamps, wanted, tolerance_ns=tolerance_ns)]
 
     def _small(self, image: BgrImage) -> npt.NDArray[np.uint8]:
         """``uint8 [3, height, width]``, BGR: resized and cut on the CPU, so that a fortieth of 1080p is uploaded."""
@@ -349,12 +350,15 @@ def smoothed(scores: Scores, times_ns: npt.NDArray[np.int64], *, width_s: float)
     return result
 
 
-def _nearest(stamps: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> list[int]:
-    """Places of the nearest of the ascending ``stamps``; the earlier of two."""
-    after = np.clip(np.searchsorted(stamps, wanted), 1, stamps.size - 1) if stamps.size > 1 else None
-    if after is None:
+def _nearest(stamps: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], *, tolerance_ns: int) -> list[int]:
+    """Places of the nearest of the ascending ``stamps``; the earlier of two that are equally near, or nearly so.
+
+    Without the tolerance, moments half way between frames would get the earlier or the later one as rounding falls.
+    """
+    if stamps.size == 1:
         return [0] * wanted.size
-    is_earlier = wanted - stamps[after - 1] <= stamps[after] - wanted
+    after = np.clip(np.searchsorted(stamps, wanted), 1, stamps.size - 1)
+    is_earlier = wanted - stamps[after - 1] <= stamps[after] - wanted + tolerance_ns
     return [int(place) for place in np.where(is_earlier, after - 1, after)]
 
 
@@ -364,7 +368,7 @@ def _middle(picture: npt.NDArray[np.uint8], crop: tuple[int, int]) -> npt.NDArra
     if any(short):
         margins = [(0, 0), *((missing // 2, missing - missing // 2) for missing in short)]
         picture = np.pad(picture, margins)
-    top, left = (round((side - wanted) / 2) for wanted, side in zip(crop, picture.shape[1:], strict=True))
+    top, left = ((side - wanted) // 2 for wanted, side in zip(crop, picture.shape[1:], strict=True))
     return np.ascontiguousarray(picture[:, top : top + crop[0], left : left + crop[1]])
 
 

@@ -212,9 +212,9 @@ def bar_colours(names: list[str], path: list[int]) -> list[tuple[int, ...]]:
     )
     rows = []
     for top in range(66, picture.shape[0] - 50, 34):
-        # The strongest colour of the row's first pixels below the text.
-        line = picture[top + 20, 150:].reshape(-1, 3)
-        found, counts = np.unique(line[np.ptp(line.astype(int), axis=1) > 60], axis=0, return_counts=True)
+        # Bars are darker than tints and what is none of the activities; the line lies below the text in them.
+        line = picture[top + 20, 150:]
+        found, counts = np.unique(line[line.mean(axis=1) < 190], axis=0, return_counts=True)
         rows.append(tuple(found[counts.argmax()].tolist()) if len(counts) else ())
     return rows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +25,10 @@ from ego_assets.media.depth_archive import (
     write_depth_archive,
     write_map_verdicts,
 )
-from ego_assets.media.frame_archive import FrameArchiveIndex, read_member
-from ego_assets.media.rasters import decode_png
+from ego_assets.media.frame_archive import FrameArchiveIndex, FrameArchiveWriter, read_member
+from ego_assets.media.rasters import decode_png, encode_png8, encode_png16
 from ego_assets.schema.camera import PinholeCamera, Scale
-from ego_assets.schema.depth import DepthFrame, DepthStatus
+from ego_assets.schema.depth import MEASURED_FROM, DepthFrame, DepthStatus, constant_confidence
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.documents import json_document
 from ego_assets.schema.frames import ClipFrame
@@ -145,6 +146,92 @@ def test_equal_maps_give_equal_bytes(tmp_path: Path) -> None:
     assert sheets[0] == sheets[1]
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+
+
+def test_threads_write_what_one_thread_would(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    depths = rng.uniform(0.4, 9, (24, HEIGHT, WIDTH)).astype(np.float32)
+
+    def give(number: int, frame: ClipFrame) -> DepthFrame:
+        confidence = np.full((HEIGHT, WIDTH), 128 + number % 3, np.uint8)
+        return replace(depth_of(frame), depth=depths[number], confidence=confidence)
+
+    archive = write(tmp_path, 24, give)
+    alone = frames(24)
+    for kind in ("depth", "confidence"):
+        with FrameArchiveWriter(tmp_path / "alone.tar", tmp_path / "alone.parquet") as writer:
+            for number, frame in enumerate(alone):
+                found = give(number, frame)
+                png = (
+                    encode_png16(depth_values(found.depth))
+                    if kind == "depth"
+                    else encode_png8(found.confidence)
+                )
+                writer.add(frame.frame_index, frame.timestamp_ns, png, extension="png")
+        for suffix in (".tar", ".parquet"):
+            written = (tmp_path / f"{kind}{suffix}").read_bytes()
+            assert written == (tmp_path / f"alone{suffix}").read_bytes()
+    sample = depths[:, ::4, ::4].reshape(24, -1)
+    np.testing.assert_array_equal(archive.measurements.median, np.percentile(sample, 50, axis=1))
+    np.testing.assert_allclose(
+        archive.measurements.change[1:], np.abs(np.diff(sample, axis=0)).mean(axis=1), rtol=1e-6
+    )
+
+
+def test_one_confidence_for_all_pixels_is_stored_as_if_written_out(tmp_path: Path) -> None:
+    for name, confidence in (
+        ("constant", constant_confidence(HEIGHT, WIDTH)),
+        ("written out", np.full((HEIGHT, WIDTH), MEASURED_FROM, np.uint8)),
+    ):
+        (tmp_path / name).mkdir()
+        depth = np.full((HEIGHT, WIDTH), 2, np.float32)
+        archive = write(
+            tmp_path / name,
+            3,
+            lambda _, frame, depth=depth, confidence=confidence: replace(
+                depth_of(frame), depth=depth, confidence=confidence
+            ),
+        )
+        assert (archive.measurements.measured_share == 1).all()
+        assert (archive.measurements.completed_share == 0).all()
+    for file in (tmp_path / "constant").iterdir():
+        assert file.read_bytes() == (tmp_path / "written out" / file.name).read_bytes(), file.name
+
+
+def test_a_map_says_what_it_knows_and_nothing_else() -> None:
+    whole = np.full((3, 4), 2, np.float32)
+    hole = whole.copy()
+    hole[1, 1] = 0
+    (frame,) = frames(1, width=4, height=3)
+    given = replace(depth_of(frame), depth=whole, confidence=constant_confidence(3, 4))
+    assert given.constant_confidence == MEASURED_FROM
+    assert replace(given, confidence=np.full((3, 4), 9, np.uint8)).constant_confidence is None
+    nothing = replace(given, depth=whole * 0, confidence=constant_confidence(3, 4, 0))
+    assert nothing.constant_confidence == 0
+    for depth, confidence in (
+        (hole, constant_confidence(3, 4)),
+        (hole, np.full((3, 4), 9, np.uint8)),
+        (whole, constant_confidence(3, 4, 0)),
+        (whole * 0, constant_confidence(3, 4)),
+    ):
+        with pytest.raises(ValueError, match="exactly where depth is known"):
+            replace(given, depth=depth, confidence=confidence)
+    for wrong in (np.nan, np.inf, -1):
+        bad = whole.copy()
+        bad[2, 3] = wrong
+        with pytest.raises(ValueError, match="finite values of 0 or more"):
+            replace(given, depth=bad)
+
+
+def test_no_thread_is_left_where_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(FrameArchiveWriter, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, 30, lambda _, frame: depth_of(frame))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("depth-")]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_single_wrong_pixels_are_not_the_maximum(tmp_path: Path) -> None:

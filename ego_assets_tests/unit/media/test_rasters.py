@@ -46,6 +46,25 @@ def test_equal_values_give_equal_bytes_however_they_lie_in_memory() -> None:
     assert encode_indexed_png(ids, PALETTE) == encode_indexed_png(np.asfortranarray(ids), PALETTE)
 
 
+def test_a_map_of_one_value_is_encoded_as_if_written_out() -> None:
+    for value in (0, 128):
+        constant = np.broadcast_to(np.uint8(value), (90, 160))
+        assert encode_png8(constant) == encode_png8(np.full((90, 160), value, np.uint8))
+        assert encode_png8(constant) is encode_png8(np.broadcast_to(np.uint8(value), (90, 160)))
+    assert encode_png16(np.broadcast_to(np.uint16(7), (9, 16))) == encode_png16(
+        np.full((9, 16), 7, np.uint16)
+    )
+
+
+def test_other_programs_see_16_bits() -> None:
+    values = np.random.default_rng(2).integers(0, 65536, (33, 47), dtype=np.uint16)
+    with Image.open(io.BytesIO(encode_png16(values))) as image:
+        image.verify()
+    with Image.open(io.BytesIO(encode_png16(values))) as image:
+        assert image.size == (47, 33) and image.mode.startswith("I")
+        np.testing.assert_array_equal(np.asarray(image).astype(np.uint16), values)
+
+
 def test_other_programs_see_a_palette() -> None:
     ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
     with Image.open(io.BytesIO(encode_indexed_png(ids, PALETTE))) as image:

@@ -164,6 +164,26 @@ def test_a_file_that_changed_meanwhile_is_read_from_the_start(
     assert (tmp_path / "net.pt").read_bytes() == WEIGHTS
 
 
+def test_parts_of_two_versions_are_never_joined(server: ModelServer, tmp_path: Path) -> None:
+    """Nobody states a digest, and the server continues a file although it changed."""
+    wanted = url_card(server, pinned=False)
+    server.becomes["/net.pt"] = OTHER
+    server.drops = [900_000]
+    server.ignores_if_range = True
+    downloader(tmp_path).pull(wanted)
+    assert [request.status for request in server.requests] == [200, 206, 200]
+    assert (tmp_path / "net.pt").read_bytes() == OTHER
+
+
+def test_a_server_that_sends_less_than_was_asked_is_asked_on(server: ModelServer, tmp_path: Path) -> None:
+    wanted = url_card(server, pinned=False)
+    server.drops = [100_000]
+    server.most_bytes = 400_000
+    downloader(tmp_path).pull(wanted)
+    assert [request.begin for request in server.requests] == [0, 100_000, 500_000, 900_000, 1_300_000]
+    assert (tmp_path / "net.pt").read_bytes() == WEIGHTS
+
+
 def test_a_beginning_of_another_file_is_found_by_the_digest(server: ModelServer, tmp_path: Path) -> None:
     """The server states nothing that tells two versions apart, and continues whatever is asked."""
     wanted = url_card(server)
@@ -349,6 +369,11 @@ def test_a_branch_is_followed_once(server: ModelServer, tmp_path: Path) -> None:
     downloader(tmp_path).pull(HUB, again=True)
     assert locate(HUB, tmp_path).read_bytes() == later["config.json"]
     assert read_lock(tmp_path).repositories["small"].commit == "d" * 40
+    fewer = {name: content for name, content in later.items() if name != "tokenizer.json"}
+    server.add_repository("someone/small", fewer, commit="e" * 40)
+    downloader(tmp_path).pull(HUB, again=True)
+    assert "small/tokenizer.json" not in read_lock(tmp_path).files
+    assert is_complete(HUB, tmp_path)
 
 
 def test_another_revision_in_the_registry_is_fetched(server: ModelServer, tmp_path: Path) -> None:
@@ -406,9 +431,9 @@ def test_the_token_goes_to_the_hub_and_not_where_it_redirects(
         assert all(request.headers["authorization"] == "Bearer hf_secret" for request in server.requests)
         assert [request.status for request in storage.requests] == [200, 206]
         assert all("authorization" not in request.headers for request in storage.requests)
+        downloader(tmp_path).pull(url_card(storage))
+        assert "authorization" not in storage.of("/net.pt")[0].headers
     assert (tmp_path / "small" / name).read_bytes() == SHARDS[name]
-    downloader(tmp_path).pull(url_card(server))
-    assert server.of("/net.pt")
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -439,6 +464,8 @@ def test_which_files_of_a_repository_are_wanted() -> None:
             "model.fp16.safetensors",
             "a.py",
             "../up.json",
+            "/up.json",
+            "a/../up.json",
         ]
     )
     assert wanted_files(named, listed) == ["config.json", "model.safetensors"]

@@ -124,6 +124,12 @@ def test_boxes_are_in_pixels_of_the_frame(detector: Any) -> None:
     assert large.contact_boxes_xyxy == pytest.approx(3 * small.contact_boxes_xyxy, abs=0.1)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 90), (300, 2)])
+def test_pictures_of_hardly_any_pixels(detector: Any, width: int, height: int) -> None:
+    (found,) = look(detector, np.full((height, width, 3), RED, np.uint8))
+    assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= [width, height, width, height]).all()
+
+
 def test_batches_change_nothing(models_dir: Path) -> None:
     images = [cells((2, 2 + n, RED), (3, 3 + n, BLUE)) for n in range(2)] + [cells()]
     singly, together = (look(build(models_dir, batch_size=size), *images) for size in (1, 3))
@@ -176,10 +182,16 @@ def test_reduced_precision_keeps_the_boxes(models_dir: Path, detector: Any) -> N
     assert coarse.contact_boxes_xyxy == pytest.approx(exact.contact_boxes_xyxy, abs=0.5)
 
 
-def test_a_network_that_broke_down_is_an_error_and_no_picture_without_hands(models_dir: Path) -> None:
+@pytest.mark.parametrize(
+    "part",
+    ["RCNN_cls_score", "RCNN_rpn.RPN_bbox_pred", "RCNN_rpn.RPN_cls_score", "extension_layer.hand_dydx_layer"],
+)
+def test_a_network_that_broke_down_is_an_error_and_no_picture_without_hands(
+    models_dir: Path, part: str
+) -> None:
     detector = build(models_dir)
     with torch.no_grad():
-        detector._held.network.RCNN_cls_score.bias.fill_(float("nan"))
+        detector._held.network.get_submodule(part).bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="finite"):
         look(detector, cells())
 

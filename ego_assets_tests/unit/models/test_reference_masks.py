@@ -408,6 +408,44 @@ def test_what_the_network_looks_back_at_is_kept(models_dir: Path) -> None:
     assert same(ids_of(everything, shown), expected)
 
 
+def test_instances_are_followed_as_the_package_follows_them(models_dir: Path) -> None:
+    """The predictor of the package, which takes one instance after another and keeps all frames."""
+    network = small(models_dir)._network
+    shown = clip(20, (64, 64))
+    features = [found for _, found in network.encode(iter(shown))]
+    side = network.mask_side
+    logits = torch.full((3, side, side), -SURE)
+    for place in range(3):
+        logits[place, 4 + 6 * place : 14 + 6 * place, 8:20] = SURE
+    memory = network.begin([(0, features[0], logits)])
+    ours = [network.follow(memory, position, features[position]) for position in range(1, 20)]
+
+    model = network._plain
+    with torch.inference_mode():
+        images = network._input(np.stack([frame.image for frame in shown]))
+        state: dict[str, Any] = {
+            "images": images,
+            "num_frames": len(images),
+            "video_height": side,
+            "video_width": side,
+            "device": torch.device("cpu"),
+            "storage_device": torch.device("cpu"),
+        }
+        for name in ("cached_features", "constants", "obj_id_to_idx", "obj_idx_to_id"):
+            state[name] = {}
+        for name in ("point_inputs", "mask_inputs", "output_dict", "temp_output_dict", "frames_tracked"):
+            state[f"{name}_per_obj"] = {}
+        state["obj_ids"] = []
+        large = torch.nn.functional.interpolate(logits[:, None], size=(4 * side, 4 * side), mode="bilinear")
+        for place in range(3):
+            model.add_new_mask(state, 0, place, large[place, 0] > 0)
+        theirs = [masks[:, 0] for position, _, masks in model.propagate_in_video(state) if position]
+    different = [float(((a > 0) != (b > 0)).float().mean()) for a, b in zip(ours, theirs, strict=True)]
+    # The package keeps memories in half precision.
+    assert max(different) < 0.01 and all(float((masks > 0).float().mean()) > 0.01 for masks in ours)
+    assert max(float((a - b).abs().mean() / b.std()) for a, b in zip(ours, theirs, strict=True)) < 0.05
+
+
 def test_compiled_components_see_few_shapes_and_draw_the_same(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

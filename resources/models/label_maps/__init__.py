@@ -37,7 +37,8 @@ class LabelMap:
             raise ValueError(f"label map {self.name!r}: expected at least one activity, got none")
         if OTHER_ACTION in self.classes:
             raise ValueError(
-                f"label map {self.name!r}: {OTHER_ACTION!r} stands for all classes that belong to no activity; leave it out"
+                f"label map {self.name!r}: {OTHER_ACTION!r} stands for all classes that belong to no activity; "
+                "leave it out"
             )
         empty = [label for label, names in self.classes.items() if not names]
         if empty:

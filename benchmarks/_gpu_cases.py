@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ _DRIVEN_FRAMES = 192
 #: Frames that SAM 2.1 is measured on, and the objects that it follows there.
 _FOLLOWED_FRAMES = 96
 _FOLLOWED_OBJECTS = 10
+#: Width and height of the pictures between which flow is measured.
+_FLOW_SIZE = (960, 540)
 
 #: Tells a metric of the case: (metric, value, reason).
 Tell = Callable[[str, float | None, str], None]
@@ -67,6 +69,7 @@ class Case:
         layer_frames: Frames that the layer gives to the network; 0 for all of the clip.
         layer_note: What has to be known of the layer's row.
         in_quick: Whether ``--quick`` measures it.
+        also_square: Whether the model alone is measured on square pictures as well, the middle of the others.
     """
 
     title: str
@@ -82,12 +85,18 @@ class Case:
     layer_frames: int = 0
     layer_note: str = ""
     in_quick: bool = False
+    also_square: bool = False
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The rows, in order."""
         return (
             Metric(name="model alone", unit="frames/s", better="higher", target=self.target),
+            *(
+                [Metric(name=_SQUARE, unit="frames/s", better="higher", target=self.target)]
+                if self.also_square
+                else []
+            ),
             Metric(name="memory peak of the model alone", unit="GiB", better="lower"),
             Metric(name="whole layer", unit="frames/s", better="higher"),
             Metric(name="whole layer / model alone", unit="ratio", better="higher", target=self.layer_target),
@@ -95,6 +104,7 @@ class Case:
         )
 
 
+_SQUARE = "model alone, square pictures"
 _EMBEDDINGS = {"embeddings": {"backend": "open_clip", "settings": {"checkpoint": "vit_l_14"}}}
 
 #: Random weights foresee no quality, so every proposal counts, up to the number of objects that the target names.
@@ -123,6 +133,7 @@ CASES = (
             target=300.0 if size == "large" else None,
             layer_target=0.7,
             in_quick=size == "small",
+            also_square=True,
         )
         for size in ("small", "base", "large")
     ),
@@ -245,12 +256,14 @@ class Alone:
         frames: Frames that it works on.
         device: Where it runs.
         how: Batch, shapes and arithmetic.
+        square: The same on square pictures, for models whose input keeps the shape of the picture.
     """
 
     work: Callable[[], object]
     frames: int
     device: Any
     how: str
+    square: Alone | None = None
 
 
 def _model_alone(case: Case, project: Project, clip_id: str, *, tell: Tell, quick: bool) -> float:
@@ -265,9 +278,12 @@ def _model_alone(case: Case, project: Project, clip_id: str, *, tell: Tell, quic
             torch.cuda.reset_peak_memory_stats(alone.device)
         runs, warm_up = (_QUICK_RUNS, _QUICK_WARM_UP) if quick else (_RUNS, _WARM_UP)
         seconds = median_seconds(alone.device, alone.work, runs=runs, warm_up=warm_up)
-    rate = alone.frames / seconds
-    tell("model alone", rate, f"{alone.how}, n={runs}")
-    peak = torch.cuda.max_memory_allocated(alone.device) / 2**30 if on_gpu else None
+        peak = torch.cuda.max_memory_allocated(alone.device) / 2**30 if on_gpu else None
+        rate = alone.frames / seconds
+        tell("model alone", rate, f"{alone.how}, n={runs}")
+        if (square := alone.square) is not None:
+            seconds = median_seconds(square.device, square.work, runs=runs, warm_up=warm_up)
+            tell(_SQUARE, square.frames / seconds, f"{square.how}, n={runs}")
     tell("memory peak of the model alone", peak, alone.how if on_gpu else "not counted on a CPU")
     return float(rate)
 
@@ -279,6 +295,11 @@ def _largest_batch(case: Case, drive: Callable[[], object]) -> Alone:
     call: NetworkCall | None = recorder.largest
     if call is None or not call.items:
         raise RuntimeError("the backend called no network")
+    square = _alone(replace(call, arguments=_squares(call.arguments)), case) if case.also_square else None
+    return replace(_alone(call, case), square=square)
+
+
+def _alone(call: NetworkCall, case: Case) -> Alone:
     shapes = " and ".join(str(list(shape[1:])) for shape in call.shapes)
     dtype = str(call.held.dtype).removeprefix("torch.")
     compiled = "compiled" if call.held.is_compiled else "not compiled"
@@ -287,6 +308,14 @@ def _largest_batch(case: Case, drive: Callable[[], object]) -> Alone:
         frames=call.items * case.frames_per_item,
         device=call.held.device,
         how=f"batch {call.items}, input {shapes}, {dtype}, {compiled}",
+    )
+
+
+def _squares(pictures: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Tensors ``[..., height, width]`` cut to their shorter side."""
+    return tuple(
+        picture[..., : min(picture.shape[-2:]), : min(picture.shape[-2:])].contiguous()
+        for picture in pictures
     )
 
 
@@ -354,8 +383,9 @@ def _embeddings_alone(
 def _flow_alone(backend: Any, sampled: SampledFrames, project: Project, clip_id: str, case: Case) -> Alone:
     import cv2
 
-    size = (960, 540)
-    pictures = [cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA) for frame in _frames(sampled)]
+    pictures = [
+        cv2.resize(frame.image, _FLOW_SIZE, interpolation=cv2.INTER_AREA) for frame in _frames(sampled)
+    ]
     return _largest_batch(case, lambda: backend.flow(list(pairwise(pictures))))
 
 

@@ -178,13 +178,15 @@ def run_case(
     rows = _Rows(reporter, case.title, case.metrics)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    arguments = {
+    arguments: dict[str, Any] = {
         "title": case.title,
         "data_dir": data_dir,
         "clip_id": clip_id,
         "quick": quick,
         "device": device,
         "settings": dict(settings or {}),
+        # Removed here, so that a process that is ended leaves no weights behind.
+        "folder": Path(tempfile.mkdtemp(prefix="gpu-benchmark-case-")),
     }
     process = context.Process(target=_measure_in_child, args=(theirs, arguments))
     process.start()
@@ -206,21 +208,22 @@ def run_case(
         process.kill()
         process.join()
         ours.close()
+        shutil.rmtree(arguments["folder"], ignore_errors=True)
     return rows.close(reason)
 
 
 def _measure_in_child(connection: Connection, arguments: dict[str, Any]) -> None:
     """Measure a case by its title and send its rows, and in the end why there are no more."""
     logging.disable(logging.CRITICAL)
-    case = next(case for case in CASES if case.title == arguments.pop("title"))
+    title = arguments.pop("title")
+    case = next(case for case in CASES if case.title == title)
 
     def tell(name: str, value: float | None, reason: str) -> None:
         connection.send(("row", name, value, reason))
 
     end = "not measured"
     try:
-        with tempfile.TemporaryDirectory(prefix="gpu-benchmark-case-") as folder:
-            measure(case, folder=Path(folder), tell=tell, **arguments)
+        measure(case, tell=tell, **arguments)
     except Exception as error:
         end = f"{type(error).__name__}: {error}"
     connection.send(("end", end))

@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parse_arguments(__doc__)
     reporter = Reporter("reference_cpu")
     logging.disable(logging.CRITICAL)
-    runs, count = (1, 60) if arguments.quick else (5, 240)
+    runs, count = (1, 60) if arguments.quick else (3, 240)
     with tempfile.TemporaryDirectory(prefix="reference-benchmark-") as folder:
         for name, size in SIZES.items():
             target = TARGET_MS if size[1] == SIDE else None

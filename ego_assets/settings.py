@@ -285,7 +285,10 @@ class Settings(BaseSettings):
     )
     action_labels: str = Field(
         default="",
-        description="Activities to report, separated by commas; empty means all that the backend knows.",
+        description=(
+            "Activities to report, separated by commas, as the profile's backend names them (manipulating, cooking); "
+            "empty means all that it knows."
+        ),
     )
     caption_base_url: str = Field(
         default="",

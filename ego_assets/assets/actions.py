@@ -44,8 +44,8 @@ SPEC = LayerSpec(
     name="actions",
     group="enrich",
     description=(
-        "What the wearer does, at 1 Hz, from hands and ego-motion: manipulating, carrying, walking, looking around "
-        "or idle (EGO_ACTION_LABELS), as segments with scores that cover the clip."
+        "What the wearer does, at 1 Hz, as segments with scores that cover the clip: manipulating, carrying, walking, "
+        "looking around or idle from hands and ego-motion, or what a video network knows (EGO_ACTION_LABELS)."
     ),
     stage=4,
     inputs=(PRIVACY_LAYER,),

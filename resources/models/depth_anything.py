@@ -147,7 +147,7 @@ class DepthNetwork:
             del pictures
             depth = self._to_depth(answer.float(), partial(_resized, size=(width, height)))
             depth = depth.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0).clamp_(min=0)
-            batch = _Batch(frames, depth, (depth > 0).flatten(1).all(dim=1))
+            batch = _Batch(frames, depth, depth.flatten(1).amin(dim=1) > 0)
         return [(batch, index) for index in range(len(frames))]
 
 
@@ -231,7 +231,7 @@ def metric_depth(answer: Any, resize: Callable[[Any], Any], *, farthest_m: float
     """
     # NaN spreads when it is resized, where 0 would pass for nearness.
     known = answer.where((answer > 0) & (answer < float("inf")), float("nan"))
-    return resize(known).clamp(max=farthest_m)
+    return resize(known).clamp_(max=farthest_m)
 
 
 def relative_depth(answer: Any, resize: Callable[[Any], Any]) -> Any:

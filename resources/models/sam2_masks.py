@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -272,31 +273,45 @@ class _Seen:
     logits: Any
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Drawn:
+    """The instances of a frame at its size.
+
+    Attributes:
+        labels: ``uint16 [h, w]``, their ids.
+        shown: Those that have a pixel.
+        uncovered: Share of the pixels that belong to none.
+    """
+
+    labels: npt.NDArray[np.uint16]
+    shown: tuple[int, ...]
+    uncovered: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Waiting:
     """A result that waits for the categories of its new instances."""
 
-    frame: ClipFrame
-    labels: npt.NDArray[np.uint16]
+    frame_index: int
+    timestamp_ns: int
+    drawn: _Drawn
     hand_scores: dict[int, float]
     reseeded: bool
 
     def result(self, said: dict[int, tuple[str, float]]) -> MaskFrame:
         sides = {number: side for side, number in HAND_IDS.items()}
-        shown = np.flatnonzero(np.bincount(self.labels.ravel())).tolist()
         instances = [
             MaskInstance(
                 instance_id=number, category=HAND_CATEGORY, score=self.hand_scores[number], side=sides[number]
             )
             if number in sides
             else MaskInstance(instance_id=number, category=said[number][0], score=said[number][1])
-            for number in shown
-            if number
+            for number in sorted(self.drawn.shown)
         ]
         return MaskFrame(
-            frame_index=self.frame.frame_index,
-            timestamp_ns=self.frame.timestamp_ns,
-            instance_ids=self.labels,
+            frame_index=self.frame_index,
+            timestamp_ns=self.timestamp_ns,
+            instance_ids=self.drawn.labels,
             instances=tuple(instances),
             reseeded=self.reseeded,
         )
@@ -358,22 +373,22 @@ class _Clip:
         hands = self._find_hands(frame, features, ids, logits)
         objects = [place for place, number in enumerate(ids) if number >= _FIRST_FREE_ID]
         ids, logits = [ids[place] for place in objects], logits[objects]
-        labels = self._labels(frame, ids, logits, hands)
-        reseed = self._should_reseed(frame.timestamp_ns, labels)
+        drawn = self._draw(frame, ids, logits, hands)
+        reseed = self._should_reseed(frame.timestamp_ns, drawn.uncovered)
         if reseed:
             self._decide()
             ids, logits = self._reseed(features, ids, logits, hands)
-            labels = self._labels(frame, ids, logits, hands)
-            self._seeded_ns = frame.timestamp_ns
-            self._uncovered = float((labels == 0).mean())
+            drawn = self._draw(frame, ids, logits, hands)
+            self._seeded_ns, self._uncovered = frame.timestamp_ns, drawn.uncovered
         self._recent.append(self._with_hands(features, ids, logits, hands))
         if reseed or self._position - self._chunk_began >= self._options.chunk_frames:
             self._begin_chunk()
-        self._looks.take(self._position, frame.image, labels)
+        self._looks.take(self._position, frame.image, drawn.labels)
         self._waiting.append(
             _Waiting(
-                frame=frame,
-                labels=labels,
+                frame_index=frame.frame_index,
+                timestamp_ns=frame.timestamp_ns,
+                drawn=drawn,
                 hand_scores={number: self._hands_seen[number][1] for number in hands},
                 reseeded=reseed,
             )
@@ -409,27 +424,34 @@ class _Clip:
         logits = self._network.follow(self._memory, self._position, features)
         return self._ids, logits[: len(self._ids)]
 
-    def _should_reseed(self, time_ns: int, labels: npt.NDArray[np.uint16]) -> bool:
+    def _should_reseed(self, time_ns: int, uncovered: float) -> bool:
         if self._seeded_ns is None:
             return True
         passed_s = (time_ns - self._seeded_ns) / NANOSECONDS
-        lost = float((labels == 0).mean()) - self._uncovered
+        lost = uncovered - self._uncovered
         return passed_s >= self._options.reseed_interval_s or (
             passed_s >= _REST_S and lost > self._options.lost_coverage
         )
 
-    def _labels(
+    def _draw(
         self, frame: ClipFrame, ids: list[int], logits: Any, hands: dict[int, npt.NDArray[np.bool_]]
-    ) -> npt.NDArray[np.uint16]:
+    ) -> _Drawn:
         width, height = frame.size
         places = self._network.places(logits, width=width, height=height)
-        sizes = np.bincount(places.ravel(), minlength=len(ids) + 1)
-        numbers = np.array([0, *ids], np.uint16)
-        numbers[sizes < max(_SPECK_PX, _SPECK_SHARE * places.size)] = 0
-        labels = numbers[places]
-        for number, mask in hands.items():
-            labels[mask] = number
-        return labels
+        for place, mask in enumerate(hands.values(), len(ids) + 1):
+            places[mask] = place
+        # On bytes this takes a tenth of the time of counting and indexing with NumPy.
+        sizes = cv2.calcHist([places], [0], None, [256], [0, 256]).ravel()
+        numbers = np.zeros(256, np.uint16)
+        numbers[1 : len(ids) + len(hands) + 1] = [*ids, *hands]
+        specks = sizes < max(_SPECK_PX, _SPECK_SHARE * places.size)
+        specks[len(ids) + 1 :] = sizes[len(ids) + 1 :] == 0
+        numbers[specks] = 0
+        return _Drawn(
+            labels=np.asarray(cv2.LUT(places, numbers), dtype=np.uint16),
+            shown=tuple(numbers[numbers > 0].tolist()),
+            uncovered=float(sizes[numbers == 0].sum()) / places.size,
+        )
 
     # ------------------------------------------------------------------ hands
 

@@ -391,29 +391,33 @@ class Sam2Network:
                 )
                 masks = (large > 0).float()
                 masks = torch.cat([masks, masks.new_zeros(memory.count - count, 1, side, side)])
-            memory.begun[position] = self._step(memory, position, features, masks)
+            memory.begun[position], _ = self._step(memory, position, features, masks)
         return memory
 
     def follow(self, memory: Memory, position: int, features: Features) -> Any:
         """Masks of the instances in the next frame, as logits ``[N, side, side]``; is remembered."""
-        found = self._step(memory, position, features, None)
-        memory.followed[position] = found
+        memory.followed[position], logits = self._step(memory, position, features, None)
         for old in [key for key in memory.followed if key <= position - self._kept]:
             del memory.followed[old]
-        return found["pred_masks"][:, 0].float()
+        return logits[:, 0].float()
 
     def _filled(self, count: int) -> int:
         larger = [filled for filled in _COMPILED_COUNTS if filled >= count]
         return larger[0] if self.is_compiled and larger else count
 
-    def _step(self, memory: Memory, position: int, features: Features, masks: Any) -> dict[str, Any]:
+    def _step(
+        self, memory: Memory, position: int, features: Features, masks: Any
+    ) -> tuple[dict[str, Any], Any]:
+        """What is to be remembered, and the logits of all instances, ``[N, 1, side, side]``."""
+
         def call(places: Sequence[int]) -> list[tuple[dict[str, Any], int]]:
             window = slice(places[0], places[-1] + 1)
             found = self._track(memory, position, features, masks, window)
             return [(found, place) for place in range(len(places))]
 
         found = self._instances.run(range(memory.count), call)
-        return _joined([output for output, place in found if place == 0])
+        outputs = _joined([output for output, place in found if place == 0])
+        return outputs, outputs.pop("pred_masks")
 
     def _track(
         self, memory: Memory, position: int, features: Features, masks: Any, window: slice
@@ -443,7 +447,6 @@ class Sam2Network:
             "maskmem_pos_enc": [encoding[:1] for encoding in output["maskmem_pos_enc"]],
             "pred_masks": output["pred_masks"],
             "obj_ptr": output["obj_ptr"],
-            "object_score_logits": output["object_score_logits"],
         }
 
     # ------------------------------------------------------------------ drawing

@@ -24,7 +24,9 @@ from ego_assets.schema.vocabulary import LocationType
 torch = pytest.importorskip("torch", reason="the reference environment has PyTorch")
 pytest.importorskip("transformers", reason="the reference environment has transformers")
 
-from ego_assets.media.depth_archive import depth_values  # noqa: E402
+from ego_assets.media.depth_archive import depth_values, write_depth_archive  # noqa: E402
+from ego_assets.media.frame_archive import FrameArchiveIndex, read_member  # noqa: E402
+from ego_assets.media.rasters import decode_png  # noqa: E402
 from ego_assets_tests.checkpoints import any_digest  # noqa: E402
 from ego_assets_tests.checkpoints.depth import MAX_DEPTH_M, write_depth_anything  # noqa: E402
 from resources.models import depth_anything  # noqa: E402
@@ -105,6 +107,26 @@ def test_metres_are_stored_as_exact_millimetres(models: Path) -> None:
             assert found.scale is Scale.METRIC and found.status == "estimated" and found.segment == 0
             assert (depth_values(found.depth) == millimetres).all()
             assert (found.confidence == MEASURED_FROM).all()
+
+
+def test_the_archive_holds_those_millimetres(models: Path, tmp_path: Path) -> None:
+    estimator = MetricDepthAnything(models_dir=models, batch_size=2, **QUICK)
+    frames = pictures(5)
+    camera = PinholeCamera(width=64, height=48, fx=64, fy=64, cx=32, cy=24)
+    archive = write_depth_archive(
+        frames,
+        lambda taken: estimator.estimate(taken, camera=camera),
+        frame_index=np.array([frame.frame_index for frame in frames]),
+        path=tmp_path.joinpath,
+    )
+    assert archive.measurements.scale is Scale.METRIC and (archive.measurements.measured_share == 1).all()
+    for kind, value in (("depth", 1500), ("confidence", MEASURED_FROM)):
+        index = FrameArchiveIndex.read(tmp_path / f"{kind}.parquet")
+        assert len(index) == 5
+        with (tmp_path / f"{kind}.tar").open("rb") as file:
+            assert {int(v) for entry in index for v in np.unique(decode_png(read_member(file, entry)))} == {
+                value
+            }
 
 
 def test_only_places_outdoors_take_the_network_for_streets_and_each_is_loaded_when_needed(

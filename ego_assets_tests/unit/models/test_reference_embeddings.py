@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -320,3 +321,38 @@ def test_wrong_settings_are_named_before_weights_are_read(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         OpenClipEmbedder(models_dir=tmp_path, **{**CPU, **settings})
+
+
+def test_the_command_line_finds_clips_by_words_in_the_space_of_the_profile(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from ego_assets.cli import app
+    from ego_assets.project import Project
+    from ego_assets.schema.clip import Clip
+    from ego_assets.settings import load_settings
+    from resources.embeddings import EmbeddingIndex
+
+    profile = tmp_path / "mine.yaml"
+    settings = {"backend": "open_clip", "settings": {**CPU, "checkpoint": "siglip_b_16"}}
+    profile.write_text(json.dumps({"backends": {"embeddings": settings}}))
+    for name, value in (("DATA_DIR", tmp_path), ("MODELS_DIR", models_dir), ("PROFILE", profile)):
+        monkeypatch.setenv(f"EGO_{name}", str(value))
+    load_settings.cache_clear()
+    embedder = OpenClipEmbedder(models_dir=models_dir, checkpoint="siglip_b_16", **CPU)
+    project = Project(load_settings())
+    index = EmbeddingIndex(project.database)
+    texts = ["a person pours water from a kettle", "white walls"]
+    clips = [Clip(clip_id=str(uuid.uuid4()), source_name="clip.mp4") for _ in texts]
+    for clip_, vector in zip(clips, embedder.embed_texts(texts), strict=True):
+        project.database.add_clip(clip_)
+        index.put(clip_.clip_id, Embedding(embedder.space, vector), data_version="d" * 64)
+    try:
+        done = CliRunner().invoke(app, ["similar", "--text", texts[1], "--json"])
+    finally:
+        load_settings.cache_clear()
+    found = json.loads(done.stdout)
+    assert found["space"] == embedder.space
+    assert [row["clip_id"] for row in found["similar"]] == [clips[1].clip_id, clips[0].clip_id]
+    assert found["similar"][0]["similarity"] == pytest.approx(1, abs=1e-3)

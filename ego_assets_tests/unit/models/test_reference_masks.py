@@ -104,7 +104,11 @@ def network(monkeypatch: pytest.MonkeyPatch) -> PerfectNetwork:
 
 def tracked(shown: Sequence[ClipFrame], **arguments: Any) -> list[MaskFrame]:
     words = {"vocabulary", "cuts", "hands"}
-    settings = {"reseed_interval_s": 100.0, "lost_coverage": 1.0, "embeddings": AppearanceEmbedder()}
+    settings: dict[str, Any] = {
+        "reseed_interval_s": 100.0,
+        "lost_coverage": 1.0,
+        "embeddings": AppearanceEmbedder(),
+    }
     settings |= {name: value for name, value in arguments.items() if name not in words}
     tracker = Sam2MaskTracker(**settings)
     found = list(tracker.track(iter(shown), **{k: v for k, v in arguments.items() if k in words}))
@@ -555,7 +559,9 @@ def test_every_published_configuration_is_there() -> None:
 
 
 def test_published_weights_load_under_the_names_the_package_gives_them(tmp_path: Path) -> None:
-    from sam2.build_sam import build_sam2_video_predictor
+    from sam2.build_sam import (  # type: ignore[import-not-found,unused-ignore]
+        build_sam2_video_predictor,
+    )
 
     published = build_sam2_video_predictor("configs/sam2.1/sam2.1_hiera_t.yaml", device="cpu")
     shapes = {name: value.shape for name, value in published.state_dict().items()}

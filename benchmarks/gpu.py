@@ -31,6 +31,8 @@ PARTS = (*dict.fromkeys(case.part for case in CASES), "decode")
 
 #: A network that takes longer than this, checkpoint and compiling included, is given up.
 _CASE_LIMIT_S = 1800.0
+#: How long a process that has told everything may take to end.
+_END_LIMIT_S = 30.0
 _NO_GPU = "PyTorch sees no GPU here"
 
 
@@ -200,6 +202,7 @@ def run_case(
                 rows.tell(*said)
             else:
                 reason = said[0]
+                process.join(_END_LIMIT_S)
         reason = reason or f"not done after {limit_s:.0f} s"
     except EOFError:
         process.join()

@@ -113,7 +113,7 @@ def build_network(configuration: Path, weights: Path, *, vos_optimized: bool) ->
     """
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    network = _instance(configuration, vos_optimized=vos_optimized)
+    network = random_network(configuration, vos_optimized=vos_optimized)
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict(state["model"])
@@ -134,7 +134,8 @@ def build_network(configuration: Path, weights: Path, *, vos_optimized: bool) ->
     return network
 
 
-def _instance(configuration: Path, *, vos_optimized: bool) -> Any:
+def random_network(configuration: Path, *, vos_optimized: bool) -> Any:
+    """The network of a configuration with random weights; arguments and errors as :func:`build_network`."""
     from hydra.utils import instantiate  # type: ignore[import-not-found,unused-ignore]
     from omegaconf import OmegaConf  # type: ignore[import-not-found,unused-ignore]
 
@@ -456,6 +457,8 @@ class Sam2Network:
         import torch  # type: ignore[import-not-found,unused-ignore]
 
         size = (self.mask_side, self.mask_side)
+        if not len(masks):
+            return torch.zeros((0, *size), device=self.device)
         with torch.inference_mode():
             shares = torch.nn.functional.interpolate(
                 torch.from_numpy(masks).to(self.device)[:, None].float(), size=size, mode="area"

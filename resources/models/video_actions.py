@@ -39,7 +39,7 @@ _CARDS = {"kinetics": VIDEOMAE_KINETICS, "own": OWN_CHECKPOINTS["actions"][0]}
 _AUTO_MAPS = {"kinetics": "ego4d", "own": "identity"}
 
 #: Seconds that the 16 frames cover which VideoMAE was trained on: every fourth of 30 in a second.
-WINDOW_S = 64 / 30
+WINDOW_S = 2.133
 
 _log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import weakref
@@ -25,7 +26,9 @@ from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.motion import CameraMotion
 from ego_assets_tests.checkpoints import any_digest
 from resources.models import registry
+from resources.models.backends import BACKENDS
 from resources.models.label_maps import LabelMap, label_map_names, load_label_map
+from resources.models.raft import RaftFlow
 from resources.models.torch_runtime import DeviceMemoryExhausted, HeldNetwork
 from resources.models.video_actions import VideoMAERecognizer, VideoWindowRecognizer, WindowInput, smoothed
 from resources.models.weights import LOCK_FILE
@@ -311,12 +314,13 @@ def test_a_profile_for_commerce_refuses_the_published_weights() -> None:
     profile(checkpoint="own", licence="MIT", licence_permits_commercial_use=True)
 
 
-def test_the_reference_profile_shows_the_defaults(models_dir: Path) -> None:
-    config = load_profile("reference").backends["actions"]
-    assert config.backend == "videomae"
-    with any_digest():
-        recognizer = VideoMAERecognizer(models_dir=models_dir, **config.settings)
-    assert recognizer.frames_per_second == pytest.approx(videomae(models_dir).frames_per_second, rel=2e-3)
+@pytest.mark.parametrize(("task", "built"), [("actions", VideoMAERecognizer), ("flow", RaftFlow)])
+def test_the_reference_profile_shows_the_defaults(task: str, built: type) -> None:
+    config = load_profile("reference").backends[task]
+    parameters = inspect.signature(built).parameters
+    defaults = {name: each.default for name, each in parameters.items() if name != "models_dir"}
+    assert dict(config.settings) == defaults
+    assert tuple(defaults) == BACKENDS[task][config.backend].settings
 
 
 def test_weights_without_a_head_are_refused(tmp_path: Path) -> None:

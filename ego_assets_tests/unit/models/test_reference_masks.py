@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import yaml
 
+from ego_assets.labels.mask_records import record_masks
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS
 from ego_assets.schema.errors import BackendUnavailable
@@ -486,6 +487,20 @@ def test_nothing_is_compiled_on_a_cpu_by_itself(
     assert not small(models_dir, vos_optimized=value, device="cpu")._network.is_compiled
 
 
+def test_a_clip_is_stored_as_it_was_followed(models_dir: Path, tmp_path: Path) -> None:
+    shown, tracker = clip(7), small(models_dir)
+    recorded = record_masks(
+        iter(shown),
+        lambda frames: tracker.track(frames, hands=hands_on(shown, resolution=(321, 179))),
+        frame_index=[frame.frame_index for frame in shown],
+        vocabulary=MASK_CATEGORIES,
+        path=lambda name: tmp_path / name,
+    )
+    assert recorded.counts["frames"] == 7 and recorded.counts["hand_frame_share"] == 1
+    assert {item.side for item in recorded.instances} == {"right", ""}
+    assert recorded.reseeded_frames[0] == 0 and recorded.contact_sheet
+
+
 def test_half_precision_runs(models_dir: Path) -> None:
     shown = clip(4)
     tracker = small(models_dir, precision="bfloat16")
@@ -565,7 +580,7 @@ def test_published_weights_load_under_the_names_the_package_gives_them(tmp_path:
 
     published = build_sam2_video_predictor("configs/sam2.1/sam2.1_hiera_t.yaml", device="cpu")
     shapes = {name: value.shape for name, value in published.state_dict().items()}
-    own = sam2_network._instance(published_configuration("tiny"), vos_optimized=False)
+    own = sam2_network.random_network(published_configuration("tiny"), vos_optimized=False)
     assert {name: value.shape for name, value in own.state_dict().items()} == shapes
     assert type(own) is type(published)
     for name in ("delta", "thresh"):

@@ -154,7 +154,9 @@ class FakeGpu:
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: self._reset())
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.allocated)
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.free - self.allocated, self.free))
+        monkeypatch.setattr(
+            torch.cuda, "mem_get_info", lambda device: (self.free - self.allocated, self.free)
+        )
 
     def _reset(self) -> None:
         self.peak = self.allocated
@@ -241,7 +243,9 @@ def test_a_network_that_moves_itself_away_does_not_try_for_ever(monkeypatch: pyt
     assert Batches(8, device=CPU).run([1, 2, 3], call) == [2, 4, 6]
     assert device.sizes == [3, 3, 1, 1, 1]
     with pytest.raises(DeviceMemoryExhausted):
-        Batches(8, device=CPU).run([1], lambda items: (setattr(own, "is_on_device", True), Device(0)(items))[1])
+        Batches(8, device=CPU).run(
+            [1], lambda items: (setattr(own, "is_on_device", True), Device(0)(items))[1]
+        )
 
 
 def test_a_network_answers_without_gradients() -> None:

@@ -257,7 +257,7 @@ def reference_backend(size: tuple[int, int]) -> Any:
         def forward(self, pixel_values: Any) -> Any:
             return SimpleNamespace(predicted_depth=answers[: len(pixel_values)])
 
-    held = HeldNetwork(Instant(), device="cpu", precision="float32", compile="off", name="stand-in")
+    held = HeldNetwork(Instant(), device="cpu", precision="float32", compile="never", name="stand-in")
     to_depth = partial(metric_depth, farthest_m=20.0)
     network = DepthNetwork(held, to_depth, scale=Scale.METRIC, input_side=SIDE)
     return StandInDepth(lambda frames: network.run(frames))

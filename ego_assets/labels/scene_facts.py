@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ego_assets.labels.action_features import STILL_SPEED
 from ego_assets.labels.actions import HAND_LABELS, IDLE
 from ego_assets.labels.prompts import FEWEST_WORDS, MOST_WORDS
-from ego_assets.schema.actions import ActionSegment
+from ego_assets.schema.actions import OTHER_ACTION, ActionSegment
 from ego_assets.schema.arrays import hold_arrays
 from ego_assets.schema.captions import SceneFacts
 from ego_assets.schema.detections import iou_matrix
@@ -143,13 +143,14 @@ class SceneSources:
 def reliable_segments(content: Mapping[str, Any], *, least_score: float) -> tuple[ActionSegment, ...]:
     """The segments of ``actions.json`` whose activity can be stated.
 
-    Where no hand was seen, nobody knows what hands did, nor that they did nothing.
+    Where no hand was seen, nobody knows what hands did, nor that they did nothing. What is none of the known activities
+    has no name.
 
     Args:
         content: The document.
         least_score: Score from which on a label counts.
     """
-    unknown = () if content["hands"] else (*HAND_LABELS, IDLE)
+    unknown = (OTHER_ACTION,) if content["hands"] else (OTHER_ACTION, *HAND_LABELS, IDLE)
     return tuple(
         ActionSegment(
             start_ns=item["start_ns"], end_ns=item["end_ns"], label=item["label"], score=item["score"]

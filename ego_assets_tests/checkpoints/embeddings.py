@@ -139,19 +139,19 @@ def make_open_clip(models_dir: Path) -> Mapping[str, Any]:
     folder = models_dir / registry.CLIP_VIT_L_14.folder
     if not folder.is_dir():
         write_open_clip(folder, VIT_CONFIG)
-    return {"checkpoint": "vit_l_14", "device": "cpu", "compile": "off"}
+    return {"checkpoint": "vit_l_14", "device": "cpu", "compile": "never"}
 
 
 def make_siglip(models_dir: Path) -> Mapping[str, Any]:
     """The checkpoint ``siglip_b_16``."""
     write_open_clip(models_dir / registry.SIGLIP_B_16.folder, SIGLIP_CONFIG)
-    return {"checkpoint": "siglip_b_16", "device": "cpu", "compile": "off"}
+    return {"checkpoint": "siglip_b_16", "device": "cpu", "compile": "never"}
 
 
 def make_mobileclip(models_dir: Path) -> Mapping[str, Any]:
     """The checkpoint ``mobileclip_s2``."""
     write_open_clip(models_dir / registry.MOBILECLIP_S2.folder, MOBILECLIP_CONFIG)
-    return {"checkpoint": "mobileclip_s2", "device": "cpu", "compile": "off"}
+    return {"checkpoint": "mobileclip_s2", "device": "cpu", "compile": "never"}
 
 
 MAKERS = {"open_clip": make_open_clip}

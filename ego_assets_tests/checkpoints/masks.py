@@ -156,7 +156,7 @@ def make_sam2(models_dir: Path) -> Mapping[str, Any]:
         "reseed_interval_s": 0.5,
         "chunk_frames": 3,
         "overlap_frames": 2,
-        "vos_optimized": "off",
+        "vos_optimized": "never",
         "batch_size": 16,
     }
     if not folder.exists():

@@ -277,7 +277,7 @@ def test_the_largest_batch_is_repeated() -> None:
 
     network = Network()
     network.sizes = []
-    held = HeldNetwork(network, device="cpu", compile="off")
+    held = HeldNetwork(network, device="cpu", compile="never")
     with recorded_calls() as recorder:
         for size in (1, 3, 2):
             with held.in_use() as call:

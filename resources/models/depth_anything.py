@@ -407,7 +407,7 @@ class MetricDepthAnything(_DepthAnything):
             with more than its square.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        compile: ``auto``, ``on`` or ``off``.
+        compile: ``auto``, ``always`` or ``never``.
         batch_size: Most frames in a batch; 0 chooses by memory.
 
     Raises:
@@ -444,7 +444,7 @@ class RelativeDepthAnything(_DepthAnything):
             with more than its square.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        compile: ``auto``, ``on`` or ``off``.
+        compile: ``auto``, ``always`` or ``never``.
         batch_size: Most frames in a batch; 0 chooses by memory.
 
     Raises:

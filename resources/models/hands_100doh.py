@@ -51,7 +51,7 @@ class HundredDaysOfHandsDetector:
         proposals: Places of a picture that are looked at closely; cost grows with them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        compile: ``auto``, ``on`` or ``off``.
+        compile: ``auto``, ``always`` or ``never``.
         batch_size: Most pictures in one call; 0 chooses by the memory.
 
     Raises:

@@ -16,7 +16,14 @@ from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.registry import RAFT_LARGE, RAFT_SMALL, RAFT_SMALL_PRINCETON
 from resources.models.torch_device import load_weights
-from resources.models.torch_runtime import Batches, Compile, HeldNetwork, Precision, check_runtime_settings
+from resources.models.torch_runtime import (
+    Batches,
+    Compile,
+    HeldNetwork,
+    Precision,
+    check_runtime_settings,
+    compiles,
+)
 from resources.models.weights import card_digest, locate
 
 RaftCheckpoint = Literal["large", "small", "small_princeton"]
@@ -90,9 +97,9 @@ class RaftFlow:
         load_weights(network.raft, path, renamed=torchvision_name if is_princeton else None)
         # Compiled as a whole, each of the refinements would be compiled anew, which takes minutes.
         self._held = HeldNetwork(
-            network, device=device, precision=precision, compile="off", name=self._card.name
+            network, device=device, precision=precision, compile="never", name=self._card.name
         )
-        is_compiled = compile == "on" or (compile == "auto" and self._held.device.type == "cuda")
+        is_compiled = compiles(compile, self._held.device)
         if is_compiled:
             network.refinement.compile()
         self._batches = Batches(batch_size, device=self._held.device)

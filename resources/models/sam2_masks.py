@@ -39,10 +39,10 @@ from resources.models.sam2_network import (
     Features,
     Memory,
     Sam2Network,
-    VosOptimized,
     build_network,
 )
-from resources.models.torch_runtime import Precision
+from resources.models.torch_device import torch_device
+from resources.models.torch_runtime import Compile, Precision, compiles
 from resources.models.weights import card_digest, located_folder
 
 Sam2Checkpoint = Literal["large", "base_plus", "small", "tiny", "own"]
@@ -157,7 +157,7 @@ class Sam2MaskTracker:
         chunk_frames: int = 120,
         overlap_frames: int = 6,
         category_threshold: float = 0.4,
-        vos_optimized: VosOptimized | bool = "auto",
+        vos_optimized: Compile = "auto",
         device: str = "auto",
         precision: Precision = "auto",
         batch_size: int = 0,
@@ -182,12 +182,16 @@ class Sam2MaskTracker:
         if not 0 <= category_threshold <= 1:
             raise ValueError(f"category_threshold: expected 0 to 1, got {category_threshold}")
         card = OWN_CHECKPOINTS["masks"][0] if checkpoint == "own" else SAM2[checkpoint][0]
-        compiles = _compiles(vos_optimized, device)
+        if vos_optimized not in get_args(Compile):
+            raise ValueError(
+                f"vos_optimized: expected one of {', '.join(get_args(Compile))}, got {vos_optimized!r}"
+            )
+        is_compiled = compiles(vos_optimized, torch_device(device))
         self._network = Sam2Network(
-            build_network(*_files(card, checkpoint, models_dir), vos_optimized=compiles),
+            build_network(*_files(card, checkpoint, models_dir), vos_optimized=is_compiled),
             device=device,
             precision=precision,
-            is_compiled=compiles,
+            is_compiled=is_compiled,
             batch_size=batch_size,
             name=card.name,
         )
@@ -205,7 +209,7 @@ class Sam2MaskTracker:
             card.name,
             self._network.device,
             self._network.precision,
-            "compiled" if compiles else "not compiled",
+            "compiled" if is_compiled else "not compiled",
         )
 
     @property
@@ -618,18 +622,6 @@ class _Clip:
         if self._looks.crops:
             self._said |= self._judge.judge(self._looks.crops, self._vocabulary)
         self._looks = _Looks()
-
-
-def _compiles(vos_optimized: VosOptimized | bool, device: str) -> bool:
-    from resources.models.torch_device import torch_device
-
-    if isinstance(vos_optimized, bool):  # YAML reads on and off as true and false.
-        return vos_optimized
-    if vos_optimized not in get_args(VosOptimized):
-        raise ValueError(
-            f"vos_optimized: expected one of {', '.join(get_args(VosOptimized))}, got {vos_optimized!r}"
-        )
-    return vos_optimized == "on" or (vos_optimized == "auto" and torch_device(device).type == "cuda")
 
 
 def _files(card: ModelCard, checkpoint: str, models_dir: Path | None) -> tuple[Path, Path]:

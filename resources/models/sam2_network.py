@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,6 @@ import numpy.typing as npt
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from resources.models.torch_runtime import Batches, HeldNetwork, Precision
-
-#: Whether everything is compiled for following instances; ``auto`` does on a GPU.
-VosOptimized = Literal["auto", "on", "off"]
 
 #: ImageNet's, of the RGB channels from 0 to 1.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -200,7 +197,7 @@ class Sam2Network:
                 f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}"
             )
         # Parameters stay as they are: the network mixes them with numbers that it makes in single precision.
-        self._held = HeldNetwork(network, device=device, precision="float32", compile="off", name=name)
+        self._held = HeldNetwork(network, device=device, precision="float32", compile="never", name=name)
         self.device = self._held.device
         if precision == "auto":
             on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -23,7 +23,7 @@ ResultT = TypeVar("ResultT")
 #: Arithmetic of a network; ``auto`` is bfloat16 on a GPU that has it and float32 elsewhere.
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 #: Whether ``torch.compile`` prepares a network; ``auto`` does on a GPU.
-Compile = Literal["auto", "on", "off"]
+Compile = Literal["auto", "always", "never"]
 
 #: Largest batch that is chosen by itself.
 MAX_AUTO_BATCH = 64
@@ -73,7 +73,7 @@ class HeldNetwork:
             precision = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
         self.dtype = getattr(torch, precision)
         self.network = network.to(dtype=self.dtype).eval().requires_grad_(False)
-        self._is_compiled = compile == "on" or (compile == "auto" and on_gpu)
+        self._is_compiled = compiles(compile, self.device)
         self._call = torch.compile(self.network) if self._is_compiled else self.network
         self._users = 0
         self._is_on_device = False
@@ -139,6 +139,11 @@ def check_runtime_settings(*, precision: str, compile: str) -> None:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
 
 
+def compiles(setting: Compile, device: Any) -> bool:
+    """Whether ``torch.compile`` prepares networks on a ``torch.device``."""
+    return setting == "always" or (setting == "auto" and device.type == "cuda")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device had too little memory for what was asked of it."""
     import torch  # type: ignore[import-not-found,unused-ignore]
@@ -182,7 +187,6 @@ class Batches:
         if batch_size < 0:
             raise ValueError(f"batch_size: expected 0 or more, got {batch_size}")
         self._device = device
-        self._chosen = batch_size
         self._limit = batch_size
         self._lock = threading.Lock()
 

@@ -83,7 +83,7 @@ class VisionLanguageCaptioner:
             raise ValueError(f"prompt: expected one of {', '.join(_PROMPTS)}, got {prompt!r}")
         check_at_least("max_new_tokens", max_new_tokens, 1)
         check_at_least("max_side", max_side, _LEAST_SIDE_PX)
-        check_runtime_settings(precision=precision, compile="off")
+        check_runtime_settings(precision=precision, compile="never")
         if batch_size < 0:
             raise ValueError(f"batch_size: expected 0 or more, got {batch_size}")
         self._card = card
@@ -289,7 +289,7 @@ def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision, b
         for name, buffer in module.named_buffers(recurse=False)
         if name.endswith("inv_freq")
     ]
-    held = HeldNetwork(network, device=device, precision=precision, compile="off", name=card.name)
+    held = HeldNetwork(network, device=device, precision=precision, compile="never", name=card.name)
     for module, name, buffer in angles:
         setattr(module, name, buffer)
     _log.info("%s on %s, %s", card.name, held.device, str(held.dtype).removeprefix("torch."))

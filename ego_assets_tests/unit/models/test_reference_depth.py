@@ -323,7 +323,7 @@ def test_odd_sizes_come_back_at_their_size(models: Path) -> None:
 def test_the_last_layer_stays_exact_in_bfloat16(tmp_path: Path) -> None:
     for card, max_depth in zip((INDOOR, OUTDOOR), MAX_DEPTH_M, strict=True):
         write_depth_anything(tmp_path, card, max_depth=max_depth, says=7.003)
-    estimator = MetricDepthAnything(models_dir=tmp_path, precision="bfloat16", compile="off", **QUICK)
+    estimator = MetricDepthAnything(models_dir=tmp_path, precision="bfloat16", compile="never", **QUICK)
     (found,) = maps(estimator, pictures(1))
     # bfloat16 has 7.0 and 7.03125 here.
     assert (depth_values(found.depth) == 7003).all()

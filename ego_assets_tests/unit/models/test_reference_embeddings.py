@@ -29,7 +29,7 @@ from resources.models.open_clip_embeddings import OpenClipEmbedder, _Preparation
 from resources.models.torch_runtime import DeviceMemoryExhausted  # noqa: E402
 
 Image = npt.NDArray[np.uint8]
-CPU: Mapping[str, Any] = {"device": "cpu", "compile": "off"}
+CPU: Mapping[str, Any] = {"device": "cpu", "compile": "never"}
 
 
 @pytest.fixture(scope="module")

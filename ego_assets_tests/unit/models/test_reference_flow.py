@@ -104,7 +104,7 @@ def test_it_says_what_it_runs_and_where(models_dir: Path, caplog: pytest.LogCapt
         ({"iterations": 0}, "iterations: expected 1 or more, got 0"),
         ({"batch_size": -1}, "batch_size: expected 0 or more, got -1"),
         ({"precision": "int8"}, "precision: expected one of auto, .*, got 'int8'"),
-        ({"compile": "maybe"}, "compile: expected one of auto, on, off, got 'maybe'"),
+        ({"compile": "maybe"}, "compile: expected one of auto, always, never, got 'maybe'"),
         ({"device": "abacus"}, "device: expected auto, cpu"),
     ],
 )
@@ -182,7 +182,7 @@ def test_bfloat16_runs_with_a_correlation_in_float32(models_dir: Path) -> None:
     assert np.abs(field - exact).max() > 0, "it ran in another precision"
 
 
-@pytest.mark.parametrize(("compile", "count"), [("on", 1), ("auto", 0), ("off", 0)])
+@pytest.mark.parametrize(("compile", "count"), [("always", 1), ("auto", 0), ("never", 0)])
 def test_on_a_cpu_it_is_compiled_only_where_asked_for(models_dir: Path, compile: str, count: int) -> None:
     calls: list[object] = []
     with mock.patch("torch.compile", lambda call, **options: calls.append(call) or call):

@@ -249,7 +249,7 @@ def test_a_network_that_moves_itself_away_does_not_try_for_ever(monkeypatch: pyt
 
 
 def test_a_network_answers_without_gradients() -> None:
-    network = held(precision="float32", compile="off")
+    network = held(precision="float32", compile="never")
     with network.in_use() as call:
         answer = call(torch.ones(4, 3))
     assert answer.shape == (4, 2)
@@ -274,7 +274,7 @@ def test_auto_is_exact_and_uncompiled_on_the_cpu() -> None:
 def test_compiling_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
-    network = held(compile="on")
+    network = held(compile="always")
     assert network.is_compiled
     assert compiled == [network.network]
 
@@ -283,7 +283,7 @@ def test_compiling_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "message"),
     [
         ({"precision": "half"}, "precision: expected one of auto, float32, bfloat16, float16, got 'half'"),
-        ({"compile": "yes"}, "compile: expected one of auto, on, off, got 'yes'"),
+        ({"compile": "yes"}, "compile: expected one of auto, always, never, got 'yes'"),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     ],
 )

@@ -96,6 +96,10 @@ def write_depth_anything(models_dir: Path, size: str) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "max_depth": 80}))
 
 
+#: Factor on the random weights of SAM's decoder.
+_DRAWING = 3.0
+
+
 def write_sam2(models_dir: Path, checkpoint: str) -> None:
     """SAM 2.1 as it is published: the state of the network under ``model``."""
     import torch  # type: ignore[import-not-found,unused-ignore]
@@ -107,7 +111,12 @@ def write_sam2(models_dir: Path, checkpoint: str) -> None:
     path = models_dir / card.file
     path.parent.mkdir(parents=True, exist_ok=True)
     network = build_sam2(SAM2_CONFIGS[checkpoint], ckpt_path=None, device="cpu")
-    torch.save({"model": network.state_dict()}, path)
+    # As they are drawn, decoders give one value everywhere; larger weights draw masks that can be followed.
+    state = {
+        name: value * _DRAWING if name.startswith("sam_mask_decoder.") and value.dim() > 1 else value
+        for name, value in network.state_dict().items()
+    }
+    torch.save({"model": state}, path)
 
 
 def write_clip(models_dir: Path) -> None:

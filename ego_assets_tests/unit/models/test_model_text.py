@@ -10,6 +10,9 @@ import pytest
 from ego_assets.privacy.coverage import covered_share
 from ego_assets.privacy.redaction import expand_boxes
 from resources.models.text import PPOCRTextDetector, TextLines, text_session
+from resources.models.weights import is_installed
+
+pytestmark = pytest.mark.skipif(not is_installed("rapidocr"), reason="needs the extra `local`")
 
 Image = npt.NDArray[np.uint8]
 

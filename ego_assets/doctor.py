@@ -45,11 +45,12 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at Python, packages, OpenCV, backends, the caption endpoint, database, vault and disk."""
+    """Look at Python, packages, OpenCV, the GPU, backends, the caption endpoint, database, vault and disk."""
     return [
         _python(),
         *_packages(),
         _opencv(),
+        *_gpu(settings),
         *_backends(settings),
         _caption_endpoint(settings),
         _database(settings),
@@ -102,6 +103,26 @@ def _brings_cv2(distribution: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return any(path.parts[0] == "cv2" for path in files)
+
+
+def _gpu(settings: Settings) -> list[Finding]:
+    """The GPU that PyTorch sees, where the profile has work for one and PyTorch is there to be asked."""
+    from resources.models.weights import is_installed
+    from resources.profiles import gpu_tasks
+
+    if not gpu_tasks(settings.profile) or not is_installed("torch"):
+        return []
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(0)
+        found = f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
+        return [Finding(subject="GPU", state="ok", found=found)]
+    advice = (
+        "With `device: auto` networks run on the CPU, slowly. Where there is a GPU, look at nvidia-smi: the driver may "
+        f"be too old for PyTorch {torch.__version__}."
+    )
+    return [Finding(subject="GPU", state="note", found="none that PyTorch sees", advice=advice)]
 
 
 def _backends(settings: Settings) -> list[Finding]:

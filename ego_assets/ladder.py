@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ego_assets.schema.errors import ClipRefused, EgoAssetsError, InsufficientDisk, TransientError
+from ego_assets.schema.errors import (
+    ClipRefused,
+    DeviceMemoryExhausted,
+    EgoAssetsError,
+    InsufficientDisk,
+    TransientError,
+)
 from ego_assets.schema.gates import GateResult
 from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
 
@@ -57,9 +63,9 @@ def climb(
     """Try the rungs in order until a result is accepted; after two further attempts the most usable one stands.
 
     An exception of a model refuses an attempt as a bad result does. Errors that say nothing about the attempt are
-    raised at once: those of the platform and of the operating system on the first rung, and what is worth retrying, or
-    forbids the work, on all. A later rung that cannot be opened, or fails so, is refused like any other; where no
-    result can be used, its error is raised in the end.
+    raised at once: those of the platform and of the operating system on the first rung, but for a device without memory,
+    of which a later rung may need less; and what is worth retrying, or forbids the work, on all. A later rung that cannot
+    be opened, or fails so, is refused like any other; where no result can be used, its error is raised in the end.
 
     Args:
         rungs: The attempts, at least one.
@@ -85,7 +91,7 @@ def climb(
             raise
         except Exception as error:
             if isinstance(error, EgoAssetsError | OSError):
-                if not attempts:
+                if not attempts and not isinstance(error, DeviceMemoryExhausted):
                     raise
                 unavailable = unavailable or error
             reason = f"{type(error).__name__}: {error}"

@@ -330,6 +330,8 @@ def _pull(
             )
             what = f"{len(pulled.fetched)} file(s) fetched" if pulled.fetched else "is there"
             progress.console.print(f"{card.key}: {what}.", soft_wrap=True)
+        # What is there, or failed, never filled the bar.
+        progress.remove_task(task)
     return done, failed
 
 

@@ -8,7 +8,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ego_assets.terminal import STOPPED, USAGE, JsonOption, console, open_project, print_json, stop
+from ego_assets.terminal import (
+    STOPPED,
+    USAGE,
+    JsonOption,
+    ProfileOption,
+    console,
+    open_project,
+    print_json,
+    stop,
+)
 
 if TYPE_CHECKING:
     from ego_assets.project import Project
@@ -26,6 +35,7 @@ def similar(
         float | None,
         typer.Option(help="Cosine similarity from which clips are shown, -1 to 1. Default: all."),
     ] = None,
+    profile: ProfileOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Show the clips that look most like one, or like words, the most similar first; withdrawn clips are left out."""
@@ -39,7 +49,7 @@ def similar(
     clip_id = require_clip_id(clip) if clip else ""
     if min_similarity is not None and not -1 <= min_similarity <= 1:
         stop(f"--min-similarity {min_similarity}: expected a number from -1 to 1.", USAGE)
-    project = open_project()
+    project = open_project(profile)
     index = EmbeddingIndex(project.database)
     embedding = _of_clip(project, index, clip_id) if clip else _of_text(project, index, text)
     neighbours = index.nearest(

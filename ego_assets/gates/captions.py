@@ -98,8 +98,8 @@ def _judge_answered(moments: int, answered: int, refusals: Sequence[str]) -> Gat
     if share < ANSWERED.limit:
         last = f" The last one was refused: {refusals[-1]}." if refusals else ""
         return ANSWERED.failed(
-            f"{seen}{last} Look at the clip, or set other prompts (EGO_CAPTION_PROMPTS_FILE) or models "
-            "(EGO_CAPTION_MODELS) and use `ego-assets run --retry-failed`.",
+            f"{seen}{last} Look at the clip, or set other prompts or models (in the profile, or of an endpoint with "
+            "EGO_CAPTION_PROMPTS_FILE and EGO_CAPTION_MODELS) and use `ego-assets run --retry-failed`.",
             value=share,
             **details,
         )

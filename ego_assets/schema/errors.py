@@ -99,3 +99,12 @@ class TransientError(EgoAssetsError):
 
     transient = True
     about_clip = False
+
+
+class DeviceMemoryExhausted(EgoAssetsError):
+    """Not even the smallest piece of work fits into a device's memory.
+
+    The next attempt of a ladder may need less, so it goes on where other failures of the platform end it.
+    """
+
+    about_clip = False

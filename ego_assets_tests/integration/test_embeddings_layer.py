@@ -302,6 +302,8 @@ def test_a_backend_that_reads_no_words_is_named(bench: Bench) -> None:
     bench.embed(bench.clip(seed=1))
     code, _, err = bench.command("similar", "--text", "a person pours water")
     assert code == 1 and "appearance of the profile 'local' reads no words" in err and "open_clip" in err
+    code, _, err = bench.command("similar", "--text", "a person pours water", "--profile", "nothing")
+    assert code == 2 and "There is no profile 'nothing'" in err
 
 
 @pytest.mark.parametrize(

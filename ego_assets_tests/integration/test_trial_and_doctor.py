@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -235,6 +238,23 @@ def test_what_examines_the_finished_video_is_used_as_well(settings: Settings) ->
     # The one examines the footage, the other the finished video.
     assert roles["faces", "centerface_blazeface"] == roles["faces", "centerface"] == "used"
     assert roles["depth", "sparse_motion"] == "fallback" and roles["faces", "egoblur"] == "other"
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_the_gpu_is_named_where_the_profile_has_work_for_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, has_gpu: bool
+) -> None:
+    cuda = SimpleNamespace(
+        is_available=lambda: has_gpu,
+        is_initialized=lambda: False,
+        get_device_properties=lambda number: SimpleNamespace(name="Some GPU", total_memory=80 << 30),
+    )
+    torch = SimpleNamespace(cuda=cuda, __version__="2.15", __spec__=ModuleSpec("torch", None))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert "GPU" not in findings(settings)
+    finding = findings(settings.model_copy(update={"profile": "reference"}))["GPU"]
+    assert finding.state == ("ok" if has_gpu else "note")
+    assert finding.found == ("Some GPU, 80 GiB" if has_gpu else "none that PyTorch sees")
 
 
 def test_a_database_that_cannot_be_opened_is_missing(settings: Settings, own_folders: Path) -> None:

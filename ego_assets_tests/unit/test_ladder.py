@@ -8,7 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from ego_assets.ladder import AllAttemptsFailed, blocking_refusal, climb
-from ego_assets.schema.errors import BackendUnavailable, ClipRefused, InsufficientDisk, TransientError
+from ego_assets.schema.errors import (
+    BackendUnavailable,
+    ClipRefused,
+    DeviceMemoryExhausted,
+    InsufficientDisk,
+    TransientError,
+)
 from ego_assets.schema.gates import GateSpec
 from ego_assets.schema.ladder import Rung
 
@@ -147,6 +153,22 @@ def test_what_is_worth_retrying_or_forbids_the_work_is_raised_on_every_rung(erro
 
     with pytest.raises(type(error)):
         climb(rungs("a", "b", "c"), make, refusal=refuse("a"), usable=lambda result: True, log=LOG)
+
+
+def test_a_device_without_memory_is_tried_with_less_and_says_nothing_about_the_clip() -> None:
+    def make(rung: Rung[str]) -> str:
+        if rung.name in full:
+            raise DeviceMemoryExhausted("One picture does not fit.")
+        return rung.open()
+
+    full = {"a"}
+    climbed = climb(rungs("a", "b"), make, refusal=refuse(), log=LOG)
+    assert climbed.result == "b"
+    assert climbed.attempts[0]["refused"] == "DeviceMemoryExhausted: One picture does not fit."
+    full = {"a", "b"}
+    with pytest.raises(DeviceMemoryExhausted) as raised:
+        climb(rungs("a", "b"), make, refusal=refuse(), log=LOG)
+    assert not raised.value.about_clip
 
 
 def test_only_blocking_failures_refuse() -> None:

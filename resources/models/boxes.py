@@ -33,7 +33,13 @@ def check_thresholds(*, score_threshold: float, strict_score_threshold: float, n
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
-    """Refuse a whole number below ``least``."""
+    """Refuse what is no whole number, or one below ``least``: profiles are written by hand.
+
+    Raises:
+        ValueError: It is one of these.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}: expected a whole number, got {value!r}")
     if value < least:
         raise ValueError(f"{name}: expected {least} or more, got {value}")
 

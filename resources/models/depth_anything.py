@@ -27,6 +27,7 @@ from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.vocabulary import LocationType
 from resources.models.registry import DEPTH_ANYTHING_METRIC, DEPTH_ANYTHING_RELATIVE, ModelCard
+from resources.models.torch_device import without_bars
 from resources.models.torch_runtime import (
     Batches,
     Compile,
@@ -204,8 +205,10 @@ def _prepared(pictures: Any, size: tuple[int, int]) -> Any:
         values = torch.nn.functional.interpolate(
             values, (size[1], size[0]), mode="bicubic", align_corners=False, antialias=True
         ).clamp_(0, 255)
+    # Without waiting for the batch before, on which the device still works.
     mean, deviation = (
-        torch.tensor(numbers, device=values.device)[:, None, None] for numbers in (_MEAN, _DEVIATION)
+        torch.tensor(numbers).to(values.device, non_blocking=True)[:, None, None]
+        for numbers in (_MEAN, _DEVIATION)
     )
     return values.mul_(1 / deviation).sub_(mean / deviation)
 
@@ -494,9 +497,10 @@ def _loaded(card: ModelCard, folder: Path, *, kind: str) -> Any:
                 f"config.json describes {described.get('model_type')!r}, {found_kind!r}; expected 'depth_anything', "
                 f"{kind!r}"
             )
-        network, report = DepthAnythingForDepthEstimation.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
+        with without_bars():
+            network, report = DepthAnythingForDepthEstimation.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
     except BackendUnavailable:
         raise
     except Exception as error:  # Each format and library has errors of its own.

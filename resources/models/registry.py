@@ -642,12 +642,12 @@ LLAVA_ONEVISION_7B = _llava_onevision(
 LLAVA_ONEVISION_0_5B = _llava_onevision("0.5b", weights=("model.safetensors",))
 
 
-def _raft(size: str, file: str, *, sha256: str = "", size_bytes: int = 0) -> ModelCard:
-    """RAFT (Teed and Deng, 2020) with the weights of torchvision."""
+def _raft(size: str, trained_on: str, file: str, *, sha256: str = "", size_bytes: int = 0) -> ModelCard:
+    """RAFT (Teed and Deng, 2020) with the weights of torchvision, ``trained_on`` these data sets."""
     digest_begins = file.rpartition("-")[2].removesuffix(".pth")
     return ModelCard(
         key=f"raft-{size}",
-        name=f"RAFT {size}, torchvision C+T",
+        name=f"RAFT {size}, torchvision {trained_on}",
         task="flow",
         source="https://docs.pytorch.org/vision/stable/models/raft.html",
         folder="raft",
@@ -668,9 +668,10 @@ def _raft(size: str, file: str, *, sha256: str = "", size_bytes: int = 0) -> Mod
     )
 
 
-RAFT_LARGE = _raft("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth")
+RAFT_LARGE = _raft("large", "C+T+SKHT", "raft_large_C_T_SKHT_V2-ff5fadd5.pth")
 RAFT_SMALL = _raft(
     "small",
+    "C+T",
     "raft_small_C_T_V2-01064c6d.pth",
     sha256="01064c6dba73b0fc9fc8edf772248560a00a3acfd62ac6677e9eeebad9680e27",
     size_bytes=4_006_189,

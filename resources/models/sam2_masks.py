@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -186,9 +187,12 @@ class Sam2MaskTracker:
             raise ValueError(
                 f"vos_optimized: expected one of {', '.join(get_args(Compile))}, got {vos_optimized!r}"
             )
-        is_compiled = compiles(vos_optimized, torch_device(device))
+        place = torch_device(device)
+        is_compiled = compiles(vos_optimized, place)
+        with _current(place):
+            network = build_network(*_files(card, checkpoint, models_dir), vos_optimized=is_compiled)
         self._network = Sam2Network(
-            build_network(*_files(card, checkpoint, models_dir), vos_optimized=is_compiled),
+            network,
             device=device,
             precision=precision,
             is_compiled=is_compiled,
@@ -622,6 +626,16 @@ class _Clip:
         if self._looks.crops:
             self._said |= self._judge.judge(self._looks.crops, self._vocabulary)
         self._looks = _Looks()
+
+
+def _current(place: Any) -> AbstractContextManager[Any]:
+    """A GPU as the current one: the package makes tables of positions on that one as soon as it builds a network."""
+    if place.type != "cuda":
+        return nullcontext()
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    context: AbstractContextManager[Any] = torch.cuda.device(place)
+    return context
 
 
 def _files(card: ModelCard, checkpoint: str, models_dir: Path | None) -> tuple[Path, Path]:

@@ -49,6 +49,17 @@ _FRAMES = 1 << 30
 SURE = 10.0
 #: Instances that are drawn at the size of the frame at once.
 _DRAWN_AT_ONCE = 8
+#: Components of the network that are compiled, and whether for many shapes at once: how much is remembered varies.
+_COMPILED_PARTS: Mapping[str, bool] = {
+    "image_encoder": False,
+    "memory_encoder": False,
+    "memory_attention": True,
+    "sam_prompt_encoder": False,
+    "sam_mask_decoder": False,
+}
+#: As the package compiles them, but without CUDA graphs: before PyTorch 2.15 these belong to the thread that imported
+#: it, while clips are followed in threads of their own, and the memory that they hold cannot be given back.
+_COMPILED_MODE = "max-autotune-no-cudagraphs"
 #: Counts of instances that the compiled network is prepared for; others are filled up.
 _COMPILED_COUNTS = (4, 8, 16, 32, 64)
 
@@ -145,14 +156,30 @@ def random_network(configuration: Path, *, vos_optimized: bool) -> Any:
         for name, value in _AFTER_TRAINING.items():
             model[name] = {**(model.get(name) or {}), **value} if isinstance(value, Mapping) else value
         model["_target_"] = f"{_PREDICTOR}VOS" if vos_optimized else _PREDICTOR
-        model["compile_image_encoder"] = vos_optimized
-        return instantiate(OmegaConf.create(model), _recursive_=True)
+        model["compile_image_encoder"] = False
+        network = instantiate(OmegaConf.create(model), _recursive_=True)
     # Hydra raises errors of its own and of whatever it calls.
     except Exception as error:
         raise BackendUnavailable(
             f"{configuration} does not describe a SAM 2.1 network: {type(error).__name__}: {str(error)[:300]}. Compare "
             "it with configs/sam2.1 of the package sam2."
         ) from error
+    if vos_optimized:
+        _compile(network)
+    return network
+
+
+def _compile(network: Any) -> None:
+    """Compile the components; this happens when they first run."""
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    for name, is_dynamic in _COMPILED_PARTS.items():
+        component = getattr(network, name)
+        # What the package wrapped, in its own mode.
+        component.__dict__.pop("forward", None)
+        component.forward = torch.compile(
+            component.forward, mode=_COMPILED_MODE, fullgraph=True, dynamic=is_dynamic
+        )
 
 
 def _targets(node: Any) -> Iterator[str]:
@@ -269,7 +296,10 @@ class Sam2Network:
         sized = torch.nn.functional.interpolate(
             pixels, size=(side, side), mode="bilinear", align_corners=False, antialias=True
         )
-        mean, deviation = (torch.tensor(values, device=self.device) for values in (_MEAN, _DEVIATION))
+        # Without waiting for what the device has still to do.
+        mean, deviation = (
+            torch.tensor(values).to(self.device, non_blocking=True) for values in (_MEAN, _DEVIATION)
+        )
         return (sized - mean[:, None, None]) / deviation[:, None, None]
 
     # ------------------------------------------------------------------ prompts
@@ -400,8 +430,12 @@ class Sam2Network:
         return logits[:, 0].float()
 
     def _filled(self, count: int) -> int:
-        larger = [filled for filled in _COMPILED_COUNTS if filled >= count]
-        return larger[0] if self.is_compiled and larger else count
+        if not self.is_compiled:
+            return count
+        whole, rest = divmod(count, _COMPILED_COUNTS[-1])
+        return whole * _COMPILED_COUNTS[-1] + next(
+            filled for filled in (0, *_COMPILED_COUNTS) if filled >= rest
+        )
 
     def _step(
         self, memory: Memory, position: int, features: Features, masks: Any

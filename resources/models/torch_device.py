@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ego_assets.schema.errors import BackendUnavailable
+
+_log = logging.getLogger(__name__)
 
 
 def torch_device(name: str) -> Any:
     """The ``torch.device`` of a profile's ``device`` setting.
 
     Args:
-        name: ``auto`` takes the first CUDA device where there is one and the CPU otherwise; else a name such as
-            ``cpu``, ``cuda`` or ``cuda:1``.
+        name: ``auto`` takes the first CUDA device where there is one and the CPU otherwise, with a warning once a
+            process; else a name such as ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
         BackendUnavailable: That device is not there.
@@ -25,7 +30,10 @@ def torch_device(name: str) -> Any:
     import torch  # type: ignore[import-not-found,unused-ignore]
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        _warn_of_cpu(torch.__version__, torch.version.cuda)
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -36,6 +44,21 @@ def torch_device(name: str) -> Any:
             "or check the driver with nvidia-smi."
         )
     return device
+
+
+@cache
+def _warn_of_cpu(release: str, cuda: str | None) -> None:
+    """Say once that networks will be slow, and which of the two reasons it has."""
+    why = (
+        f"is built for CUDA {cuda} and finds no GPU (nvidia-smi says more)"
+        if cuda
+        else "is built without CUDA"
+    )
+    _log.warning(
+        "device: auto takes the CPU, because PyTorch %s %s. `device: cuda` refuses to run without a GPU.",
+        release,
+        why,
+    )
 
 
 def load_weights(network: Any, path: Path, *, renamed: Callable[[str], str] | None = None) -> None:
@@ -64,6 +87,20 @@ def load_weights(network: Any, path: Path, *, renamed: Callable[[str], str] | No
             f"{path} does not hold the weights of {type(network).__name__}: {str(error)[:300]}. Put the published "
             "file there."
         ) from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of ``transformers`` while it loads weights: they would go to the error stream of every run."""
+    from transformers.utils import logging as talk  # type: ignore[import-not-found,unused-ignore]
+
+    had_bars = talk.is_progress_bar_enabled()
+    talk.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bars:
+            talk.enable_progress_bar()
 
 
 def _opened(path: Path) -> Any:

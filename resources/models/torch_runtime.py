@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal, TypeVar, get_args
 
+from ego_assets.schema.errors import BackendUnavailable, DeviceMemoryExhausted
+from resources.models.boxes import check_at_least
 from resources.models.torch_device import torch_device
 
 ItemT = TypeVar("ItemT")
@@ -29,14 +31,31 @@ Compile = Literal["auto", "always", "never"]
 MAX_AUTO_BATCH = 64
 #: Share of the free memory that such a batch may fill.
 _MEMORY_SHARE = 0.8
+#: What errors say that PyTorch raises as plain ones: of the driver, of the libraries beside its allocator, of a CPU.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "defaultcpuallocator: not enough memory",
+    "defaultcpuallocator: can't allocate memory",
+)
+
+#: After these the process can use the GPU no more, whatever it is asked for.
+_GPU_IS_LOST = (
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "device-side assert",
+    "unspecified launch failure",
+    "uncorrectable ecc error",
+    "hardware stack error",
+    "gpu is lost",
+    "busy or unavailable",
+)
 
 _log = logging.getLogger(__name__)
 _held: weakref.WeakSet[HeldNetwork] = weakref.WeakSet()
 _moving = threading.RLock()
-
-
-class DeviceMemoryExhausted(RuntimeError):
-    """A single item does not fit into the device's memory: the next attempt of the ladder may need less."""
 
 
 class HeldNetwork:
@@ -87,7 +106,24 @@ class HeldNetwork:
 
     @contextmanager
     def in_use(self) -> Iterator[Callable[..., Any]]:
-        """The network on its device, for inference; while it is in use nothing moves it away."""
+        """The network on its device, for inference; while it is in use nothing moves it away.
+
+        Raises:
+            BackendUnavailable: The GPU failed in a way that it does not recover from. The clip is not to blame.
+        """
+        try:
+            with self._brought() as network:
+                yield network
+        except RuntimeError as error:
+            if not is_gpu_lost(error):
+                raise
+            raise BackendUnavailable(
+                f"{self.name}: {self.device} failed ({str(error).splitlines()[0]}), and this process cannot use it any "
+                "more. Begin the run again; if it happens again, look at nvidia-smi and the kernel's log (Xid)."
+            ) from error
+
+    @contextmanager
+    def _brought(self) -> Iterator[Callable[..., Any]]:
         import torch  # type: ignore[import-not-found,unused-ignore]
 
         with _moving:
@@ -148,8 +184,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device had too little memory for what was asked of it."""
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
+
+
+def is_gpu_lost(error: BaseException) -> bool:
+    """Whether a GPU failed so that the process has to end before anything can use it again."""
+    said = str(error).lower()
+    return (
+        isinstance(error, RuntimeError)
+        and "cuda error" in said
+        and any(words in said for words in _GPU_IS_LOST)
     )
 
 
@@ -184,8 +231,7 @@ class Batches:
     """
 
     def __init__(self, batch_size: int, *, device: Any) -> None:
-        if batch_size < 0:
-            raise ValueError(f"batch_size: expected 0 or more, got {batch_size}")
+        check_at_least("batch_size", batch_size, 0)
         self._device = device
         self._limit = batch_size
         self._lock = threading.Lock()

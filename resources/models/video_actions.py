@@ -25,9 +25,11 @@ from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.motion import CameraMotion
 from ego_assets.schema.timeline import NANOSECONDS
+from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.label_maps import LabelMap, load_label_map
 from resources.models.registry import OWN_CHECKPOINTS, OWN_LICENCE, VIDEOMAE_KINETICS
+from resources.models.torch_device import torch_device, without_bars
 from resources.models.torch_runtime import Batches, Compile, HeldNetwork, Precision, check_runtime_settings
 from resources.models.weights import card_digest, located_folder
 
@@ -281,6 +283,9 @@ class VideoMAERecognizer(VideoWindowRecognizer):
             raise ValueError(f"checkpoint: expected one of {', '.join(_CARDS)}, got {checkpoint!r}")
         check_windows(window_s=window_s, smoothing_s=smoothing_s)
         check_runtime_settings(precision=precision, compile=compile)
+        check_at_least("batch_size", batch_size, 0)
+        # Asked for before anything is read.
+        torch_device(device)
         chosen = _AUTO_MAPS[checkpoint] if label_map == "auto" else label_map
         activities = None if chosen == "identity" else load_label_map(chosen)
         card = _CARDS[checkpoint]
@@ -325,6 +330,9 @@ def check_windows(*, window_s: float, smoothing_s: float) -> None:
     Raises:
         ValueError: One does not.
     """
+    for name, value in (("window_s", window_s), ("smoothing_s", smoothing_s)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name}: expected a number of seconds, got {value!r}")
     if not 0 < window_s <= 60:
         raise ValueError(f"window_s: expected more than 0 and at most 60, got {window_s}")
     if not 0 <= smoothing_s <= 60:
@@ -381,9 +389,10 @@ def _load_videomae(folder: Path) -> Any:
     from transformers import VideoMAEForVideoClassification  # type: ignore[import-not-found,unused-ignore]
 
     try:
-        network, report = VideoMAEForVideoClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        with without_bars():
+            network, report = VideoMAEForVideoClassification.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except Exception as error:
         # The libraries that read it raise whatever their parsers do.
         raise BackendUnavailable(

@@ -23,7 +23,7 @@ from resources.models.backends import BACKENDS
 from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.registry import OWN_LICENCE, ModelCard
-from resources.models.torch_device import torch_device
+from resources.models.torch_device import torch_device, without_bars
 from resources.models.torch_runtime import Batches, HeldNetwork, Precision, check_runtime_settings
 from resources.models.weights import card_digest, joint_digest, located_folder, weights_digest
 
@@ -84,8 +84,7 @@ class VisionLanguageCaptioner:
         check_at_least("max_new_tokens", max_new_tokens, 1)
         check_at_least("max_side", max_side, _LEAST_SIDE_PX)
         check_runtime_settings(precision=precision, compile="never")
-        if batch_size < 0:
-            raise ValueError(f"batch_size: expected 0 or more, got {batch_size}")
+        check_at_least("batch_size", batch_size, 0)
         self._card = card
         self._prompt = _PROMPTS[prompt]
         self._max_new_tokens = max_new_tokens
@@ -236,31 +235,25 @@ def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision, b
         AutoModelForImageTextToText,
         AutoProcessor,
     )
-    from transformers.utils import logging as talk  # type: ignore[import-not-found,unused-ignore]
 
-    # A bar would go to the standard error of every run.
-    had_bar = talk.is_progress_bar_enabled()
-    talk.disable_progress_bar()
     try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        network, report = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            # As stored: a model of 7 billion parameters in float32 would need twice the memory to begin with.
-            dtype="auto",
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with without_bars():
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            network, report = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                # As stored: a model of 7 billion parameters in float32 would need twice the memory to begin with.
+                dtype="auto",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except Exception as error:
         problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise BackendUnavailable(
             f"{card.name}: {folder} cannot be loaded ({problem}). It needs all files that "
             "save_pretrained writes for an image-text model of transformers and for its processor."
         ) from error
-    finally:
-        if had_bar:
-            talk.enable_progress_bar()
     absent = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])})
     if absent:
         raise BackendUnavailable(

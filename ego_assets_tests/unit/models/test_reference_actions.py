@@ -21,7 +21,7 @@ from ego_assets.gates.actions import least_score
 from ego_assets.labels.actions import ActionSteps, action_segments, chosen_labels
 from ego_assets.schema.actions import OTHER_ACTION, ActionRecognizer
 from ego_assets.schema.detections import BackendInfo
-from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, DeviceMemoryExhausted
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.motion import CameraMotion
 from ego_assets_tests.checkpoints import any_digest
@@ -29,7 +29,7 @@ from resources.models import registry
 from resources.models.backends import BACKENDS
 from resources.models.label_maps import LabelMap, label_map_names, load_label_map
 from resources.models.raft import RaftFlow
-from resources.models.torch_runtime import DeviceMemoryExhausted, HeldNetwork
+from resources.models.torch_runtime import HeldNetwork
 from resources.models.video_actions import VideoMAERecognizer, VideoWindowRecognizer, WindowInput, smoothed
 from resources.models.weights import LOCK_FILE
 from resources.profiles import BackendConfig, Profile, load_profile
@@ -383,6 +383,11 @@ def test_nothing_is_fetched(models_dir: Path) -> None:
         ({"precision": "int4"}, "precision: expected one of"),
         ({"compile": "maybe"}, "compile: expected one of"),
         ({"batch_size": -2}, "batch_size: expected 0 or more, got -2"),
+        ({"batch_size": "many"}, "batch_size: expected a whole number, got 'many'"),
+        ({"batch_size": True}, "batch_size: expected a whole number, got True"),
+        ({"window_s": "two"}, "window_s: expected a number of seconds, got 'two'"),
+        ({"smoothing_s": False}, "smoothing_s: expected a number of seconds, got False"),
+        ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     ],
 )
 def test_wrong_settings_are_named(models_dir: Path, settings: Mapping[str, Any], message: str) -> None:
@@ -390,10 +395,13 @@ def test_wrong_settings_are_named(models_dir: Path, settings: Mapping[str, Any],
         videomae(models_dir, **settings)
 
 
-def test_it_says_where_it_runs(models_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_says_where_it_runs_and_draws_no_bar(
+    models_dir: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     with caplog.at_level(logging.INFO, "resources.models.video_actions"):
         videomae(models_dir, device="cpu")
     assert "runs on cpu in float32, not compiled" in caplog.text and "label map ego4d" in caplog.text
+    assert "Loading weights" not in capfd.readouterr().err
 
 
 # Memory.

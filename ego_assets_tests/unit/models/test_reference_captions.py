@@ -26,8 +26,8 @@ from resources.profiles import BackendConfig, Profile
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from ego_assets.schema.errors import DeviceMemoryExhausted  # noqa: E402
 from resources.models import vlm_captions  # noqa: E402
-from resources.models.torch_runtime import DeviceMemoryExhausted  # noqa: E402
 from resources.models.vlm_captions import VisionLanguageCaptioner  # noqa: E402
 
 FACTS = SceneFacts(

@@ -27,6 +27,7 @@ pytest.importorskip("transformers", reason="the reference environment has transf
 from ego_assets.media.depth_archive import depth_values, write_depth_archive  # noqa: E402
 from ego_assets.media.frame_archive import FrameArchiveIndex, read_member  # noqa: E402
 from ego_assets.media.rasters import decode_png  # noqa: E402
+from ego_assets.schema.errors import DeviceMemoryExhausted  # noqa: E402
 from ego_assets_tests.checkpoints import any_digest  # noqa: E402
 from ego_assets_tests.checkpoints.depth import MAX_DEPTH_M, write_depth_anything  # noqa: E402
 from resources.models import depth_anything  # noqa: E402
@@ -44,7 +45,7 @@ from resources.models.registry import (  # noqa: E402
     DEPTH_ANYTHING_RELATIVE,
     ModelCard,
 )
-from resources.models.torch_runtime import DeviceMemoryExhausted, HeldNetwork  # noqa: E402
+from resources.models.torch_runtime import HeldNetwork  # noqa: E402
 
 INDOOR, OUTDOOR = DEPTH_ANYTHING_METRIC["small"]
 (RELATIVE,) = DEPTH_ANYTHING_RELATIVE["small"]

@@ -25,8 +25,8 @@ from resources.profiles import BackendConfig, Profile
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")
 
+from ego_assets.schema.errors import DeviceMemoryExhausted  # noqa: E402
 from resources.models.open_clip_embeddings import OpenClipEmbedder, _Preparation  # noqa: E402
-from resources.models.torch_runtime import DeviceMemoryExhausted  # noqa: E402
 
 Image = npt.NDArray[np.uint8]
 CPU: Mapping[str, Any] = {"device": "cpu", "compile": "never"}
@@ -313,6 +313,7 @@ def test_another_file_than_the_recorded_one_is_refused(models_dir: Path, tmp_pat
         ({"precision": "int8"}, "precision: expected one of"),
         ({"compile": "maybe"}, "compile: expected one of"),
         ({"batch_size": -1}, "batch_size: expected 0 or more"),
+        ({"batch_size": 2.5}, "batch_size: expected a whole number, got 2.5"),
         ({"device": "gpu9"}, "device: expected auto, cpu"),
     ],
 )

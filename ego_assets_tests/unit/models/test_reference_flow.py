@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 
 from ego_assets.schema.camera import PinholeCamera
-from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, DeviceMemoryExhausted
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.synth import SceneSpec
 from ego_assets.synth.scene import Scene
@@ -28,7 +28,6 @@ from ego_assets_tests.checkpoints.flow import make_raft
 from resources.models import registry
 from resources.models.flow import DisFlow
 from resources.models.raft import RaftFlow, torchvision_name
-from resources.models.torch_runtime import DeviceMemoryExhausted
 from resources.profiles import BackendConfig, Profile, build_backend
 
 torch = pytest.importorskip("torch", reason="RAFT runs on PyTorch: pip install 'ego-assets[reference]'")

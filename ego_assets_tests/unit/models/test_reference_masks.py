@@ -25,11 +25,11 @@ from ego_assets_tests.unit.models.test_conformance_masks import STEP_NS, check, 
 torch = pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
 pytest.importorskip("sam2", reason="SAM 2 belongs to the extra reference")
 
+from ego_assets.schema.errors import DeviceMemoryExhausted  # noqa: E402
 from resources.models import sam2_masks, sam2_network  # noqa: E402
 from resources.models.embeddings import AppearanceEmbedder  # noqa: E402
 from resources.models.sam2_masks import Sam2MaskTracker, published_configuration  # noqa: E402
 from resources.models.sam2_network import SURE, Memory, Proposals, Sam2Network  # noqa: E402
-from resources.models.torch_runtime import DeviceMemoryExhausted  # noqa: E402
 
 WIDTH, HEIGHT, SIDE = 96, 64, 32
 #: Left, top, right, bottom and grey level of things; levels are known by the network below.
@@ -455,6 +455,7 @@ def test_compiled_components_see_few_shapes_and_draw_the_same(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: dict[str, set[int]] = {}
+    modes: set[str] = set()
 
     def compiled(function: Any, **options: Any) -> Any:
         name = type(function.__self__).__name__
@@ -464,6 +465,7 @@ def test_compiled_components_see_few_shapes_and_draw_the_same(
             first = first[0] if isinstance(first, tuple | list) else first
             # The memory's attention takes tokens first.
             shapes.setdefault(name, set()).add(first.shape[1 if name == "MemoryAttention" else 0])
+            modes.add(options["mode"])
             return function(*arguments, **named)
 
         return call
@@ -477,6 +479,16 @@ def test_compiled_components_see_few_shapes_and_draw_the_same(
     assert shapes["ImageEncoder"] == {16}
     assert shapes["MemoryEncoder"] == shapes["MemoryAttention"] == shapes["MaskDecoder"]
     assert shapes["MaskDecoder"] <= {4, 8}
+    # CUDA graphs would belong to one thread, and keep memory that nobody can give back.
+    assert modes == {"max-autotune-no-cudagraphs"}
+
+
+@pytest.mark.parametrize(("count", "filled"), [(0, 0), (3, 4), (34, 64), (64, 64), (65, 68), (102, 128)])
+def test_however_many_instances_there_are_few_counts_are_compiled(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, count: int, filled: int
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    assert small(models_dir, vos_optimized="always")._network._filled(count) == filled
 
 
 @pytest.mark.parametrize("value", ["never", "auto"])

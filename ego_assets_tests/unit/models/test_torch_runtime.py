@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs the reference environment")
 
+from ego_assets.schema.errors import BackendUnavailable, DeviceMemoryExhausted  # noqa: E402
+from resources.models import torch_device as torch_device_module  # noqa: E402
 from resources.models import torch_runtime  # noqa: E402
 from resources.models.torch_runtime import (  # noqa: E402
     MAX_AUTO_BATCH,
     Batches,
-    DeviceMemoryExhausted,
     HeldNetwork,
     make_room,
     release_memory,
@@ -418,3 +419,51 @@ def test_several_threads_share_batches() -> None:
 
 def test_memory_is_released_where_there_is_no_gpu() -> None:
     release_memory()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("any words"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_want_of_memory_is_told_from_other_failures(error: Exception, expected: bool) -> None:
+    assert torch_runtime.is_out_of_memory(error) is expected
+
+
+def test_a_gpu_that_is_lost_is_not_blamed_on_the_clip() -> None:
+    network = held()
+    with pytest.raises(BackendUnavailable, match="Begin the run again") as refused, network.in_use():
+        raise RuntimeError(
+            "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"
+        )
+    assert not refused.value.about_clip and "might be" not in str(refused.value)
+    # The network is given back, and other failures stay what they are.
+    assert network._users == 0
+    with pytest.raises(RuntimeError, match="invalid configuration"), network.in_use():
+        raise RuntimeError("CUDA error: invalid configuration argument")
+
+
+def test_a_network_that_cannot_be_brought_to_a_lost_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = held()
+
+    def lost(*_: Any) -> None:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+    monkeypatch.setattr(network.network, "to", lost)
+    with pytest.raises(BackendUnavailable, match="kernel's log"), network.in_use():
+        pytest.fail("was brought there")
+    assert network._users == 0
+
+
+def test_the_cpu_is_taken_openly(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    torch_device_module._warn_of_cpu.cache_clear()
+    assert [torch_device_module.torch_device(name).type for name in ("auto", "cpu", "auto")] == ["cpu"] * 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "device: auto takes the CPU" in caplog.text

@@ -63,9 +63,10 @@ def climb(
     """Try the rungs in order until a result is accepted; after two further attempts the most usable one stands.
 
     An exception of a model refuses an attempt as a bad result does. Errors that say nothing about the attempt are
-    raised at once: those of the platform and of the operating system on the first rung, but for a device without memory,
-    of which a later rung may need less; and what is worth retrying, or forbids the work, on all. A later rung that cannot
-    be opened, or fails so, is refused like any other; where no result can be used, its error is raised in the end.
+    raised at once: those of the platform and of the operating system on the first rung (but for a device without
+    memory, of which a later rung may need less), and what is worth retrying, or forbids the work, on all. A later rung
+    that cannot be opened, or fails so, is refused like any other; where no result can be used, its error is raised in
+    the end.
 
     Args:
         rungs: The attempts, at least one.

@@ -1,7 +1,8 @@
 """The ``ego-assets`` command.
 
 Exit status: 0 all went well, 1 some clips were stopped or some files rejected, 2 the command was
-called wrongly, 3 something this machine lacks, 130 it was interrupted.
+called wrongly, 3 something this machine lacks or cannot reach, so that layers wait for the next run,
+130 it was interrupted. Where both 1 and 3 apply it is 1.
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ def demo(
         stop(collection_error, STOPPED)
     _show_status(project, project.status(), as_json=as_json, with_paths=True)
     # A clip that a gate stops is what the demo shows; only a crash is a failure of the demo.
-    raise typer.Exit(0 if not ingested.rejected and not outcome.crashed else STOPPED)
+    if ingested.rejected or outcome.crashed:
+        raise typer.Exit(STOPPED)
+    raise typer.Exit(ENVIRONMENT if outcome.postponed else 0)
 
 
 @app.command()
@@ -211,7 +214,11 @@ def run(
     profile: ProfileOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Process what is pending, one clip after another. Interrupt it at any time; it resumes."""
+    """Process what is pending, one clip after another. Interrupt it at any time; it resumes.
+
+    The exit status is 1 when clips were stopped, and 3 when layers were postponed because something is missing or out
+    of reach: it says what, and the next run tries again.
+    """
     from ego_assets.partitions import require_clip_id
 
     clip_ids = list(dict.fromkeys(require_clip_id(clip_id) for clip_id in clip or []))
@@ -229,7 +236,7 @@ def run(
     if outdated and (error := project.run_collection()):
         stop(error, STOPPED)
     _show_status(project, project.status(clip_ids=clip_ids), as_json=as_json)
-    raise typer.Exit(STOPPED if outcome.stopped else 0)
+    raise typer.Exit(outcome.exit_status)
 
 
 @app.command()

@@ -75,6 +75,10 @@ MAX_DEATHS = 3
 NOTE_AGE_S = 30 * 24 * 3600.0
 
 
+#: Said of a layer that was postponed although it had been made before.
+EARLIER_VERSION_UNUSED = "Its earlier version is not used until it is made again."
+
+
 class ProcessDied(EgoAssetsError):
     """Whoever made a layer of a clip was ended at once, time after time."""
 
@@ -754,10 +758,19 @@ def _record_failure(
         state = LayerState.POSTPONED
     else:
         state = LayerState.FAILED if spec.essential else LayerState.GIVEN_UP
+    # What was published and could not be recorded is in the store all the same, so it belongs in the index.
+    published = None
+    with contextlib.suppress(EgoAssetsError, OSError):
+        published = services.store.document(clip_id, spec.name)
+    if state is LayerState.POSTPONED:
+        earlier = f" {EARLIER_VERSION_UNUSED}" if published is not None else ""
+        message = f"{spec.name} was postponed after {attempts} attempt(s): {reason.rstrip('.')}.{earlier}"
+    else:
+        message = f"{spec.name} failed after {attempts} attempt(s): {reason}"
     # Without an artifact this is where the attempts are kept.
     tried = [dict(item) for item in error.attempts] if isinstance(error, AllAttemptsFailed) else []
     gates = (
-        spec.completed_gate.failed(f"{spec.name} failed after {attempts} attempt(s): {reason}", tried=tried),
+        spec.completed_gate.failed(message, tried=tried),
         *(gate.not_evaluated(f"{spec.name} was not made.") for gate in spec.gates),
     )
     outcome = LayerOutcome(
@@ -774,10 +787,6 @@ def _record_failure(
         reason=reason,
         details={"attempts": attempts, "tried": tried},
     )
-    # What was published and could not be recorded is in the store all the same, so it belongs in the index.
-    published = None
-    with contextlib.suppress(EgoAssetsError, OSError):
-        published = services.store.document(clip_id, spec.name)
     with services.database.transaction():
         _record(spec, outcome, [review], database=services.database, store=services.store, run_id=run_id)
         if published is not None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from ego_assets.execution import RUNNING_FOLDER, forget_notes
-from ego_assets.terminal import messages, progress_bar
+from ego_assets.execution import EARLIER_VERSION_UNUSED, RUNNING_FOLDER, LayerState, forget_notes
+from ego_assets.terminal import ENVIRONMENT, STOPPED, messages, progress_bar
 
 if TYPE_CHECKING:
     from ego_assets.project import Project
+    from resources.database import LayerStateRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +23,20 @@ class Outcome:
         ran: Number of clips of which layers ran.
         stopped: Number of these that did not come to the end, crashed ones among them.
         crashed: Number of these that no gate stopped.
+        postponed: Number of these with layers that this machine could not make, and that the next run tries again.
     """
 
     ran: int = 0
     stopped: int = 0
     crashed: int = 0
+    postponed: int = 0
+
+    @property
+    def exit_status(self) -> int:
+        """Of a command that did nothing else: 1 where clips were stopped, else 3 where layers are postponed."""
+        if self.stopped:
+            return STOPPED
+        return ENVIRONMENT if self.postponed else 0
 
 
 def process_clips(
@@ -62,6 +72,7 @@ def process_clips(
     project.require_disk_space(work)
     project.add_partitions([clip_id for clip_id, _ in work])
     stopped = crashed = 0
+    postponed: dict[str, list[LayerStateRecord]] = {}
     with progress_bar(quiet) as progress:
         overall = progress.add_task(f"{len(work)} clip(s)", total=len(work))
         for clip_id, wanted in work:
@@ -74,8 +85,34 @@ def process_clips(
             result = project.run_clip(clip_id, wanted, on_progress=on_progress)
             progress.update(task, description=name, completed=1.0)
             progress.advance(overall)
+            missed = [
+                state
+                for state in project.database.layer_states(clip_id)
+                if state.layer in wanted and state.state == LayerState.POSTPONED
+            ]
+            if missed:
+                postponed[clip_id] = missed
             if not result.success:
-                stopped += 1
-                crashed += not project.database.clip(clip_id).failed
+                # Behind a layer that everything depends on the clip waits as well: nothing is wrong with it.
+                if not any(specs[state.layer].essential for state in missed):
+                    stopped += 1
+                    crashed += not project.database.clip(clip_id).failed
                 progress.console.print(f"[yellow]{escape(result.error)}[/yellow]", soft_wrap=True)
-    return Outcome(ran=len(work), stopped=stopped, crashed=crashed)
+    _say_what_waits(project, [state for states in postponed.values() for state in states])
+    return Outcome(ran=len(work), stopped=stopped, crashed=crashed, postponed=len(postponed))
+
+
+def _say_what_waits(project: Project, postponed: list[LayerStateRecord]) -> None:
+    """One line for each layer that was postponed for a reason, however many clips wait for it."""
+    reasons: dict[tuple[str, str], list[LayerStateRecord]] = {}
+    for state in postponed:
+        reason = state.reason.replace(state.clip_id, "...").rstrip(".") + "."
+        reasons.setdefault((state.layer, reason), []).append(state)
+    for (layer, reason), states in reasons.items():
+        had_it = any(project.store.document(state.clip_id, layer) is not None for state in states)
+        earlier = f" {EARLIER_VERSION_UNUSED}" if had_it else ""
+        messages.print(
+            f"[yellow]{layer} of {len(states)} clip(s) was postponed: {escape(reason)} The next `ego-assets run` tries "
+            f"again.{earlier}[/yellow]",
+            soft_wrap=True,
+        )

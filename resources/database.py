@@ -110,6 +110,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _UPGRADE_LOCK = 0x65676F617373
 #: Execution option that marks connections of writing transactions.
 _WRITES = "ego_assets_writes"
+#: State of a layer that the next run tries again.
+_POSTPONED = "postponed"
 #: What no text column of Postgres takes, and what no UTF-8 can say.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -350,6 +352,7 @@ class ClipStanding:
         withdrawn: Whether it was withdrawn for another reason than an incident. A clip that only an incident
             withdrew is processed, because its leaking layers must be made anew.
         erased: Whether its erasure has begun.
+        postponed: Layers that were not made because something around the clip was missing or out of reach.
     """
 
     clip: Clip
@@ -357,6 +360,7 @@ class ClipStanding:
     leaking_incident: int | None
     withdrawn: bool
     erased: bool = False
+    postponed: frozenset[str] = frozenset()
 
     @property
     def is_stopped(self) -> bool:
@@ -389,6 +393,13 @@ class ClipStanding:
                 "or record it again."
             )
         failed = [gate for gate in self.gates if gate.layer in inputs and gate.blocks]
+        waiting = [gate for gate in failed if gate.layer in self.postponed]
+        if failed and len(waiting) == len(failed):
+            found = " ".join(_sentence(gate.message) for gate in waiting)
+            return (
+                f"Clip {clip.clip_id} waits: {found} The next `ego-assets run` tries again; it goes on once what is "
+                "missing is there."
+            )
         if failed:
             found = " ".join(
                 f"{gate.gate} of {gate.layer} failed: {_sentence(gate.message)}" for gate in failed
@@ -1534,6 +1545,9 @@ class Database:
                 leaking_incident=self.open_incident(clip_id, leaking_only=True),
                 withdrawn=clip.withdrawn and not by_incident,
                 erased=self.is_erased(clip_id),
+                postponed=frozenset(
+                    state.layer for state in self.layer_states(clip_id) if state.state == _POSTPONED
+                ),
             )
 
     def open_incident(self, clip_id: str, *, leaking_only: bool = False) -> int | None:

@@ -96,7 +96,9 @@ def reprocess(
                     ran=max(outcome.ran, after.ran),
                     stopped=outcome.stopped + after.stopped,
                     crashed=outcome.crashed + after.crashed,
+                    # What the first pass postponed was tried again by the second.
+                    postponed=after.postponed,
                 )
     if as_json:
-        print_json({**summary, "stopped": outcome.stopped})
-    raise typer.Exit(STOPPED if outcome.stopped else 0)
+        print_json({**summary, "stopped": outcome.stopped, "postponed": outcome.postponed})
+    raise typer.Exit(outcome.exit_status)

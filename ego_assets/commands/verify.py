@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from ego_assets.processing import process_clips
+from ego_assets.processing import Outcome, process_clips
 from ego_assets.terminal import (
     STOPPED,
     JsonOption,
@@ -47,10 +47,10 @@ def verify(
     clips = [project.database.clip(clip_id) for clip_id in clip_ids] or project.database.clips()
     found = _look(project, clips, originals=originals, deliveries=not clip_ids, quiet=as_json)
     layers = sorted({damage.name for damage in found if damage.made_again})
-    stopped = 0
+    outcome = Outcome()
     if repair and layers:
         concerned = sorted({damage.clip_id for damage in found if damage.made_again})
-        stopped = process_clips(project, clip_ids=concerned, layers=layers, quiet=as_json).stopped
+        outcome = process_clips(project, clip_ids=concerned, layers=layers, quiet=as_json)
     if as_json:
         print_json({"clips": len(clips), "damaged": [damage.as_dict() for damage in found]})
     else:
@@ -60,7 +60,7 @@ def verify(
         if layers and not repair:
             console.print("The next `ego-assets run` makes the damaged layers again.")
     left = [damage for damage in found if not (repair and damage.made_again)]
-    raise typer.Exit(STOPPED if left or stopped else 0)
+    raise typer.Exit(STOPPED if left else outcome.exit_status)
 
 
 def _look(

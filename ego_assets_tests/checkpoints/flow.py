@@ -25,7 +25,7 @@ def make_raft(models_dir: Path, *, size: str = "small") -> Mapping[str, Any]:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        network = Raft(size, iterations=1).raft
+        network = Raft(size).raft
     card = registry.RAFT_SMALL if size == "small" else registry.RAFT_LARGE
     path = models_dir / card.file
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,12 +18,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 
 from ego_assets.cli import main
 from ego_assets.project import Project
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk
 from ego_assets.settings import load_settings
 from ego_assets_tests.clips import write_clip, write_renamed_picture
+from resources import profiles
 
 UNKNOWN = "3b241101-e2bb-4255-8caf-4136c566a962"
 
@@ -318,6 +320,41 @@ def test_unknown_layers_clips_and_items_are_named(processed: Processed) -> None:
     assert outcome.code == 1 and UNKNOWN in outcome.err
     outcome = processed.ego("review", "resolve", 999, "--note", "x")
     assert outcome.code == 1 and "no review item 999" in outcome.err
+
+
+def test_a_layer_that_this_machine_cannot_make_is_status_three(
+    processed: Processed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = processed.clip_id("good.mp4")
+    with monkeypatch.context() as patch:
+        patch.setenv("EGO_DECODER", "cuda")
+        outcome = processed.ego("run", "--again", "--layer", "embeddings", "--clip", good)
+    assert outcome.code == 3
+    assert "embeddings of 1 clip(s) was postponed:" in outcome.err and "EGO_DECODER" in outcome.err
+    assert "The next `ego-assets run` tries again." in outcome.err
+    assert "earlier version is not used" in outcome.err and "earlier version is not used" in outcome.out
+    # What was asked for went well.
+    assert processed.ego("run", "--again", "--layer", "frames", "--clip", good).code == 0
+    outcome = processed.ego("run", "--json")
+    assert outcome.code == 0 and "postponed" not in outcome.err
+    assert "embeddings" in next(row["layers"] for row in outcome.json["clips"] if row["clip_id"] == good)
+
+
+def test_a_clip_that_waits_for_the_privacy_pass_is_not_blamed(
+    ego: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ego("ingest", write_clip(tmp_path / "a.mp4")).code == 0
+    profile = yaml.safe_load((Path(profiles.__file__).parent / "local.yaml").read_text())
+    profile["backends"]["faces"] = {"backend": "egoblur"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
+    outcome = ego("run", "--profile", tmp_path / "mine.yaml")
+    assert outcome.code == 3 and "blurred_video of 1 clip(s) was postponed:" in outcome.err
+    [row] = ego("status", "--json").json["clips"]
+    [note] = row["notes"]
+    assert "waits: blurred_video was postponed" in note and "The next `ego-assets run` tries again" in note
+    assert "better recording" not in note and "earlier version" not in note
+    assert ego("run", "--layer", "blurred_video").code == 0
+    assert ego("status", "--json").json["clips"][0]["notes"] == []
 
 
 def test_release_lets_a_held_clip_go_on(processed: Processed) -> None:

@@ -34,6 +34,8 @@ from resources.models.torch_runtime import (
     HeldNetwork,
     Precision,
     check_runtime_settings,
+    runtime_key,
+    shared_network,
 )
 from resources.models.weights import card_digest, joint_digest, located_folder
 
@@ -49,6 +51,9 @@ FARTHEST_RELATIVE = 65.535
 #: Means and deviations of ImageNet in RGB, on values of 0-255.
 _MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+#: Most bytes of the float32 maps of a batch in the computer's memory, where the batch is chosen by memory. Two batches
+#: are on their way at once; a power of two, because pinned memory is handed out so.
+_MAX_MAP_BYTES = 1 << 28
 # The unit of a relative map is set by every fourth pixel both ways.
 _STRIDE = 4
 
@@ -99,7 +104,8 @@ class DepthNetwork:
         self._scale = scale
         self._own_segments = own_segments
         self._input_side = input_side
-        self._batches = Batches(batch_size, device=held.device)
+        self._is_chosen_by_memory = batch_size == 0
+        self._batches = Batches(batch_size, device=held.device, is_compiled=held.is_compiled)
 
     def run(self, frames: Iterable[ClipFrame]) -> Iterator[DepthFrame]:
         """One map per frame, in order.
@@ -110,7 +116,12 @@ class DepthNetwork:
         # A GPU works on a batch while Python waits for the one before and hands its maps out.
         begun: deque[tuple[_Batch, int]] = deque()
         number = 0
-        for item in self._batches.stream(frames, self._begin):
+        source = iter(frames)
+        first = next(source, None)
+        if first is None:
+            return
+        stream = self._batches.stream(chain((first,), source), self._begin, max_batch=self._most(first))
+        for item in stream:
             begun.append(item)
             while begun[0][0] is not item[0]:
                 yield self._finish(begun, number)
@@ -118,6 +129,11 @@ class DepthNetwork:
         while begun:
             yield self._finish(begun, number)
             number += 1
+
+    def _most(self, frame: ClipFrame) -> int | None:
+        """Most frames of this size in a batch, so that maps, and the pictures on their way there, stay small."""
+        width, height = frame.size
+        return max(1, _MAX_MAP_BYTES // (4 * width * height)) if self._is_chosen_by_memory else None
 
     def _finish(self, begun: deque[tuple[_Batch, int]], number: int) -> DepthFrame:
         batch, index = begun.popleft()
@@ -317,8 +333,8 @@ class _DepthAnything:
         )
         self._cards = self._checkpoints[checkpoint]
         self._folders = [located_folder(card, models_dir) for card in self._cards]
-        digests = [card_digest(card, models_dir) for card in self._cards]
-        self._digest = digests[0] if len(digests) == 1 else joint_digest(digests)
+        self._digests = [card_digest(card, models_dir) for card in self._cards]
+        self._digest = self._digests[0] if len(self._digests) == 1 else joint_digest(self._digests)
         self._networks: dict[int, DepthNetwork] = {}
         self._loading = threading.Lock()
 
@@ -356,6 +372,7 @@ class _DepthAnything:
         """
         source = iter(frames)
         first = next(source, None)
+        # Without frames nothing is loaded.
         if first is not None:
             yield from self._network(self._place(location)).run(chain((first,), source))
 
@@ -366,10 +383,15 @@ class _DepthAnything:
     def _network(self, place: int) -> DepthNetwork:
         with self._loading:
             if place not in self._networks:
-                self._networks[place] = self._load(self._cards[place], self._folders[place])
+                card, folder, runtime = self._cards[place], self._folders[place], self._runtime
+                way = runtime_key(device=runtime.device, precision=runtime.precision, compile=runtime.compile)
+                held = shared_network(
+                    (card.key, folder, self._digests[place], *way), lambda: self._load(card, folder)
+                )
+                self._networks[place] = self._runner(held, held.network)
             return self._networks[place]
 
-    def _load(self, card: ModelCard, folder: Path) -> DepthNetwork:
+    def _load(self, card: ModelCard, folder: Path) -> HeldNetwork:
         runtime = self._runtime
         network = _loaded(card, folder, kind=self._kind)
         last = copy.deepcopy(network.head.conv3)
@@ -390,7 +412,7 @@ class _DepthAnything:
             str(held.dtype).removeprefix("torch."),
             ", compiled" if held.is_compiled else "",
         )
-        return self._runner(held, network)
+        return held
 
     def _runner(self, held: HeldNetwork, network: Any) -> DepthNetwork:
         raise NotImplementedError

@@ -22,7 +22,14 @@ from ego_assets.schema.hands import LANDMARK_COUNT, HandDetections
 from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.registry import HANDS_100DOH
-from resources.models.torch_runtime import Batches, Compile, HeldNetwork, Precision
+from resources.models.torch_runtime import (
+    Batches,
+    Compile,
+    HeldNetwork,
+    Precision,
+    runtime_key,
+    shared_network,
+)
 from resources.models.weights import card_digest, locate
 
 #: Means that the weights were trained with, BGR.
@@ -88,31 +95,21 @@ class HundredDaysOfHandsDetector:
         path = locate(HANDS_100DOH, models_dir)
         self._digest = card_digest(HANDS_100DOH, models_dir)
         self._shorter_side = shorter_side
-        import torch  # type: ignore[import-not-found,unused-ignore]
-
-        from resources.models.hands_100doh_network import HandObjectNetwork
-
-        # Without random weights, which would be replaced.
-        with torch.device("meta"):
-            network = HandObjectNetwork(
-                proposals=proposals,
-                score_threshold=score_threshold,
-                object_threshold=object_threshold,
-                nms_iou=nms_iou,
-                max_hands=max_hands,
-            )
-        load_published(network, path)
-        self._held = HeldNetwork(
-            network, device=device, precision=precision, compile=compile, name=HANDS_100DOH.name
+        runtime = runtime_key(device=device, precision=precision, compile=compile)
+        self._held = shared_network(
+            (HANDS_100DOH.key, path, self._digest, *runtime),
+            lambda: _load(path, device=device, precision=precision, compile=compile),
         )
-        self._batches = Batches(batch_size, device=self._held.device)
-        _log.info(
-            "%s on %s, %s, %s",
-            HANDS_100DOH.name,
-            self._held.device,
-            str(self._held.dtype).removeprefix("torch."),
-            "compiled" if self._held.is_compiled else "not compiled",
+        from resources.models.hands_100doh_network import HandObjectOptions
+
+        self._options = HandObjectOptions(
+            proposals=proposals,
+            score_threshold=score_threshold,
+            object_threshold=object_threshold,
+            nms_iou=nms_iou,
+            max_hands=max_hands,
         )
+        self._batches = Batches(batch_size, device=self._held.device, is_compiled=self._held.is_compiled)
 
     @property
     def info(self) -> BackendInfo:
@@ -140,7 +137,7 @@ class HundredDaysOfHandsDetector:
         height, width = images[0].shape[:2]
         with self._held.in_use() as network:
             pictures, scale = self._prepared(images)
-            answer = network(pictures)
+            answer = network(pictures, self._options)
             # One copy each; the GPU is waited for at the first.
             found = {name: values.cpu().numpy() for name, values in answer._asdict().items()}
         if not found["finite"].all():
@@ -168,6 +165,26 @@ class HundredDaysOfHandsDetector:
         pictures -= torch.tensor(_MEANS, device=device)[:, None, None]
         scale = np.array([columns / width, rows / height] * 2, np.float32)
         return pictures.to(self._held.dtype), scale
+
+
+def _load(path: Path, *, device: str, precision: Precision, compile: Compile) -> HeldNetwork:
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    from resources.models.hands_100doh_network import HandObjectNetwork
+
+    # Without random weights, which would be replaced.
+    with torch.device("meta"):
+        network = HandObjectNetwork()
+    load_published(network, path)
+    held = HeldNetwork(network, device=device, precision=precision, compile=compile, name=HANDS_100DOH.name)
+    _log.info(
+        "%s on %s, %s, %s",
+        HANDS_100DOH.name,
+        held.device,
+        str(held.dtype).removeprefix("torch."),
+        "compiled" if held.is_compiled else "not compiled",
+    )
+    return held
 
 
 def _checked(frame: ClipFrame) -> BgrImage:

@@ -39,6 +39,24 @@ _OFFSET_UNIT_PX = 1000.0
 _MAX_LOG_SCALE = math.log(1000.0)
 
 
+class HandObjectOptions(NamedTuple):
+    """What is taken for a hand or an object.
+
+    Attributes:
+        proposals: Most places a picture is looked at.
+        score_threshold: Hands have a higher probability than this.
+        object_threshold: Objects have a higher probability than this.
+        nms_iou: Of two boxes of a class that overlap by more, the weaker is dropped.
+        max_hands: Most hands and most objects of a picture.
+    """
+
+    proposals: int = 300
+    score_threshold: float = 0.5
+    object_threshold: float = 0.5
+    nms_iou: float = 0.3
+    max_hands: int = 10
+
+
 class HandObjectAnswer(NamedTuple):
     """What the network says of a batch; entries beyond the counts are zero.
 
@@ -133,29 +151,10 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
 
     Shapes depend on the input only, never on what is found, so that it can be compiled; the two steps between which
     this is not so, suppression among proposals and among boxes, run as they are.
-
-    Args:
-        proposals: Most places a picture is looked at.
-        score_threshold: Hands have a higher probability than this.
-        object_threshold: Objects have a higher probability than this.
-        nms_iou: Of two boxes of a class that overlap by more, the weaker is dropped.
-        max_hands: Most hands and most objects of a picture.
     """
 
-    def __init__(
-        self,
-        *,
-        proposals: int = 300,
-        score_threshold: float = 0.5,
-        object_threshold: float = 0.5,
-        nms_iou: float = 0.3,
-        max_hands: int = 10,
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._proposal_count = proposals
-        self._thresholds = {OBJECT_CLASS: object_threshold, HAND_CLASS: score_threshold}
-        self._nms_iou = nms_iou
-        self._max_hands = max_hands
         self.RCNN_rpn = _ProposalHeads()
         self.extension_layer = _HandHeads()
         self.RCNN_base = nn.Sequential(
@@ -171,7 +170,7 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
         self.RCNN_cls_score = nn.Linear(2048, 3)
         self.RCNN_bbox_pred = nn.Linear(2048, 4 * 3)
 
-    def forward(self, pictures: Any) -> HandObjectAnswer:
+    def forward(self, pictures: Any, options: HandObjectOptions) -> HandObjectAnswer:
         """Hands and objects in ``[B, 3, height, width]``, BGR minus the means."""
         height, width = pictures.shape[2:]
         features = self.RCNN_base(pictures)
@@ -180,14 +179,18 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
         # Places that are no numbers would be read from anywhere.
         shifts = torch.nan_to_num(shifts)
         places = anchors(features.shape[2], features.shape[3], device=features.device)
-        boxes, known = self._proposed(scores, clipped(decoded(places, shifts), height=height, width=width))
+        boxes, known = self._proposed(
+            scores, clipped(decoded(places, shifts), height=height, width=width), options
+        )
         # The coordinates of places need float32.
         features = features.float()
         looked = self._looked_at(features, boxes)
         probabilities = torch.softmax(self.RCNN_cls_score(looked).float(), dim=2)
         deviations = torch.tensor(_BOX_DEVIATIONS, device=looked.device)
         regressed = self.RCNN_bbox_pred(looked).float().unflatten(2, (3, 4)) * deviations
-        hands, objects = self._kept(boxes, known, probabilities, regressed, height=height, width=width)
+        hands, objects = self._kept(
+            boxes, known, probabilities, regressed, options, height=height, width=width
+        )
         chosen = hands.places[:, :, None]
         right = self.extension_layer.hand_lr_layer(
             torch.gather(looked, 1, chosen.expand(-1, -1, looked.shape[2]))
@@ -225,48 +228,62 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
         return seen.mean(dim=(2, 3)).unflatten(0, (batch, count))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
-    def _proposed(self, scores: Any, boxes: Any) -> tuple[Any, Any]:
+    def _proposed(self, scores: Any, boxes: Any, options: HandObjectOptions) -> tuple[Any, Any]:
         """The best boxes, ``[B, P, 4]``, and which of them are any, ``bool [B, P]``."""
         # A picture with few places has few boxes; the shape stays.
-        found = boxes.new_zeros((len(boxes), self._proposal_count, 4))
+        found = boxes.new_zeros((len(boxes), options.proposals, 4))
         known = torch.zeros(found.shape[:2], dtype=torch.bool, device=boxes.device)
         order = scores.argsort(dim=1, descending=True, stable=True)[:, :_PROPOSALS_BEFORE_NMS]
         for picture, ranked in enumerate(order):
             candidates = boxes[picture, ranked]
             kept = suppressed(candidates, scores[picture, ranked], iou=_PROPOSAL_NMS_IOU)
-            kept = kept[: self._proposal_count]
+            kept = kept[: options.proposals]
             found[picture, : len(kept)] = candidates[kept]
             known[picture, : len(kept)] = True
         return found, known
 
     @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def _kept(
-        self, boxes: Any, known: Any, probabilities: Any, regressed: Any, *, height: int, width: int
+        self,
+        boxes: Any,
+        known: Any,
+        probabilities: Any,
+        regressed: Any,
+        options: HandObjectOptions,
+        *,
+        height: int,
+        width: int,
     ) -> tuple[_Kept, _Kept]:
         """Hands, and objects."""
         hands, objects = (
             self._kept_of(
-                number,
                 known,
                 probabilities[:, :, number],
                 clipped(decoded(boxes, regressed[:, :, number]), height=height, width=width),
+                options,
+                threshold=threshold,
             )
-            for number in (HAND_CLASS, OBJECT_CLASS)
+            for number, threshold in (
+                (HAND_CLASS, options.score_threshold),
+                (OBJECT_CLASS, options.object_threshold),
+            )
         )
         return hands, objects
 
-    def _kept_of(self, number: int, known: Any, probabilities: Any, boxes: Any) -> _Kept:
+    def _kept_of(
+        self, known: Any, probabilities: Any, boxes: Any, options: HandObjectOptions, *, threshold: float
+    ) -> _Kept:
         """The boxes of a class that are above its threshold and do not overlap a stronger one."""
         batch = len(boxes)
-        found = boxes.new_zeros((batch, self._max_hands, 4))
-        scores = boxes.new_zeros((batch, self._max_hands))
+        found = boxes.new_zeros((batch, options.max_hands, 4))
+        scores = boxes.new_zeros((batch, options.max_hands))
         places = torch.zeros(scores.shape, dtype=torch.int64, device=boxes.device)
         counts = torch.zeros(batch, dtype=torch.int64, device=boxes.device)
         for picture, probability in enumerate(probabilities):
-            rows = torch.nonzero(known[picture] & (probability > self._thresholds[number]))[:, 0]
+            rows = torch.nonzero(known[picture] & (probability > threshold))[:, 0]
             rows = rows[probability[rows].argsort(descending=True, stable=True)]
-            kept = rows[suppressed(boxes[picture, rows], probability[rows], iou=self._nms_iou)]
-            kept = kept[: self._max_hands]
+            kept = rows[suppressed(boxes[picture, rows], probability[rows], iou=options.nms_iou)]
+            kept = kept[: options.max_hands]
             found[picture, : len(kept)] = boxes[picture, kept]
             scores[picture, : len(kept)] = probability[kept]
             places[picture, : len(kept)] = kept

@@ -16,10 +16,17 @@ from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS
+from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.registry import OWN_LICENCE, ModelCard
-from resources.models.torch_device import torch_device
-from resources.models.torch_runtime import Batches, Compile, HeldNetwork, Precision, check_runtime_settings
+from resources.models.torch_runtime import (
+    Batches,
+    Compile,
+    HeldNetwork,
+    Precision,
+    runtime_key,
+    shared_network,
+)
 from resources.models.weights import card_digest, located_folder
 
 _TASK, _BACKEND = "embeddings", "open_clip"
@@ -70,10 +77,8 @@ class OpenClipEmbedder:
         licence_permits_commercial_use: bool = False,
     ) -> None:
         (card,) = BACKENDS[_TASK][_BACKEND].models_for({"checkpoint": checkpoint})
-        check_runtime_settings(precision=precision, compile=compile)
-        where = torch_device(device)
-        self._image_batches = Batches(batch_size, device=where)
-        self._text_batches = Batches(batch_size, device=where)
+        runtime = runtime_key(device=device, precision=precision, compile=compile)
+        check_at_least("batch_size", batch_size, 0)
         folder = located_folder(card, models_dir)
         self._card = card
         self._digest = card_digest(card, models_dir)
@@ -83,15 +88,14 @@ class OpenClipEmbedder:
         self._tokenizer = _tokenizer(card, folder, config)
         # Fast tokenizers keep the length of the padding in themselves.
         self._tokenizer_lock = threading.Lock()
-        network = _network(card, folder)
-        self._preparation = _Preparation(network.visual.preprocess_cfg)
-        self._held = HeldNetwork(network, device=device, precision=precision, compile=compile, name=card.name)
-        _log.info(
-            "%s on %s, %s%s",
-            card.name,
-            self._held.device,
-            str(self._held.dtype).removeprefix("torch."),
-            ", compiled" if self._held.is_compiled else "",
+        self._held = shared_network(
+            (card.key, folder, self._digest, *runtime),
+            lambda: _load(card, folder, device=device, precision=precision, compile=compile),
+        )
+        self._preparation = _Preparation(self._held.network.visual.preprocess_cfg)
+        self._image_batches, self._text_batches = (
+            Batches(batch_size, device=self._held.device, is_compiled=self._held.is_compiled)
+            for _ in range(2)
         )
 
     @property
@@ -282,6 +286,21 @@ def _tokenizer(card: ModelCard, folder: Path, config: dict[str, Any]) -> Any:
         return open_clip.get_tokenizer(f"local-dir:{folder}", local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise BackendUnavailable(f"{card.name}: {folder} holds no tokenizer: {error}") from error
+
+
+def _load(
+    card: ModelCard, folder: Path, *, device: str, precision: Precision, compile: Compile
+) -> HeldNetwork:
+    network = _network(card, folder)
+    held = HeldNetwork(network, device=device, precision=precision, compile=compile, name=card.name)
+    _log.info(
+        "%s on %s, %s%s",
+        card.name,
+        held.device,
+        str(held.dtype).removeprefix("torch."),
+        ", compiled" if held.is_compiled else "",
+    )
+    return held
 
 
 def _network(card: ModelCard, folder: Path) -> Any:

@@ -23,6 +23,8 @@ from resources.models.torch_runtime import (
     Precision,
     check_runtime_settings,
     compiles,
+    runtime_key,
+    shared_network,
 )
 from resources.models.weights import card_digest, locate
 
@@ -89,26 +91,14 @@ class RaftFlow:
         self._card = _CARDS[checkpoint]
         path = locate(self._card, models_dir)
         self._digest = card_digest(self._card, models_dir)
-
-        from resources.models.raft_networks import Raft
-
-        network = Raft("large" if checkpoint == "large" else "small", iterations=iterations)
-        is_princeton = checkpoint == "small_princeton"
-        load_weights(network.raft, path, renamed=torchvision_name if is_princeton else None)
-        # Compiled as a whole, each of the refinements would be compiled anew, which takes minutes.
-        self._held = HeldNetwork(
-            network, device=device, precision=precision, compile="never", name=self._card.name
+        self._iterations = iterations
+        runtime = runtime_key(device=device, precision=precision, compile=compile)
+        self._held = shared_network(
+            (self._card.key, path, self._digest, *runtime),
+            lambda: _load(checkpoint, path, device=device, precision=precision, compile=compile),
         )
-        is_compiled = compiles(compile, self._held.device)
-        if is_compiled:
-            network.refinement.compile()
-        self._batches = Batches(batch_size, device=self._held.device)
-        _log.info(
-            "%s runs on %s in %s, %s",
-            self._card.name,
-            self._held.device,
-            str(self._held.dtype).removeprefix("torch."),
-            "compiled" if is_compiled else "not compiled",
+        self._batches = Batches(
+            batch_size, device=self._held.device, is_compiled=compiles(compile, self._held.device)
         )
 
     @property
@@ -157,5 +147,28 @@ class RaftFlow:
 
         with self._held.in_use() as network:
             firsts, seconds = zip(*pairs, strict=True)
-            field = network(uploaded(firsts), uploaded(seconds))
+            field = network(uploaded(firsts), uploaded(seconds), iterations=self._iterations)
             return list(field.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+def _load(
+    checkpoint: RaftCheckpoint, path: Path, *, device: str, precision: Precision, compile: Compile
+) -> HeldNetwork:
+    from resources.models.raft_networks import Raft
+
+    card = _CARDS[checkpoint]
+    network = Raft("large" if checkpoint == "large" else "small")
+    load_weights(network.raft, path, renamed=torchvision_name if checkpoint == "small_princeton" else None)
+    # Compiled as a whole, each of the refinements would be compiled anew, which takes minutes.
+    held = HeldNetwork(network, device=device, precision=precision, compile="never", name=card.name)
+    is_compiled = compiles(compile, held.device)
+    if is_compiled:
+        network.refinement.compile()
+    _log.info(
+        "%s runs on %s in %s, %s",
+        card.name,
+        held.device,
+        str(held.dtype).removeprefix("torch."),
+        "compiled" if is_compiled else "not compiled",
+    )
+    return held

@@ -30,23 +30,22 @@ class Raft(nn.Module):  # type: ignore[misc,unused-ignore]
 
     Args:
         size: ``large`` or ``small``.
-        iterations: How often the flow is refined.
     """
 
-    def __init__(self, size: str, *, iterations: int) -> None:
+    def __init__(self, size: str) -> None:
         super().__init__()
         # Never the name of weights: torchvision would fetch them.
         self.raft = {"large": raft_large, "small": raft_small}[size](weights=None, progress=False)
-        self.iterations = iterations
         self.refinement = Refinement(self.raft.update_block, radius=int(self.raft.corr_block.radius))
         self.levels = int(self.raft.corr_block.num_levels)
 
-    def forward(self, first: Any, second: Any) -> Any:
+    def forward(self, first: Any, second: Any, *, iterations: int) -> Any:
         """``float32 [N, 2, height, width]``, offsets (x, y) in pixels.
 
         Args:
             first: ``uint8 [N, 3, height, width]``, RGB.
             second: The other pictures, of the same size.
+            iterations: How often the flow is refined.
         """
         height, width = first.shape[-2:]
         top, left = _margin(height), _margin(width)
@@ -57,10 +56,10 @@ class Raft(nn.Module):  # type: ignore[misc,unused-ignore]
             values = pictures.float() / 127.5 - 1
             return functional.pad(values, (left, right, top, bottom), mode="replicate").to(dtype)
 
-        field = self._refined(prepared(first), prepared(second))
+        field = self._refined(prepared(first), prepared(second), iterations)
         return field[..., top : top + height, left : left + width]
 
-    def _refined(self, first: Any, second: Any) -> Any:
+    def _refined(self, first: Any, second: Any, iterations: int) -> Any:
         features = self.raft.feature_encoder(torch.cat([first, second])).float()
         pyramid = _correlations(*features.chunk(2), levels=self.levels)
         count = first.shape[0]
@@ -72,7 +71,7 @@ class Raft(nn.Module):  # type: ignore[misc,unused-ignore]
         start = _grid(rows, columns, features.device).repeat(count, 1, 1, 1)
         # A copy: one tensor given twice would be compiled as a case of its own.
         places = start.clone()
-        for _ in range(self.iterations):
+        for _ in range(iterations):
             hidden, places = self.refinement(hidden, context, pyramid, start, places)
         return self._enlarged(places - start, hidden)
 

@@ -529,8 +529,10 @@ HANDS_100DOH = ModelCard(
     name="100DOH hand-object detector, Faster R-CNN ResNet-101, 100K and ego",
     task="hands",
     source="https://github.com/ddshan/hand_object_detector",
-    licence="MIT",
-    commercial_use=True,
+    # A mirror of the weights names CC-BY-NC-2.0.
+    licence="MIT (code); not stated for the weights",
+    commercial_use=False,
+    permitted_instead="the backend hands23 with a licence that you state, or mediapipe_hands in an environment of its own",
     files=(
         ModelFile(
             path="faster_rcnn_1_8_132028.pth",

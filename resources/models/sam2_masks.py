@@ -38,12 +38,20 @@ from resources.models.sam2_network import (
     PADDING,
     SURE,
     Features,
+    LoadedSam2,
     Memory,
     Sam2Network,
     build_network,
 )
 from resources.models.torch_device import torch_device
-from resources.models.torch_runtime import Compile, Precision, compiles
+from resources.models.torch_runtime import (
+    Compile,
+    Precision,
+    check_runtime_settings,
+    compiles,
+    runtime_key,
+    shared_network,
+)
 from resources.models.weights import card_digest, located_folder
 
 Sam2Checkpoint = Literal["large", "base_plus", "small", "tiny", "own"]
@@ -85,7 +93,7 @@ class Sam2Options:
     predicted_iou_threshold: float = 0.8
     stability_threshold: float = 0.92
     min_share: float = 0.001
-    max_objects: int = 32
+    max_objects: int = 30
     reseed_interval_s: float = 2.0
     lost_coverage: float = 0.15
     chunk_frames: int = 120
@@ -123,7 +131,8 @@ class Sam2MaskTracker:
             clearer instances.
         stability_threshold: Proposals that depend on the cut-off of the mask by more are dropped, 0-1.
         min_share: Smallest instance that is taken up, as share of the picture.
-        max_objects: Most instances that are followed at once, besides hands; the time for a frame grows with them.
+        max_objects: Most instances that are followed at once, besides hands; the time for a frame grows with them. With
+            both hands, the default makes 32, a number that the compiled network needs not fill up.
         reseed_interval_s: Instances are searched anew after this time at the latest.
         lost_coverage: They are searched anew when the share of the picture without instance grew by this much.
         chunk_frames: The network's memory begins anew with the latest masks after this many frames at the latest.
@@ -152,7 +161,7 @@ class Sam2MaskTracker:
         predicted_iou_threshold: float = 0.8,
         stability_threshold: float = 0.92,
         min_share: float = 0.001,
-        max_objects: int = 32,
+        max_objects: int = 30,
         reseed_interval_s: float = 2.0,
         lost_coverage: float = 0.15,
         chunk_frames: int = 120,
@@ -187,25 +196,23 @@ class Sam2MaskTracker:
             raise ValueError(
                 f"vos_optimized: expected one of {', '.join(get_args(Compile))}, got {vos_optimized!r}"
             )
-        place = torch_device(device)
-        is_compiled = compiles(vos_optimized, place)
-        with _current(place):
-            network = build_network(*_files(card, checkpoint, models_dir), vos_optimized=is_compiled)
-        self._network = Sam2Network(
-            network,
-            device=device,
-            precision=precision,
-            is_compiled=is_compiled,
-            batch_size=batch_size,
-            name=card.name,
+        check_runtime_settings(precision=precision, compile=vos_optimized)
+        configuration, weights = _files(card, checkpoint, models_dir)
+        digest = card_digest(card, models_dir)
+        # Arithmetic below float32 is a matter of each call: parameters are float32 always.
+        runtime = runtime_key(device=device, precision="float32", compile=vos_optimized)
+        loaded = shared_network(
+            (card.key, configuration, weights, digest, *runtime),
+            lambda: _load(card, configuration, weights, device=device, vos_optimized=vos_optimized),
         )
+        self._network = Sam2Network(loaded, precision=precision, batch_size=batch_size)
         self._judge = CategoryJudge(embeddings, threshold=category_threshold)
         self._said_nothing_to_judge = threading.Event()
         self._info = BackendInfo(
             task="masks",
             backend="sam2",
             model=card.name,
-            weights_sha256=card_digest(card, models_dir),
+            weights_sha256=digest,
             licence=licence if checkpoint == "own" else card.licence,
         )
         _log.info(
@@ -213,7 +220,7 @@ class Sam2MaskTracker:
             card.name,
             self._network.device,
             self._network.precision,
-            "compiled" if is_compiled else "not compiled",
+            "compiled" if self._network.is_compiled else "not compiled",
         )
 
     @property
@@ -626,6 +633,16 @@ class _Clip:
         if self._looks.crops:
             self._said |= self._judge.judge(self._looks.crops, self._vocabulary)
         self._looks = _Looks()
+
+
+def _load(
+    card: ModelCard, configuration: Path, weights: Path, *, device: str, vos_optimized: Compile
+) -> LoadedSam2:
+    place = torch_device(device)
+    is_compiled = compiles(vos_optimized, place)
+    with _current(place):
+        network = build_network(configuration, weights, vos_optimized=is_compiled)
+    return LoadedSam2(network, device=device, is_compiled=is_compiled, name=card.name)
 
 
 def _current(place: Any) -> AbstractContextManager[Any]:

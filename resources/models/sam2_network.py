@@ -8,20 +8,21 @@ memory that the network attends to is all that is kept.
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
-from resources.models.torch_runtime import Batches, HeldNetwork, Precision
+from resources.models.torch_runtime import Batches, HeldNetwork, Precision, resolved_precision
 
 #: ImageNet's, of the RGB channels from 0 to 1.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -62,6 +63,10 @@ _COMPILED_PARTS: Mapping[str, bool] = {
 _COMPILED_MODE = "max-autotune-no-cudagraphs"
 #: Counts of instances that the compiled network is prepared for; others are filled up.
 _COMPILED_COUNTS = (4, 8, 16, 32, 64)
+
+#: How often PyTorch may compile one function: every count of instances, for a few checkpoints and kinds of arithmetic.
+#: It counts all networks of a process together, and beyond its own limit of 8 the compiled network would refuse to run.
+_MOST_COMPILATIONS = 64
 
 #: Labels of a prompt's points: padding, a point inside, and two corners of a box.
 PADDING, INSIDE, BOX = -1, 1, (2, 3)
@@ -157,7 +162,9 @@ def random_network(configuration: Path, *, vos_optimized: bool) -> Any:
             model[name] = {**(model.get(name) or {}), **value} if isinstance(value, Mapping) else value
         model["_target_"] = f"{_PREDICTOR}VOS" if vos_optimized else _PREDICTOR
         model["compile_image_encoder"] = False
-        network = instantiate(OmegaConf.create(model), _recursive_=True)
+        # The class that compiles prints that it will.
+        with redirect_stdout(io.StringIO()) if vos_optimized else nullcontext():
+            network = instantiate(OmegaConf.create(model), _recursive_=True)
     # Hydra raises errors of its own and of whatever it calls.
     except Exception as error:
         raise BackendUnavailable(
@@ -182,6 +189,15 @@ def _compile(network: Any) -> None:
         )
 
 
+def _permit_compilations() -> None:
+    """Raise PyTorch's limit of compilations, in this thread: recent releases keep the setting for every thread."""
+    from torch._dynamo import config  # type: ignore[import-not-found,unused-ignore]
+
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    if getattr(config, name) < _MOST_COMPILATIONS:
+        setattr(config, name, _MOST_COMPILATIONS)
+
+
 def _targets(node: Any) -> Iterator[str]:
     children = (
         node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
@@ -192,49 +208,52 @@ def _targets(node: Any) -> Iterator[str]:
         yield from _targets(child)
 
 
-class Sam2Network:
-    """One network on one device; may be used by several threads, one call after the other.
-
-    Logits of masks are square, a quarter of the network's picture to a side, whatever the shape of the frame.
+class LoadedSam2:
+    """One network on one device, in single precision; trackers with other settings share it.
 
     Args:
         network: ``SAM2VideoPredictor`` in evaluation mode, on the CPU.
         device: As of :func:`resources.models.torch_device.torch_device`.
-        precision: Arithmetic; below float32 the network decides where it may be used (autocast).
         is_compiled: Whether the network compiles its components.
-        batch_size: Most pictures, points or instances in one call; 0 takes 8 pictures, 64 points and all instances.
-            Less where memory does not hold them.
         name: For messages.
+
+    Attributes:
+        held: The network.
+        plain: The same network, as it was written: prompts come in many shapes, and compiling each would take longer
+            than it saves.
+        is_compiled: As above.
+        lock: Whoever uses the network holds it.
     """
 
     def __init__(
-        self,
-        network: Any,
-        *,
-        device: str = "auto",
-        precision: Precision = "auto",
-        is_compiled: bool = False,
-        batch_size: int = 0,
-        name: str = "SAM 2.1",
+        self, network: Any, *, device: str = "auto", is_compiled: bool = False, name: str = "SAM 2.1"
     ) -> None:
-        import torch  # type: ignore[import-not-found,unused-ignore]
-
-        if precision not in get_args(Precision):
-            raise ValueError(
-                f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}"
-            )
         # Parameters stay as they are: the network mixes them with numbers that it makes in single precision.
-        self._held = HeldNetwork(network, device=device, precision="float32", compile="never", name=name)
-        self.device = self._held.device
-        if precision == "auto":
-            on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-            precision = "bfloat16" if on_gpu else "float32"
-        self.precision = precision
+        self.held = HeldNetwork(network, device=device, precision="float32", compile="never", name=name)
+        self.plain = _uncompiled(network) if is_compiled else network
         self.is_compiled = is_compiled
-        self._compiled = self._held.network
-        # Prompts come in many shapes; compiling each would take longer than it saves.
-        self._plain = _uncompiled(self._compiled) if is_compiled else self._compiled
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+
+
+class Sam2Network:
+    """Steps of a network; may be used by several threads, one call after the other.
+
+    Logits of masks are square, a quarter of the network's picture to a side, whatever the shape of the frame.
+
+    Args:
+        loaded: The network.
+        precision: Arithmetic; below float32 the network decides where it may be used (autocast).
+        batch_size: Most pictures, points or instances in one call; 0 takes 8 pictures, 64 points and all instances.
+            Less where memory does not hold them.
+    """
+
+    def __init__(self, loaded: LoadedSam2, *, precision: Precision = "auto", batch_size: int = 0) -> None:
+        self.loaded = loaded
+        self._held = loaded.held
+        self.device = self._held.device
+        self.precision = resolved_precision(precision, self.device)
+        self.is_compiled = loaded.is_compiled
+        self._compiled, self._plain = self._held.network, loaded.plain
         self._pictures = Batches(batch_size or _PICTURES, device=self.device)
         self._points = Batches(batch_size or _POINTS, device=self.device)
         self._instances = Batches(batch_size or _COMPILED_COUNTS[-1], device=self.device)
@@ -258,7 +277,9 @@ class Sam2Network:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        with self._lock, self._held.in_use(), self._arithmetic():
+        if self.is_compiled:
+            _permit_compilations()
+        with self.loaded.lock, self._held.in_use(), self._arithmetic():
             yield
 
     # ------------------------------------------------------------------ pictures

@@ -10,7 +10,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal, TypeVar, get_args
@@ -21,6 +21,7 @@ from resources.models.torch_device import torch_device
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+NetworkT = TypeVar("NetworkT")
 
 #: Arithmetic of a network; ``auto`` is bfloat16 on a GPU that has it and float32 elsewhere.
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -56,6 +57,9 @@ _GPU_IS_LOST = (
 _log = logging.getLogger(__name__)
 _held: weakref.WeakSet[HeldNetwork] = weakref.WeakSet()
 _moving = threading.RLock()
+_shared: weakref.WeakValueDictionary[tuple[Hashable, ...], Any] = weakref.WeakValueDictionary()
+# One at a time: two networks that are read at once need the memory of both, and libraries turn global switches.
+_loading = threading.RLock()
 
 
 class HeldNetwork:
@@ -87,11 +91,10 @@ class HeldNetwork:
         check_runtime_settings(precision=precision, compile=compile)
         self.name = name or type(network).__name__
         self.device = torch_device(device)
-        on_gpu = self.device.type == "cuda"
-        if precision == "auto":
-            precision = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
-        self.dtype = getattr(torch, precision)
+        self.dtype = getattr(torch, resolved_precision(precision, self.device))
         self.network = network.to(dtype=self.dtype).eval().requires_grad_(False)
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        self._weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         self._is_compiled = compiles(compile, self.device)
         self._call = torch.compile(self.network) if self._is_compiled else self.network
         self._users = 0
@@ -110,6 +113,7 @@ class HeldNetwork:
 
         Raises:
             BackendUnavailable: The GPU failed in a way that it does not recover from. The clip is not to blame.
+            DeviceMemoryExhausted: The weights do not fit, however small the batches are.
         """
         try:
             with self._brought() as network:
@@ -148,8 +152,14 @@ class HeldNetwork:
             except Exception as error:
                 # What arrived before the rest did not fit would fill the memory for nobody.
                 self.network.to("cpu")
-                if not is_out_of_memory(error) or not make_room():
+                if not is_out_of_memory(error):
                     raise
+                if not make_room():
+                    raise DeviceMemoryExhausted(
+                        f"{self.name}: its weights ({self._weights_bytes / 1e9:.2f} GB) do not fit into the memory of "
+                        f"{self.device}. Free memory (nvidia-smi shows who holds it), or choose a smaller checkpoint "
+                        "in the profile."
+                    ) from error
 
     def set_aside(self) -> bool:
         """Move the network to the CPU where nobody uses it; whether that freed memory of a GPU."""
@@ -178,6 +188,45 @@ def check_runtime_settings(*, precision: str, compile: str) -> None:
 def compiles(setting: Compile, device: Any) -> bool:
     """Whether ``torch.compile`` prepares networks on a ``torch.device``."""
     return setting == "always" or (setting == "auto" and device.type == "cuda")
+
+
+def resolved_precision(precision: Precision, device: Any) -> str:
+    """The arithmetic that a setting comes to on a ``torch.device``."""
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def runtime_key(*, device: str, precision: Precision, compile: Compile) -> tuple[Hashable, ...]:
+    """How a network runs, for the key of :func:`shared_network`: equal for settings that come to the same here.
+
+    Raises:
+        BackendUnavailable: The device is not there.
+        ValueError: A setting has a wrong value.
+    """
+    check_runtime_settings(precision=precision, compile=compile)
+    place = torch_device(device)
+    return place.type, place.index or 0, resolved_precision(precision, place), compiles(compile, place)
+
+
+def shared_network(key: tuple[Hashable, ...], load: Callable[[], NetworkT]) -> NetworkT:
+    """A loaded network, once per process: attempts of a profile that differ in other settings share it.
+
+    It stays as long as anybody holds what this function gave. Networks are loaded one after the other.
+
+    Args:
+        key: All that makes one network another: the checkpoint, where its files lie and their digest,
+            :func:`runtime_key`, and whatever else changes what is built.
+        load: Loads it; gives the :class:`HeldNetwork`, or an object that holds it and can be referred to weakly.
+    """
+    with _loading:
+        network: NetworkT | None = _shared.get(key)
+        if network is None:
+            network = load()
+            _shared[key] = network
+        return network
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -228,12 +277,15 @@ class Batches:
     Args:
         batch_size: Most items in a batch; 0 chooses by the memory that the first item took.
         device: ``torch.device`` the work runs on.
+        is_compiled: Whether the first call compiles what it runs: tuning takes memory of its own, so that the memory of
+            the second item is measured in its place.
     """
 
-    def __init__(self, batch_size: int, *, device: Any) -> None:
+    def __init__(self, batch_size: int, *, device: Any, is_compiled: bool = False) -> None:
         check_at_least("batch_size", batch_size, 0)
         self._device = device
         self._limit = batch_size
+        self._has_to_compile = is_compiled
         self._lock = threading.Lock()
 
     @property
@@ -242,19 +294,26 @@ class Batches:
         return self._limit or 1
 
     def stream(
-        self, items: Iterable[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
+        self,
+        items: Iterable[ItemT],
+        call: Callable[[Sequence[ItemT]], Sequence[ResultT]],
+        *,
+        max_batch: int | None = None,
     ) -> Iterator[ResultT]:
         """One result per item, in order; items are taken a batch at a time.
 
         Args:
             items: What to work on.
             call: Works on a few items and gives one result each; may be called again with some of the same items.
+            max_batch: Most of these items in a batch, however many fit; the size for others stays as it is.
 
         Raises:
             DeviceMemoryExhausted: A single item does not fit: other programs fill the memory, or it is too large.
         """
+        if max_batch is not None:
+            check_at_least("max_batch", max_batch, 1)
         source = iter(items)
-        while batch := list(islice(source, self.size)):
+        while batch := list(islice(source, min(self.size, max_batch or self.size))):
             yield from self.run(batch, call)
 
     def run(
@@ -309,6 +368,10 @@ class Batches:
         if self._device.type != "cuda":
             results = self._fitted(item, call)
             self._limit = 1
+            return results
+        if self._has_to_compile:
+            results = self._fitted(item, call)
+            self._has_to_compile = False
             return results
         torch.cuda.reset_peak_memory_stats(self._device)
         results = self._fitted(item, call)

@@ -29,8 +29,15 @@ from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.label_maps import LabelMap, load_label_map
 from resources.models.registry import OWN_CHECKPOINTS, OWN_LICENCE, VIDEOMAE_KINETICS
-from resources.models.torch_device import torch_device, without_bars
-from resources.models.torch_runtime import Batches, Compile, HeldNetwork, Precision, check_runtime_settings
+from resources.models.torch_device import without_bars
+from resources.models.torch_runtime import (
+    Batches,
+    Compile,
+    HeldNetwork,
+    Precision,
+    runtime_key,
+    shared_network,
+)
 from resources.models.weights import card_digest, located_folder
 
 VideoMAECheckpoint = Literal["kinetics", "own"]
@@ -118,7 +125,7 @@ class VideoWindowRecognizer:
         self._labels = tuple(classes) if label_map is None else label_map.labels
         self._mapping = None if label_map is None else label_map.matrix(classes)
         self._class_count = len(classes)
-        self._batches = Batches(batch_size, device=held.device)
+        self._batches = Batches(batch_size, device=held.device, is_compiled=held.is_compiled)
 
     @property
     def info(self) -> BackendInfo:
@@ -282,27 +289,36 @@ class VideoMAERecognizer(VideoWindowRecognizer):
         if checkpoint not in _CARDS:
             raise ValueError(f"checkpoint: expected one of {', '.join(_CARDS)}, got {checkpoint!r}")
         check_windows(window_s=window_s, smoothing_s=smoothing_s)
-        check_runtime_settings(precision=precision, compile=compile)
         check_at_least("batch_size", batch_size, 0)
         # Asked for before anything is read.
-        torch_device(device)
+        runtime = runtime_key(device=device, precision=precision, compile=compile)
         chosen = _AUTO_MAPS[checkpoint] if label_map == "auto" else label_map
         activities = None if chosen == "identity" else load_label_map(chosen)
         card = _CARDS[checkpoint]
         folder = located_folder(card, models_dir)
-        network = _load_videomae(folder)
-        names: Mapping[int, str] = network.config.id2label
-        held = HeldNetwork(network, device=device, precision=precision, compile=compile, name=card.name)
+        digest = card_digest(card, models_dir)
+        held = shared_network(
+            (card.key, folder, digest, *runtime),
+            lambda: HeldNetwork(
+                _load_videomae(folder),
+                device=device,
+                precision=precision,
+                compile=compile,
+                name=card.name,
+            ),
+        )
+        config = held.network.config
+        names: Mapping[int, str] = config.id2label
         super().__init__(
             held=held,
-            window=_window_input(folder, network.config),
+            window=_window_input(folder, config),
             classes=[str(names[number]) for number in range(len(names))],
             label_map=activities,
             info=BackendInfo(
                 task="actions",
                 backend="videomae",
                 model=card.name,
-                weights_sha256=card_digest(card, models_dir),
+                weights_sha256=digest,
                 licence=licence if checkpoint == "own" else card.licence,
             ),
             window_s=window_s,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +22,15 @@ from resources.models.backends import BACKENDS
 from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.registry import OWN_LICENCE, ModelCard
-from resources.models.torch_device import torch_device, without_bars
-from resources.models.torch_runtime import Batches, HeldNetwork, Precision, check_runtime_settings
+from resources.models.torch_device import without_bars
+from resources.models.torch_runtime import (
+    Batches,
+    HeldNetwork,
+    Precision,
+    check_runtime_settings,
+    runtime_key,
+    shared_network,
+)
 from resources.models.weights import card_digest, joint_digest, located_folder, weights_digest
 
 _TASK, _BACKEND = "captions", "transformers_vlm"
@@ -94,9 +100,12 @@ class VisionLanguageCaptioner:
         self._digest = (
             _folder_digest(folder) if card.licence == OWN_LICENCE else card_digest(card, models_dir)
         )
-        self._model = _model(
-            card, folder, self._digest, device=device, precision=precision, batch_size=batch_size
+        runtime = runtime_key(device=device, precision=precision, compile="never")
+        self._model = shared_network(
+            (card.key, folder, self._digest, *runtime),
+            lambda: _load(card, folder, device=device, precision=precision),
         )
+        self._batches = Batches(batch_size, device=self._model.held.device)
 
     @property
     def info(self) -> BackendInfo:
@@ -123,7 +132,7 @@ class VisionLanguageCaptioner:
         """
         for request in requests:
             check_image(request.frame.image)
-        return self._model.batches.run(requests, self._answers)
+        return self._batches.run(requests, self._answers)
 
     def _answers(self, requests: Sequence[CaptionRequest]) -> list[CaptionAnswer]:
         texts = [
@@ -157,19 +166,17 @@ class VisionLanguageCaptioner:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Model:
-    """A model with what prepares its input, shared by all backends that differ in prompts only.
+    """A model with what prepares its input, shared by all backends that differ in how they ask only.
 
     Attributes:
         held: The network on its device.
         processor: Turns chats and pictures into tensors.
-        batches: Knows how many pictures fit.
         end_tokens: Tokens that end an answer.
         lock: Fast tokenizers keep their padding in themselves: one thread at a time.
     """
 
     held: HeldNetwork
     processor: Any
-    batches: Batches
     end_tokens: frozenset[int]
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -212,25 +219,7 @@ class _Model:
             return str(self.processor.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
-_models: weakref.WeakValueDictionary[tuple[object, ...], _Model] = weakref.WeakValueDictionary()
-_loading = threading.Lock()
-
-
-def _model(
-    card: ModelCard, folder: Path, digest: str, *, device: str, precision: Precision, batch_size: int
-) -> _Model:
-    """The model of a folder, loaded once per process for one way to run it."""
-    key = (folder, digest, str(torch_device(device)), precision, batch_size)
-    with _loading:
-        model = _models.get(key)
-        if model is None:
-            _models[key] = model = _load(
-                card, folder, device=device, precision=precision, batch_size=batch_size
-            )
-        return model
-
-
-def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision, batch_size: int) -> _Model:
+def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision) -> _Model:
     from transformers import (  # type: ignore[import-not-found,unused-ignore]
         AutoModelForImageTextToText,
         AutoProcessor,
@@ -289,7 +278,6 @@ def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision, b
     return _Model(
         held=held,
         processor=processor,
-        batches=Batches(batch_size, device=held.device),
         end_tokens=frozenset([ends] if isinstance(ends, int) else ends),
     )
 

@@ -217,7 +217,7 @@ def test_the_published_names_are_those_of_torchvision(real_weights: Path) -> Non
     published = torch.load(path, map_location="cpu", weights_only=True)
     from resources.models.raft_networks import Raft
 
-    ours = Raft("small", iterations=1).raft.state_dict()
+    ours = Raft("small").raft.state_dict()
     named = {torchvision_name(name.removeprefix("module.")): tuple(v.shape) for name, v in published.items()}
     assert len(named) == len(published) == 106
     assert named == {name: tuple(value.shape) for name, value in ours.items()}

@@ -97,7 +97,7 @@ class PerfectNetwork(Sam2Network):
 def network(monkeypatch: pytest.MonkeyPatch) -> PerfectNetwork:
     perfect = PerfectNetwork()
     monkeypatch.setattr(sam2_masks, "Sam2Network", lambda *a, **k: perfect)
-    monkeypatch.setattr(sam2_masks, "build_network", lambda *a, **k: None)
+    monkeypatch.setattr(sam2_masks, "shared_network", lambda *a: None)
     monkeypatch.setattr(sam2_masks, "_files", lambda *a: (Path(), Path()))
     monkeypatch.setattr(sam2_masks, "card_digest", lambda *a: "0" * 64)
     return perfect

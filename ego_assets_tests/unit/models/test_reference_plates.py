@@ -160,6 +160,7 @@ def test_hyperlpr_finds_real_plates(tmp_path: Path) -> None:
 
 
 def test_wpod_net_loads_finds_and_batches(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
     write_wpod_net(tmp_path / WPOD_NET.file)
     detector = WpodNetPlateDetector(models_dir=tmp_path, shorter_side=128, device="cpu")
     assert isinstance(detector, RegionDetector)

@@ -111,6 +111,7 @@ def test_variables_that_texts_name_exist() -> None:
         "EGO_TESTDATA",
         "EGO_TEST_FAULTS",
         "EGO_TEST_DELIVERY",
+        "EGO_TEST_REFERENCE",
         "EGO_DELIVERY_PYTHON",
     }
     assert {name: path for name, path in named.items() if name not in known} == {}

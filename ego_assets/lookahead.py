@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,15 +92,17 @@ class Lookahead:
     def __init__(self, store: ArtifactStore, clip_ids: Sequence[str]) -> None:
         self._store = store
         self._next = dict(pairwise(clip_ids))
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lookahead")
+        self._thread: Thread | None = None
         self._coming: tuple[str, Future[_Ready | None]] | None = None
 
     def __enter__(self) -> Lookahead:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._drop()
-        self._thread.shutdown()
+        # Who is interrupted does not wait for a download: the thread gives back what it gets, or ends with the process.
+        if self._thread is not None and (kind is None or issubclass(kind, Exception)):
+            self._thread.join()
 
     @contextlib.contextmanager
     def open(
@@ -135,7 +138,17 @@ class Lookahead:
         if following is None or (self._coming is not None and self._coming[0] == following):
             return
         self._drop()
-        self._coming = following, self._thread.submit(self._prepare, following, present, begin=begin)
+        future: Future[_Ready | None] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(self._prepare(following, present, begin=begin))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._coming = following, future
+        self._thread = Thread(target=run, name="lookahead", daemon=True)
+        self._thread.start()
 
     def _prepare(self, clip_id: str, present: _Wanted, *, begin: bool) -> _Ready | None:
         document = self._store.document(clip_id, PRIVACY_LAYER)
@@ -144,24 +157,24 @@ class Lookahead:
         return _Ready(self._store, replace(present, document=document), begin=begin)
 
     def _take(self, wanted: _Wanted) -> _Ready | None:
-        """What was made ready, where it is what is wanted."""
+        """What was made ready, where it is what is wanted; nothing where it failed, which its clip will say itself."""
         if self._coming is None or self._coming[0] != wanted.document.clip_id:
             return None
-        ready = self._finished()
+        (_, future), self._coming = self._coming, None
+        ready = None if future.exception() is not None else future.result()
         if ready is None or ready.wanted == wanted:
             return ready
         ready.close()
         return None
 
-    def _finished(self) -> _Ready | None:
-        """What is being made ready, when it is; nothing where that failed, which its clip will say for itself."""
-        if self._coming is None:
-            return None
-        _, future = self._coming
-        self._coming = None
-        return None if future.exception() is not None else future.result()
-
     def _drop(self) -> None:
-        ready = self._finished()
-        if ready is not None:
-            ready.close()
+        """Give back what is being made ready, as soon as it is."""
+        if self._coming is not None:
+            self._coming[1].add_done_callback(_close)
+            self._coming = None
+
+
+def _close(future: Future[_Ready | None]) -> None:
+    ready = None if future.exception() is not None else future.result()
+    if ready is not None:
+        ready.close()

@@ -145,3 +145,30 @@ def test_an_error_of_the_layer_gives_everything_back(store: Store) -> None:
             next(iter(sampled.stream()))
             raise RuntimeError("the network fell over")
     assert store.still_open == 0
+
+
+def test_who_is_interrupted_does_not_wait_for_a_download(store: Store) -> None:
+    arrived, may_go_on = threading.Event(), threading.Event()
+    local_path = store.local_path
+
+    @contextlib.contextmanager
+    def slow(document: Any, name: str) -> Iterator[Path]:
+        if threading.current_thread() is not threading.main_thread():
+            arrived.set()
+            assert may_go_on.wait(20)
+        with local_path(document, name) as path:
+            yield path
+
+    store.local_path = slow  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt), Lookahead(store, ["a", "b"]) as lookahead:  # type: ignore[arg-type]
+        document = store.document("a", "blurred_video")
+        with lookahead.open(document, NAME, frames_per_second=None, progress=lambda *_: None) as sampled:
+            next(iter(sampled.stream()))
+            assert arrived.wait(20)
+            raise KeyboardInterrupt
+    # It came back while the other thread was still waiting.
+    assert [event[1] for event in store.events] == ["a", "a"]
+    may_go_on.set()
+    assert lookahead._thread is not None
+    lookahead._thread.join(20)
+    assert [event[1] for event in store.events] == ["a", "a", "b", "b"]

@@ -33,6 +33,7 @@ class BackendSpec:
         extra: Extra of this project that installs ``requires``.
         install_also: Command for what the extra leaves out; empty where it is complete.
         uses: Tasks whose backend, as the profile names it, this one is built with.
+        needed_settings: Settings without which it cannot run, and what each has to be set to.
     """
 
     task: str
@@ -46,6 +47,7 @@ class BackendSpec:
     install_also: str = ""
     uses: tuple[str, ...] = ()
     checkpoints: Mapping[str, tuple[ModelCard, ...]] = field(default_factory=dict)
+    needed_settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def all_models(self) -> tuple[ModelCard, ...]:
@@ -74,6 +76,14 @@ class BackendSpec:
         if chosen not in self.checkpoints:
             raise ValueError(f"checkpoint: expected one of {', '.join(self.checkpoints)}, got {chosen!r}")
         return (*self.models, *self.checkpoints[chosen])
+
+    @property
+    def may_be_permitted(self) -> bool:
+        """Whether some choice of its settings permits commercial use."""
+        if "licence_permits_commercial_use" in self.settings:
+            return True
+        choices = self.checkpoints.values() if self.checkpoints else [()]
+        return any(all(card.commercial_use for card in (*self.models, *choice)) for choice in choices)
 
     @property
     def hint(self) -> str:
@@ -439,6 +449,9 @@ _BACKENDS = (
         requires=(),
         models=(),
         extra="reference",
+        needed_settings={
+            "command": "the program that runs Hands23 in its own environment; docs/models.md shows one"
+        },
     ),
     BackendSpec(
         task="actions",

@@ -234,6 +234,9 @@ class Downloader:
     ) -> Pulled:
         missing = [file for file in files if not self._is_there(file)]
         needed_bytes = sum(max(0, file.size_bytes - _size(self._part(file))) for file in missing)
+        if not all(file.size_bytes for file in missing):
+            there = sum(_size(self._models_dir / file.path) + _size(self._part(file)) for file in files)
+            needed_bytes = max(needed_bytes, card.about_bytes - there)
         self._require_space(needed_bytes)
         for file in missing:
             self._fetch(file)

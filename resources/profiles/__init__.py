@@ -7,6 +7,7 @@ backend of a task is asked for, once per process.
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,9 @@ PROTOCOLS: Mapping[str, type] = MappingProxyType(
     }
 )
 
+#: Tasks that no layer asks for: their backends serve those of other tasks.
+SERVING_TASKS = frozenset({"flow"})
+
 #: Tasks whose layers look at a clip at a rate of their own.
 SAMPLED_TASKS = frozenset({"depth", "hands", "masks"})
 
@@ -96,8 +100,8 @@ class Profile:
             see every frame.
 
     Raises:
-        ConfigurationError: A task, backend or setting does not exist, a backend uses a task for which none is named,
-            or a licence is refused.
+        ConfigurationError: A task, backend or setting does not exist, a value cannot be, a backend uses a task for which
+            none is named, or licences are refused; all of these are named at once.
     """
 
     name: str
@@ -119,6 +123,7 @@ class Profile:
                     f"{MAX_FRAMES_PER_SECOND}, got {rate!r}."
                 )
         entries = [*self.backends.items(), *self.leak_check.items()]
+        refusals: list[str] = []
         for task, config in [(task, attempt) for task, entry in entries for attempt in entry.attempts]:
             spec = _spec(self.name, task, config.backend)
             _expect_keys(
@@ -138,15 +143,25 @@ class Profile:
                     raise ConfigurationError(
                         f"profile {self.name!r}: {task}.{key} expects a number or a word, got {value!r}."
                     )
-            if self.commercial_use:
-                _require_commercial_licence(self.name, spec, config)
+                if expected := _expected_instead(spec, key, value):
+                    raise ConfigurationError(
+                        f"profile {self.name!r}, settings of {task} backend {config.backend!r}: {key} expects "
+                        f"{expected}, got {value!r}."
+                    )
+            if self.commercial_use and (refusal := _licence_refusal(spec, config)):
+                refusals.append(refusal)
+        if refusals:
+            raise ConfigurationError(
+                f"profile {self.name!r} demands commercial_use, but " + " ".join(dict.fromkeys(refusals))
+            )
         object.__setattr__(self, "backends", MappingProxyType(dict(self.backends)))
         object.__setattr__(self, "leak_check", MappingProxyType(dict(self.leak_check)))
         object.__setattr__(self, "frames_per_second", MappingProxyType(dict(self.frames_per_second)))
 
 
-#: What a profile does with a backend: it runs it first, or only where that fails, or not at all.
-Role = Literal["used", "fallback", "other"]
+#: What a profile does with a backend: it runs it first, or only where that fails; it names it and nothing asks for it; or
+#: it does not name it.
+Role = Literal["used", "fallback", "idle", "other"]
 
 
 class BackendStatus(NamedTuple):
@@ -177,7 +192,7 @@ class ProfileModel(NamedTuple):
         backend: Name of the backend that loads it.
         card: The checkpoint.
         licence: Its licence; of the user's own weights what the profile states.
-        role: Whether it is loaded first, or only by a fallback.
+        role: Whether it is loaded first, or only by a fallback, or by nothing in this profile.
     """
 
     task: str
@@ -198,17 +213,29 @@ def load_profile(name_or_path: str | Path) -> Profile:
     Raises:
         ConfigurationError: There is no such profile, or it is wrong; the message lists what exists.
     """
-    text = str(name_or_path)
+    return _parse(str(name_or_path), _content(str(name_or_path)))
+
+
+def demands_commercial_use(name_or_path: str | Path) -> bool:
+    """Whether a profile demands it, also one that is refused for what it names.
+
+    Raises:
+        ConfigurationError: There is no such profile, or it cannot be read.
+    """
+    name = str(name_or_path)
+    return _commercial_use(name, _mapping(f"profile {name!r}", _content(name)))
+
+
+def _content(text: str) -> object:
     path = Path(text) if Path(text).suffix in (".yaml", ".yml") else _FOLDER / f"{text}.yaml"
     if not path.is_file():
         raise ConfigurationError(
             f"There is no profile {text!r}. Give the path of a .yaml file or one of: {', '.join(profile_names())}."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"profile {text!r} is not valid YAML: {error}") from error
-    return _parse(text, content)
 
 
 def build_backend(
@@ -313,18 +340,17 @@ def profile_models(profile: Profile) -> list[ProfileModel]:
     return list(found.values())
 
 
-def require_permitted(profile: Profile, card: ModelCard) -> None:
-    """Refuse a checkpoint whose licence forbids what a profile demands; its user's own weights are not judged here.
+def require_permitted(profile_name: str, card: ModelCard) -> None:
+    """Refuse a checkpoint for a profile that demands commercial use; its user's own weights are not judged here.
 
     Raises:
         ConfigurationError: The message names the permitted alternative, where one is known.
     """
-    if not profile.commercial_use or card.commercial_use or card.licence == OWN_LICENCE:
+    if card.commercial_use or card.licence == OWN_LICENCE:
         return
     instead = f" Use {card.permitted_instead}." if card.permitted_instead else ""
     raise ConfigurationError(
-        f"profile {profile.name!r} demands commercial_use, but the licence {card.licence} of {card.name} forbids it."
-        f"{instead}"
+        f"profile {profile_name!r} demands commercial_use, but {_why_refused(card)}.{instead}"
     )
 
 
@@ -361,11 +387,18 @@ def backend_report(models_dir: Path | None = None, *, profile: Profile | None = 
 def _attempts(profile: Profile) -> list[tuple[Role, str, BackendConfig]]:
     """Everything that a profile may build: what for, the task, and how."""
     entries = [*profile.backends.items(), *profile.leak_check.items()]
-    return [
-        ("fallback" if place else "used", task, attempt)
+    used = {
+        name
         for task, config in entries
-        for place, attempt in enumerate(config.attempts)
-    ]
+        for attempt in config.attempts
+        for name in BACKENDS[task][attempt.backend].uses
+    }
+    found: list[tuple[Role, str, BackendConfig]] = []
+    for task, config in entries:
+        first: Role = "idle" if task in SERVING_TASKS - used else "used"
+        others: Role = "idle" if first == "idle" else "fallback"
+        found += [(others if place else first, task, one) for place, one in enumerate(config.attempts)]
+    return found
 
 
 def _licence(card: ModelCard, settings: Mapping[str, Any]) -> str:
@@ -391,15 +424,22 @@ def _status(
     missing = _missing_packages(spec)
     if missing:
         return status(False, f"not installed: {', '.join(missing)}; {spec.hint}")
+    unset = {name: what for name, what in spec.needed_settings.items() if not settings.get(name)}
+    if unset:
+        found = " ".join(f"Set {name} of {spec.task}: {what}." for name, what in unset.items())
+        return status(False, found)
     cards = spec.models_for(settings)
-    try:
-        for card in cards:
-            if role == "other":
+    lacking = []
+    for card in cards:
+        try:
+            if role in ("other", "idle"):
                 locate_unread(card, models_dir)
             else:
                 locate(card, models_dir)
-    except BackendUnavailable as error:
-        return status(False, str(error))
+        except BackendUnavailable as error:
+            lacking.append(str(error))
+    if lacking:
+        return status(False, "\n".join(lacking))
     models = dict.fromkeys(f"{card.name} ({_licence(card, settings)})" for card in cards)
     return status(True, ", ".join(models))
 
@@ -435,38 +475,76 @@ def _models(profile_name: str, spec: BackendSpec, config: BackendConfig) -> tupl
         ) from error
 
 
-def _require_commercial_licence(profile_name: str, spec: BackendSpec, config: BackendConfig) -> None:
-    """Refuse weights whose licence forbids commercial use, and name what may be used instead.
+def _licence_refusal(spec: BackendSpec, config: BackendConfig) -> str:
+    """Why a backend is refused where commercial use is demanded, and what may be used instead; empty if it is not.
 
     Of weights that the user brings, and of a program that the user runs, only the user can know the licence, and may
     state that it permits it.
     """
     stated = config.settings.get("licence_permits_commercial_use") is True
-    if "licence_permits_commercial_use" in spec.settings and not spec.all_models and not stated:
-        raise ConfigurationError(
-            f"profile {profile_name!r} demands commercial_use, but {spec.task} backend {config.backend!r} runs a model "
-            "of your own, and nobody stated that its licence permits it. Set licence_permits_commercial_use: true, and "
-            f"licence, if that is so, or choose another backend: {_names(BACKENDS[spec.task])}."
-        )
-    refused = [
-        card
-        for card in _models(profile_name, spec, config)
-        if not card.commercial_use and not (stated and card.licence == OWN_LICENCE)
+    others = [
+        name for name, other in BACKENDS[spec.task].items() if name != spec.backend and other.may_be_permitted
     ]
-    if not refused:
-        return
-    card = refused[0]
-    if card.licence == OWN_LICENCE:
-        advice = "Set licence_permits_commercial_use: true, and licence, if that is so, or choose"
-    elif card.permitted_instead:
-        advice = f"Use {card.permitted_instead}, or choose"
+    other = f"another backend: {', '.join(sorted(others))}" if others else ""
+    if "licence_permits_commercial_use" in spec.settings and not spec.all_models and not stated:
+        why = f"{spec.task} backend {spec.backend!r} runs a model of your own, whose licence is not stated."
+        first = "Set licence_permits_commercial_use: true, and licence, if it permits it"
     else:
-        advice = "Choose"
-    raise ConfigurationError(
-        f"profile {profile_name!r} demands commercial_use, but {spec.task} backend {config.backend!r} loads "
-        f"{card.name}, whose licence {card.licence} forbids it. {advice} another backend: "
-        f"{_names(BACKENDS[spec.task])}."
-    )
+        refused = [
+            card
+            for card in spec.models_for(config.settings)
+            if not card.commercial_use and not (stated and card.licence == OWN_LICENCE)
+        ]
+        if not refused:
+            return ""
+        why = f"{spec.task} backend {spec.backend!r} loads {refused[0].name}, and {_why_refused(refused[0])}."
+        first = f"Use {refused[0].permitted_instead}" if refused[0].permitted_instead else ""
+        if refused[0].licence == OWN_LICENCE:
+            first = "Set licence_permits_commercial_use: true, and licence, if it permits it"
+    if first and other:
+        return f"{why} {first}, or choose {other}."
+    return f"{why} {first or f'Choose {other}'}." if first or other else f"{why} There is no other backend."
+
+
+def _why_refused(card: ModelCard) -> str:
+    """Why the licence of a checkpoint is no permission."""
+    if card.licence == OWN_LICENCE:
+        return "its licence is not stated"
+    if OWN_LICENCE in card.licence:
+        return f"the licence of {card.name} is {card.licence}, so nothing permits it"
+    return f"the licence {card.licence} of {card.name} forbids it"
+
+
+_SWITCH = ("auto", "always", "never")
+#: Values that settings of these names take, in whichever backend.
+_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "compile": _SWITCH,
+        "vos_optimized": _SWITCH,
+        "precision": ("auto", "float32", "bfloat16", "float16"),
+    }
+)
+
+
+def _expected_instead(spec: BackendSpec, key: str, value: object) -> str:
+    """What a setting expects that many backends share, where the value is none; empty where it may be right.
+
+    The rest is checked by the backend when it is built.
+    """
+    if key == "batch_size":
+        least = 0 if "precision" in spec.settings else 1
+        is_right = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        return "" if is_right else f"a whole number of {least} or more"
+    if key == "device":
+        gpu = "gpu" if "paddle" in spec.requires else "cuda"
+        is_right = isinstance(value, str) and re.fullmatch(rf"auto|cpu|{gpu}(:\d{{1,2}})?", value) is not None
+        return "" if is_right else f"auto, cpu, {gpu} or {gpu}:N"
+    if key in _CHOICES and value not in _CHOICES[key]:
+        # YAML reads on, off, yes and no as these.
+        told = " (YAML takes on and off for true and false: write always or never)"
+        is_switch = isinstance(value, bool) and _CHOICES[key] is _SWITCH
+        return f"one of {', '.join(_CHOICES[key])}{told if is_switch else ''}"
+    return ""
 
 
 def _missing_packages(spec: BackendSpec) -> list[str]:
@@ -488,18 +566,20 @@ def _spec(profile_name: str, task: str, backend: str) -> BackendSpec:
 def _parse(name: str, content: object) -> Profile:
     top = _mapping(f"profile {name!r}", content)
     _expect_keys(f"profile {name!r}", top, _PROFILE_KEYS)
-    commercial_use = top.get("commercial_use", False)
-    if not isinstance(commercial_use, bool):
-        raise ConfigurationError(
-            f"profile {name!r}: commercial_use expects true or false, got {commercial_use!r}."
-        )
     return Profile(
         name=name,
         backends=_backends(name, "backends", top.get("backends")),
         leak_check=_backends(name, "leak_check", top.get("leak_check", {})),
-        commercial_use=commercial_use,
+        commercial_use=_commercial_use(name, top),
         frames_per_second=_mapping(f"profile {name!r}, frames_per_second", top.get("frames_per_second", {})),
     )
+
+
+def _commercial_use(name: str, top: Mapping[str, Any]) -> bool:
+    value = top.get("commercial_use", False)
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"profile {name!r}: commercial_use expects true or false, got {value!r}.")
+    return value
 
 
 def _backends(name: str, section: str, content: object) -> dict[str, BackendConfig]:

@@ -316,23 +316,36 @@ def try_(
 
 
 @app.command()
-def doctor(profile: ProfileOption = "", as_json: JsonOption = False) -> None:
+def doctor(
+    profile: ProfileOption = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show backends that the profile does not use, too.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Say what is installed, which backends can run, what is missing and how to get it."""
-    from ego_assets.doctor import examine
+    from ego_assets.doctor import downloads_missing, examine
 
-    findings = examine(open_settings(profile))
+    settings = open_settings(profile)
+    findings = examine(settings)
     if as_json:
         print_json([finding.as_dict() for finding in findings])
     else:
-        table = Table(box=None, pad_edge=False)
-        for heading in ("", "what", "found", "what to do"):
-            table.add_column(heading, overflow="fold")
-        marks = {"ok": "[green]ok[/green]", "missing": "[red]missing[/red]", "note": "[yellow]note[/yellow]"}
-        for finding in findings:
-            table.add_row(
-                marks[finding.state], finding.subject, escape(finding.found), escape(finding.advice)
-            )
-        console.print(table)
+        shown = [finding for finding in findings if finding.in_use or everything]
+        colours = {"ok": "green", "missing": "red", "note": "yellow"}
+        width = max(len(finding.subject) for finding in shown)
+        for finding in shown:
+            mark = f"[{colours[finding.state]}]{finding.state:7}[/{colours[finding.state]}]"
+            line = f"{mark}  {escape(f'{finding.subject:{width}}')}  {escape(finding.found)}"
+            console.print(line, soft_wrap=True)
+            for advice in finding.advice.splitlines():
+                console.print(f"         {escape(advice)}", soft_wrap=True)
+        if len(shown) < len(findings):
+            others = len(findings) - len(shown)
+            console.print(f"{others} backend(s) that the profile does not use: --all shows them.")
+        if downloads_missing(settings):
+            command = f"ego-assets models pull --profile {settings.profile}"
+            console.print(f"Fetch what can be downloaded: {escape(command)}", soft_wrap=True)
     raise typer.Exit(ENVIRONMENT if any(finding.state == "missing" for finding in findings) else 0)
 
 

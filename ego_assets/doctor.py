@@ -11,7 +11,7 @@ from collections.abc import Container
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ego_assets.schema.errors import EgoAssetsError
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, EgoAssetsError
 from ego_assets.settings import Settings
 
 _BASE = ("dagster", "dagster-webserver", "av", "numpy", "pandas", "pyarrow", "sqlalchemy", "webdataset")
@@ -31,13 +31,15 @@ class Finding:
         subject: What.
         state: ``ok``; ``note`` for what works but should be known; ``missing`` for what stops work.
         found: What was found.
-        advice: What to do; empty when nothing needs doing.
+        advice: What to do, a line for each thing; empty when nothing needs doing.
+        in_use: Whether the profile names it, of backends; ``True`` for the rest.
     """
 
     subject: str
     state: Literal["ok", "note", "missing"]
     found: str
     advice: str = ""
+    in_use: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """The finding for ``--json``."""
@@ -137,13 +139,41 @@ def _backends(settings: Settings) -> list[Finding]:
     for row in backend_report(settings.models, profile=profile):
         kind = f" ({row.checkpoint})" if row.checkpoint else ""
         subject = f"{row.task}: {row.backend}{kind}"
+        in_use = row.role != "other"
         if row.available:
-            findings.append(Finding(subject=subject, state="ok", found=row.detail))
+            findings.append(Finding(subject=subject, state="ok", found=row.detail, in_use=in_use))
             continue
         state: Literal["note", "missing"] = "missing" if row.role == "used" else "note"
-        found = {"used": "-", "fallback": "a fallback of the profile", "other": "the profile does not use it"}
-        findings.append(Finding(subject=subject, state=state, found=found[row.role], advice=row.detail))
+        found = {
+            "used": "-",
+            "fallback": "a fallback of the profile",
+            "idle": "no other backend of the profile asks for it",
+            "other": "the profile does not use it",
+        }
+        findings.append(
+            Finding(subject=subject, state=state, found=found[row.role], advice=row.detail, in_use=in_use)
+        )
     return findings
+
+
+def downloads_missing(settings: Settings) -> list[str]:
+    """Keys of the checkpoints that ``ego-assets models pull`` would fetch for the profile."""
+    from resources.models.weights import locate_unread
+    from resources.profiles import load_profile, profile_models
+
+    missing: dict[str, None] = {}
+    try:
+        models = profile_models(load_profile(settings.profile))
+    except ConfigurationError:
+        return []
+    for model in models:
+        if not model.card.is_downloadable or model.role == "idle":
+            continue
+        try:
+            locate_unread(model.card, settings.models)
+        except BackendUnavailable:
+            missing[model.card.key] = None
+    return list(missing)
 
 
 def _caption_endpoint(settings: Settings) -> Finding:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from resources.models.registry import ModelCard
-    from resources.profiles import Profile
 
 app = typer.Typer(
     name="models",
@@ -73,6 +72,7 @@ def list_(
             "licence": licences.get(card.key, card.licence),
             "commercial_use": None if card.licence == OWN_LICENCE else card.commercial_use,
             "size_bytes": card.size_bytes or _size_here(card, settings.models),
+            "about_bytes": card.about_bytes,
             "state": _state(card, settings.models),
             "shipped_in": card.shipped_in,
             "source": card.source,
@@ -83,17 +83,19 @@ def list_(
     if as_json:
         print_json(rows)
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("key, and what loads it", overflow="fold")
-    table.add_column("licence")
-    table.add_column("MB", justify="right")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    # A key that is cut in two cannot be copied.
+    longest = max((len(row["key"]) for row in rows), default=0)
+    table.add_column("key, and what loads it", overflow="fold", min_width=longest)
+    table.add_column("licence", max_width=16)
+    table.add_column("size", justify="right", no_wrap=True)
     table.add_column("state")
     commercial = {True: "", False: "\n[yellow]not commercial[/yellow]", None: "\nyou say"}
     for row in rows:
         table.add_row(
             f"[bold]{escape(row['key'])}[/bold]\n  {escape(', '.join(row['backends']))}",
             escape(row["licence"]) + commercial[row["commercial_use"]],
-            f"{row['size_bytes'] / 1e6:.1f}" if row["size_bytes"] else "?",
+            _size_text(row["size_bytes"], row["about_bytes"]),
             f"in {escape(row['shipped_in'])}" if row["state"] == "shipped" else row["state"],
         )
     console.print(table)
@@ -117,18 +119,21 @@ def pull(
     fetched, or has to be fetched by hand.
     """
     from resources.models.downloads import by_hand, is_offline, refuse_offline
-    from resources.profiles import load_profile, require_permitted
+    from resources.profiles import demands_commercial_use, require_permitted
 
     settings = open_settings(profile)
-    chosen = load_profile(settings.profile)
+    name = settings.profile
     if key:
         cards = _chosen(key)
-        for card in cards:
-            require_permitted(chosen, card)
+        # What other tasks of the profile load is no matter here.
+        for card in cards if demands_commercial_use(name) else ():
+            require_permitted(name, card)
     elif everything:
-        cards = [card for card in _cards().values() if card.is_downloadable and _is_permitted(chosen, card)]
+        cards = [card for card in _cards().values() if card.is_downloadable]
+        if demands_commercial_use(name):
+            cards = [card for card in cards if _is_permitted(name, card)]
     else:
-        cards = _unique(model.card for model in _loaded(settings.profile))
+        cards = _unique(model.card for model in _loaded(name) if model.role != "idle")
     waiting = [card for card in cards if card.shipped_in is None and not card.is_downloadable]
     waiting = [card for card in waiting if _state(card, settings.models) != "there"]
     wanted = [card for card in cards if card.is_downloadable]
@@ -365,7 +370,7 @@ def _usage(message: str) -> Exception:
     return ConfigurationError(message)
 
 
-def _is_permitted(profile: Profile, card: ModelCard) -> bool:
+def _is_permitted(profile: str, card: ModelCard) -> bool:
     from ego_assets.schema.errors import ConfigurationError
     from resources.profiles import require_permitted
 
@@ -419,6 +424,15 @@ def _state(card: ModelCard, models_dir: Path) -> str:
     if any(there):
         return "incomplete"
     return "missing" if card.is_downloadable else "by hand"
+
+
+def _size_text(size_bytes: int, about_bytes: int) -> str:
+    """A size for people; ``~`` where it is about so large."""
+    size = size_bytes or about_bytes
+    if not size:
+        return "?"
+    text = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.{1 if size < 1e7 else 0}f} MB"
+    return text if size_bytes else f"~{text}"
 
 
 def _size_here(card: ModelCard, models_dir: Path) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,13 @@ def maker_of(task: str, backend: str) -> Maker | None:
 def any_digest() -> Iterator[None]:
     """Accept files whose digest is not that of the published checkpoint."""
     with mock.patch("resources.models.weights.expected_digest", return_value=""):
+        yield
+
+
+@contextmanager
+def nothing_loaded() -> Iterator[None]:
+    """Load every network anew, as in a process that has none yet."""
+    with mock.patch("resources.models.torch_runtime._shared", weakref.WeakValueDictionary()):
         yield
 
 

@@ -144,6 +144,42 @@ def test_commercial_use_refuses_before_anything_is_fetched(
     assert ego("models", "pull", SMALL.key, "--profile", path).code == 0
 
 
+def test_a_permitted_checkpoint_is_fetched_whatever_else_the_profile_loads(
+    ego: CommandLine, hub: ModelServer, tmp_path: Path
+) -> None:
+    path = profile(tmp_path, relative("large"), commercial_use=True)
+    assert ego("models", "pull", SMALL.key, "--profile", path).code == 0
+    outcome = ego("models", "pull", "--profile", path)
+    assert outcome.code == 2 and "CC-BY-NC-4.0" in outcome.err
+
+
+def test_what_nothing_asks_for_is_not_fetched_unless_named(
+    ego: CommandLine, hub: ModelServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"backends": {"depth": relative("small"), "flow": {"backend": "raft"}}}))
+    outcome = ego("models", "pull", "--profile", path, "--json")
+    assert outcome.code == 0 and [row["key"] for row in outcome.json["pulled"]] == [SMALL.key]
+    found = ego("doctor", "--profile", path)
+    assert "models pull --profile" not in found.out, "all that is asked for is there"
+
+
+def test_sizes_that_nobody_states_are_shown_as_about(ego: CommandLine) -> None:
+    rows = {row["key"]: row for row in ego("models", "list", "--task", "depth", "--json").json}
+    large = rows["depth-anything-v2-large"]
+    assert (large["size_bytes"], large["about_bytes"]) == (0, 1_340_000_000)
+    printed = ego("models", "list").out
+    assert "~1.3 GB" in printed and "~16.0 GB" in printed and "~21 MB" in printed
+    assert " 898 MB" in printed, "SAM 2.1 large, whose size is known"
+    assert all(key in printed for key in CARDS), "a key that is cut in two cannot be copied"
+    assert "by hand" in printed
+
+
+def test_a_profile_without_models_has_an_empty_list(ego: CommandLine, tmp_path: Path) -> None:
+    path = profile(tmp_path, {"backend": "sparse_motion"})
+    assert ego("models", "list", "--profile", path).code == 0
+
+
 def test_a_full_disk_is_said_before_anything_is_fetched(
     ego: CommandLine, hub: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,3 +275,8 @@ def test_doctor_names_what_to_pull(ego: CommandLine, tmp_path: Path, monkeypatch
     assert fallback.state == "note" and f"models pull {SMALL.key}" in fallback.advice
     other = found["flow: raft (large)"]
     assert other.state == "note" and "does not use" in other.found
+    assert used.in_use and fallback.in_use and not other.in_use
+    shown = ego("doctor").out
+    assert "raft" not in shown and "--all shows them" in shown
+    assert shown.endswith(f"ego-assets models pull --profile {tmp_path / 'mine.yaml'}")
+    assert "flow: raft (large)" in ego("doctor", "--all").out

@@ -258,7 +258,8 @@ def test_a_missing_checkpoint_says_what_to_pull(
     data = shutil.copytree(processed.data, tmp_path / "data")
     use(monkeypatch, data=data, models=models)
     ran = ego("run", "--profile", processed.machine.profile, "--layer", "depth_maps", "--again", "--json")
-    assert f"ego-assets models pull {card.key}" in ran.out
+    assert ran.code == 3 and f"ego-assets models pull {card.key}" in ran.err
+    assert f"ego-assets models pull {card.key}" in ran.out and "earlier version is not used" in ran.out
 
 
 def killed_during(layer: str, data: Path, *arguments: object, models: Path) -> int:

@@ -542,7 +542,7 @@ HANDS_100DOH = ModelCard(
     # A mirror of the weights names CC-BY-NC-2.0.
     licence="MIT (code); not stated for the weights",
     commercial_use=False,
-    permitted_instead="the backend hands23 with a licence that you state, or mediapipe_hands in an environment of its own",
+    permitted_instead="hands23 with a licence that you state, or mediapipe_hands in an environment of its own",
     files=(
         ModelFile(
             path="faster_rcnn_1_8_132028.pth",

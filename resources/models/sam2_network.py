@@ -162,7 +162,7 @@ def random_network(configuration: Path, *, vos_optimized: bool) -> Any:
             model[name] = {**(model.get(name) or {}), **value} if isinstance(value, Mapping) else value
         model["_target_"] = f"{_PREDICTOR}VOS" if vos_optimized else _PREDICTOR
         model["compile_image_encoder"] = False
-        # The class that compiles prints that it will.
+        # The class that compiles prints that it will; networks are loaded one after the other, so nothing else is lost.
         with redirect_stdout(io.StringIO()) if vos_optimized else nullcontext():
             network = instantiate(OmegaConf.create(model), _recursive_=True)
     # Hydra raises errors of its own and of whatever it calls.

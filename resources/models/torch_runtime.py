@@ -11,7 +11,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Literal, TypeVar, get_args
 
@@ -137,8 +137,10 @@ class HeldNetwork:
             except BaseException:
                 self._users -= 1
                 raise
+        # Threads begin with the first GPU as the current one, whichever the network is on.
+        current = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), current:
                 yield self._call
         finally:
             with _moving:

@@ -100,8 +100,8 @@ class Profile:
             see every frame.
 
     Raises:
-        ConfigurationError: A task, backend or setting does not exist, a value cannot be, a backend uses a task for which
-            none is named, or licences are refused; all of these are named at once.
+        ConfigurationError: A task, backend or setting does not exist, a value cannot be, or a backend uses a task for
+            which none is named; or licences are refused, which are named all at once.
     """
 
     name: str
@@ -131,13 +131,6 @@ class Profile:
                 config.settings,
                 frozenset(spec.settings),
             )
-            for used in spec.uses:
-                if used not in self.backends:
-                    raise ConfigurationError(
-                        f"profile {self.name!r}: {task} backend {config.backend!r} uses a backend of {used!r}, and the "
-                        f"profile names none. Add one of: {_names(BACKENDS[used])}."
-                    )
-            _models(self.name, spec, config)
             for key, value in config.settings.items():
                 if not isinstance(value, str | int | float | bool):
                     raise ConfigurationError(
@@ -148,6 +141,13 @@ class Profile:
                         f"profile {self.name!r}, settings of {task} backend {config.backend!r}: {key} expects "
                         f"{expected}, got {value!r}."
                     )
+            for used in spec.uses:
+                if used not in self.backends:
+                    raise ConfigurationError(
+                        f"profile {self.name!r}: {task} backend {config.backend!r} uses a backend of {used!r}, and the "
+                        f"profile names none. Add one of: {_names(BACKENDS[used])}."
+                    )
+            _models(self.name, spec, config)
             if self.commercial_use and (refusal := _licence_refusal(spec, config)):
                 refusals.append(refusal)
         if refusals:
@@ -159,8 +159,8 @@ class Profile:
         object.__setattr__(self, "frames_per_second", MappingProxyType(dict(self.frames_per_second)))
 
 
-#: What a profile does with a backend: it runs it first, or only where that fails; it names it and nothing asks for it; or
-#: it does not name it.
+#: What a profile does with a backend: it runs it first; or only where that fails; it names it and nothing asks for it;
+#: or it does not name it.
 Role = Literal["used", "fallback", "idle", "other"]
 
 
@@ -350,7 +350,7 @@ def require_permitted(profile_name: str, card: ModelCard) -> None:
         return
     instead = f" Use {card.permitted_instead}." if card.permitted_instead else ""
     raise ConfigurationError(
-        f"profile {profile_name!r} demands commercial_use, but {_why_refused(card)}.{instead}"
+        f"profile {profile_name!r} demands commercial_use, and of {card.name} the {_why_refused(card)}.{instead}"
     )
 
 
@@ -432,7 +432,7 @@ def _status(
     lacking = []
     for card in cards:
         try:
-            if role in ("other", "idle"):
+            if role == "other":
                 locate_unread(card, models_dir)
             else:
                 locate(card, models_dir)
@@ -475,6 +475,9 @@ def _models(profile_name: str, spec: BackendSpec, config: BackendConfig) -> tupl
         ) from error
 
 
+_STATE_LICENCE = "Set licence_permits_commercial_use: true, and licence, if yours permits it"
+
+
 def _licence_refusal(spec: BackendSpec, config: BackendConfig) -> str:
     """Why a backend is refused where commercial use is demanded, and what may be used instead; empty if it is not.
 
@@ -482,13 +485,9 @@ def _licence_refusal(spec: BackendSpec, config: BackendConfig) -> str:
     state that it permits it.
     """
     stated = config.settings.get("licence_permits_commercial_use") is True
-    others = [
-        name for name, other in BACKENDS[spec.task].items() if name != spec.backend and other.may_be_permitted
-    ]
-    other = f"another backend: {', '.join(sorted(others))}" if others else ""
     if "licence_permits_commercial_use" in spec.settings and not spec.all_models and not stated:
         why = f"{spec.task} backend {spec.backend!r} runs a model of your own, whose licence is not stated."
-        first = "Set licence_permits_commercial_use: true, and licence, if it permits it"
+        way = _STATE_LICENCE
     else:
         refused = [
             card
@@ -497,22 +496,28 @@ def _licence_refusal(spec: BackendSpec, config: BackendConfig) -> str:
         ]
         if not refused:
             return ""
-        why = f"{spec.task} backend {spec.backend!r} loads {refused[0].name}, and {_why_refused(refused[0])}."
-        first = f"Use {refused[0].permitted_instead}" if refused[0].permitted_instead else ""
-        if refused[0].licence == OWN_LICENCE:
-            first = "Set licence_permits_commercial_use: true, and licence, if it permits it"
-    if first and other:
-        return f"{why} {first}, or choose {other}."
-    return f"{why} {first or f'Choose {other}'}." if first or other else f"{why} There is no other backend."
+        card = refused[0]
+        why = f"{spec.task} backend {spec.backend!r} loads {card.name}, whose {_why_refused(card)}."
+        way = f"Use {card.permitted_instead}" if card.permitted_instead else ""
+        way = _STATE_LICENCE if card.licence == OWN_LICENCE else way
+    others = [
+        name
+        for name, other in sorted(BACKENDS[spec.task].items())
+        if name != spec.backend and other.may_be_permitted and name not in way
+    ]
+    if others:
+        way = f"{way}, or choose" if way else "Choose"
+        way = f"{way} another backend: {', '.join(others)}"
+    return f"{why} {way or 'There is no other backend'}."
 
 
 def _why_refused(card: ModelCard) -> str:
     """Why the licence of a checkpoint is no permission."""
     if card.licence == OWN_LICENCE:
-        return "its licence is not stated"
+        return "licence is not stated"
     if OWN_LICENCE in card.licence:
-        return f"the licence of {card.name} is {card.licence}, so nothing permits it"
-    return f"the licence {card.licence} of {card.name} forbids it"
+        return f"licence is {card.licence}: nothing permits it"
+    return f"licence {card.licence} forbids it"
 
 
 _SWITCH = ("auto", "always", "never")

@@ -285,6 +285,28 @@ def test_room_is_asked_for_before_anything_is_written(server: ModelServer, tmp_p
     assert left_behind(tmp_path) == [] and not (tmp_path / "small").exists()
 
 
+def test_room_is_asked_for_by_the_size_it_is_about_where_none_is_stated(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def full(needed_bytes: int) -> None:
+        asked.append(needed_bytes)
+        raise InsufficientDisk("full")
+
+    about = dataclasses.replace(url_card(server), about_bytes=10**9)
+    with pytest.raises(InsufficientDisk):
+        Downloader(tmp_path, require_space=full).pull(about)
+    assert asked == [10**9] and server.requests == []
+    (stated,) = about.files
+    exact = dataclasses.replace(about, files=(dataclasses.replace(stated, size_bytes=len(WEIGHTS)),))
+    with pytest.raises(InsufficientDisk):
+        Downloader(tmp_path, require_space=full).pull(exact)
+    assert asked[1:] == [len(WEIGHTS)], "what is known exactly counts"
+    # It is never compared with what comes.
+    assert downloader(tmp_path).pull(about).fetched == (tmp_path / "net.pt",)
+
+
 def test_two_pulls_at_once_fetch_once(server: ModelServer, tmp_path: Path) -> None:
     wanted = url_card(server)
     server.hold_after = 100_000

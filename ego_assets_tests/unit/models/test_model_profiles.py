@@ -111,11 +111,48 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
             "faces.max_side expects a number or a word",
         ),
         ({"commercial_use": "maybe", "backends": {}}, "expects true or false"),
+        *(
+            ({"backends": {task: {"backend": backend, "settings": {key: value}}}}, message)
+            for task, backend, key, value, message in (
+                (
+                    "flow",
+                    "raft",
+                    "batch_size",
+                    -1,
+                    "flow backend 'raft': batch_size .*number of 0 or more, got -1",
+                ),
+                ("flow", "raft", "batch_size", 1.5, "whole number"),
+                ("flow", "raft", "batch_size", True, "whole number"),
+                ("faces", "retinaface_resnet50", "batch_size", 0, "number of 1 or more, got 0"),
+                ("flow", "raft", "compile", "yes", "compile expects one of auto, always, never, got 'yes'"),
+                ("flow", "raft", "compile", True, "write always or never"),
+                ("masks", "sam2", "vos_optimized", False, "vos_optimized .*write always or never"),
+                ("flow", "raft", "precision", "float64", "precision expects one of auto, float32"),
+                ("flow", "raft", "device", "mps", "device expects auto, cpu, cuda or cuda:N, got 'mps'"),
+                ("text", "paddleocr", "device", "cuda", "device expects auto, cpu, gpu or gpu:N, got 'cuda'"),
+                ("faces", "retinaface_resnet50", "device", "cuda:", "device expects auto"),
+            )
+        ),
     ],
 )
 def test_mistakes_are_named_with_what_exists(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load_profile(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("task", "backend", "settings"),
+    [
+        ("flow", "raft", {"batch_size": 0, "device": "cuda:1", "precision": "bfloat16", "compile": "never"}),
+        ("text", "paddleocr", {"batch_size": 1, "device": "gpu:0"}),
+        ("faces", "retinaface_resnet50", {"batch_size": 1, "device": "cuda"}),
+    ],
+)
+def test_values_that_backends_take_are_read(
+    tmp_path: Path, task: str, backend: str, settings: object
+) -> None:
+    content = {"backends": {task: {"backend": backend, "settings": settings}}}
+    assert load_profile(write(tmp_path, content)).backends[task].settings == settings
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -210,7 +247,7 @@ def commercial(tmp_path: Path, task: str, entry: dict[str, object], section: str
             "embeddings",
             "open_clip",
             "own",
-            r"licence not stated forbids it\. Set licence_permits_commercial_use: true",
+            r"licence is not stated\. Set licence_permits_commercial_use: true",
         ),
     ],
 )
@@ -260,8 +297,74 @@ def test_commercial_use_looks_at_fallbacks_and_the_leak_check_too(
         commercial(tmp_path, "depth", {**small, "fallbacks": [{"settings": {"checkpoint": "large"}}]})
     card = dataclasses.replace(registry.CENTERFACE, commercial_use=False, licence="CC-BY-NC-4.0")
     replace_spec(monkeypatch, models=(card,))
-    with pytest.raises(ConfigurationError, match=r"CenterFace.*CC-BY-NC-4\.0 forbids it\. Choose another"):
+    with pytest.raises(ConfigurationError, match=r"CenterFace.*CC-BY-NC-4\.0 forbids it\. There is no other"):
         commercial(tmp_path, "faces", {"backend": "centerface"}, section="leak_check")
+
+
+def test_commercial_use_names_every_refused_backend_at_once(tmp_path: Path) -> None:
+    content = {
+        "commercial_use": True,
+        "backends": {
+            "depth": {"backend": "depth_anything_v2"},
+            "flow": {"backend": "dis"},
+            "hands": {"backend": "hands_100doh", "fallbacks": [{"settings": {"max_hands": 4}}]},
+            "actions": {"backend": "videomae"},
+        },
+    }
+    path = write(tmp_path, content)
+    with pytest.raises(ConfigurationError) as refused:
+        load_profile(path)
+    said = str(refused.value)
+    assert (
+        said.count("CC-BY-NC-4.0 forbids it") == 2 and said.count("hands backend 'hands_100doh' loads") == 1
+    )
+    assert "not stated for the weights: nothing permits it. Use hands23 with a licence that you state" in said
+    depth = next(part for part in said.split(". ") if "another backend: " in part)
+    offered = depth.partition("another backend: ")[2].split(", ")
+    assert "depth_anything_v2" not in offered and {"depth_from_motion", "depth_anything_v2_relative"} <= {
+        *offered
+    }
+    assert profiles.demands_commercial_use(path), "although it is refused"
+    with pytest.raises(ConfigurationError, match=r"100DOH.*nothing permits it"):
+        profiles.require_permitted("mine", registry.HANDS_100DOH)
+    profiles.require_permitted("mine", registry.SAM2["large"][0])
+
+
+def test_a_backend_without_what_it_needs_is_not_available(tmp_path: Path) -> None:
+    hands = {"backend": "hands23"}
+    for settings, role, available in (
+        (None, "other", False),
+        ({}, "used", False),
+        ({"command": ""}, "used", False),
+        ({"command": "true"}, "used", True),
+    ):
+        entry = {} if settings is None else {"hands": {**hands, "settings": settings}}
+        profile = load_profile(write(tmp_path, {"backends": entry}))
+        [row] = [row for row in backend_report(tmp_path, profile=profile) if row.backend == "hands23"]
+        assert (row.role, row.available) == (role, available)
+        assert available or "Set command of hands: the program" in row.detail
+
+
+def test_a_task_that_nothing_asks_for_is_idle(tmp_path: Path) -> None:
+    def roles(depth: str) -> set[str]:
+        content = {"backends": {"flow": {"backend": "raft"}, "depth": {"backend": depth}}}
+        profile = load_profile(write(tmp_path, content))
+        [model] = [model for model in profile_models(profile) if model.task == "flow"]
+        [row] = [row for row in backend_report(tmp_path, profile=profile) if row.backend == "raft"]
+        return {model.role, row.role}
+
+    assert roles("depth_from_motion") == {"used"}
+    assert roles("sparse_motion") == {"idle"}
+
+
+def test_all_missing_checkpoints_of_a_backend_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
+    profile = load_profile(write(tmp_path, {"backends": {"depth": {"backend": "depth_anything_v2"}}}))
+    [row] = [row for row in backend_report(tmp_path, profile=profile) if row.backend == "depth_anything_v2"]
+    assert len(row.detail.splitlines()) == 2
+    assert "metric-indoor-large" in row.detail and "metric-outdoor-large" in row.detail
 
 
 def test_no_shipped_profile_is_refused_for_a_reason_without_a_way_out() -> None:

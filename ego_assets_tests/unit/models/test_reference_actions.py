@@ -495,3 +495,11 @@ def test_slow_fast_fits_with_a_few_lines() -> None:
 def test_a_label_map_of_two_activities() -> None:
     label_map = LabelMap(name="two", classes={"a": ("x",), "b": ("y", "z")})
     assert label_map.matrix(["x", "w", "z", "y"]).tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 0]]
+
+
+def test_recognizers_that_smooth_otherwise_share_the_network(models_dir: Path) -> None:
+    first = videomae(models_dir, device="cpu")
+    second = videomae(models_dir, device="cpu", smoothing_s=0.0, window_s=1.0, label_map="identity")
+    assert second._held is first._held
+    assert videomae(models_dir, device="cpu", checkpoint="own")._held is not first._held
+    assert videomae(models_dir, device="cpu", precision="bfloat16")._held is not first._held

@@ -28,7 +28,7 @@ from ego_assets.media.depth_archive import depth_values, write_depth_archive  # 
 from ego_assets.media.frame_archive import FrameArchiveIndex, read_member  # noqa: E402
 from ego_assets.media.rasters import decode_png  # noqa: E402
 from ego_assets.schema.errors import DeviceMemoryExhausted  # noqa: E402
-from ego_assets_tests.checkpoints import any_digest  # noqa: E402
+from ego_assets_tests.checkpoints import any_digest, nothing_loaded  # noqa: E402
 from ego_assets_tests.checkpoints.depth import MAX_DEPTH_M, write_depth_anything  # noqa: E402
 from resources.models import depth_anything  # noqa: E402
 from resources.models.depth_anything import (  # noqa: E402
@@ -143,7 +143,7 @@ def test_only_places_outdoors_take_the_network_for_streets_and_each_is_loaded_wh
     monkeypatch.setattr(depth_anything, "_loaded", counted)
     estimator = MetricDepthAnything(models_dir=models, **QUICK)
     assert maps_of_nothing(estimator) == [] and loaded == []
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO), nothing_loaded():
         for location in LocationType:
             (found,) = maps(estimator, pictures(1), location=location)
             assert found.depth.max() == pytest.approx(12.0 if location is LocationType.OUTDOOR else 1.5)
@@ -152,6 +152,49 @@ def test_only_places_outdoors_take_the_network_for_streets_and_each_is_loaded_wh
     assert said == [f"{card.name} runs on cpu in float32" for card in (INDOOR, OUTDOOR)]
     (found,) = maps(estimator, pictures(1))
     assert found.depth.max() == pytest.approx(1.5), "a place that is not stated counts as a room"
+
+
+def test_other_sides_share_the_network_and_other_checkpoints_do_not(models: Path) -> None:
+    settings = {name: value for name, value in QUICK.items() if name != "input_side"}
+    first, second = (MetricDepthAnything(models_dir=models, input_side=side, **settings) for side in (28, 42))
+    assert first._network(0)._held is second._network(0)._held
+    assert first._network(0)._held is not first._network(1)._held
+    sizes: list[tuple[int, ...]] = []
+    network = first._network(0)._held.network
+    hook = network.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
+    try:
+        assert maps(first, pictures(1))[0].depth.shape == maps(second, pictures(1))[0].depth.shape
+    finally:
+        hook.remove()
+    assert [min(size) for size in sizes] == [28, 42]
+    coarse = MetricDepthAnything(models_dir=models, precision="bfloat16", **QUICK)
+    assert coarse._network(0)._held is not first._network(0)._held
+
+
+@pytest.mark.parametrize(
+    ("size", "most"), [((1920, 1080), 32), ((1280, 720), 72), ((7680, 4320), 2), ((20_000, 10_000), 1)]
+)
+def test_the_maps_of_a_batch_take_256_megabytes_at_most(size: tuple[int, int], most: int) -> None:
+    frame = SimpleNamespace(size=size)
+    assert runner(brightness)._most(frame) == most  # type: ignore[arg-type]
+    assert most == 1 or most * 4 * size[0] * size[1] <= 2**28
+    assert runner(brightness, batch_size=64)._most(frame) is None, "as it is told"  # type: ignore[arg-type]
+
+
+def test_large_frames_go_in_smaller_batches_where_the_memory_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth_anything, "_MAX_MAP_BYTES", 3 * 4 * 64 * 48)
+    sizes: list[int] = []
+
+    def noted(values: Any) -> Any:
+        sizes.append(values.shape[0])
+        return brightness(values)
+
+    chosen = runner(noted)
+    # As if 8 frames fitted into the device's memory.
+    chosen._batches._limit = 8
+    assert len(list(chosen.run(pictures(7)))) == 7
+    assert sizes == [3, 3, 1]
+    assert list(chosen.run(iter(()))) == []
 
 
 def maps_of_nothing(estimator: Any) -> list[DepthFrame]:

@@ -17,7 +17,7 @@ import pytest
 
 from ego_assets.schema.embeddings import Embedding
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
-from ego_assets_tests.checkpoints import any_digest, embeddings
+from ego_assets_tests.checkpoints import any_digest, embeddings, nothing_loaded
 from resources.models import registry
 from resources.models.weights import LOCK_FILE
 from resources.profiles import BackendConfig, Profile
@@ -210,11 +210,21 @@ def test_no_host_is_asked_for_anything(models_dir: Path, monkeypatch: pytest.Mon
 
 def test_what_runs_is_logged_once(models_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="resources.models.open_clip_embeddings")
-    embedder = OpenClipEmbedder(models_dir=models_dir, **CPU)
+    with nothing_loaded():
+        embedder = OpenClipEmbedder(models_dir=models_dir, **CPU)
+        OpenClipEmbedder(models_dir=models_dir, **CPU, batch_size=2)
     embedder.embed_images([scene()])
     assert [record.message for record in caplog.records if record.name.startswith("resources")] == [
         "CLIP ViT-L/14, OpenAI on cpu, float32"
     ]
+
+
+def test_a_network_is_shared_and_another_checkpoint_is_another(
+    clip: OpenClipEmbedder, models_dir: Path
+) -> None:
+    assert OpenClipEmbedder(models_dir=models_dir, batch_size=3, **CPU)._held is clip._held
+    for other in ({"checkpoint": "siglip_b_16"}, {"precision": "bfloat16"}):
+        assert OpenClipEmbedder(models_dir=models_dir, **other, **CPU)._held is not clip._held
 
 
 def test_own_weights_carry_the_licence_the_user_states(tmp_path: Path) -> None:

@@ -190,6 +190,27 @@ def test_on_a_cpu_it_is_compiled_only_where_asked_for(models_dir: Path, compile:
     assert flow.flow(noise(1))[0] == pytest.approx(raft(models_dir).flow(noise(1))[0], abs=1e-3)
 
 
+def test_a_network_is_shared_until_its_file_changes(models_dir: Path, tmp_path: Path) -> None:
+    make_raft(tmp_path)
+    first, pairs = raft(tmp_path), noise(1)
+    further = raft(tmp_path, iterations=3, batch_size=1)
+    assert further._held is first._held
+    assert not np.array_equal(further.flow(pairs)[0], first.flow(pairs)[0]), "it refined as often"
+    assert raft(models_dir)._held is not first._held, "files of another folder"
+    path = locate_small(tmp_path)
+    state = torch.load(path, weights_only=True)
+    torch.save({name: value * 2 for name, value in state.items()}, path)
+    changed = raft(tmp_path)
+    assert changed._held is not first._held
+    assert changed.info.weights_sha256 != first.info.weights_sha256
+    assert not np.array_equal(changed.flow(pairs)[0], first.flow(pairs)[0])
+
+
+def locate_small(folder: Path) -> Path:
+    (path,) = [path for path in folder.rglob("*") if path.is_file() and "small" in path.name]
+    return path
+
+
 def test_depth_from_motion_runs_on_it(tmp_path: Path) -> None:
     """With random flow there is nothing to measure, but everything fits together."""
     settings = make_raft(tmp_path)

@@ -18,7 +18,7 @@ import pytest
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandDetections, HandDetector
-from ego_assets_tests.checkpoints import any_digest
+from ego_assets_tests.checkpoints import any_digest, nothing_loaded
 from ego_assets_tests.checkpoints.hands import (
     HAND_SHARE,
     MAKERS,
@@ -229,9 +229,19 @@ def test_says_what_runs(detector: Any, models_dir: Path, caplog: pytest.LogCaptu
     content = (models_dir / HANDS_100DOH.file).read_bytes()
     assert detector.info.weights_sha256 == hashlib.sha256(content).hexdigest()
     assert detector.info.licence == HANDS_100DOH.licence and detector.info.backend == "hands_100doh"
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO"), nothing_loaded():
         build(models_dir)
     assert "on cpu, float32, not compiled" in caplog.text
+
+
+def test_attempts_with_other_thresholds_share_the_network(detector: Any, models_dir: Path) -> None:
+    settings = {"score_threshold": 0.3, "object_threshold": 0.3, "max_hands": 1, "batch_size": 3}
+    other = build(models_dir, **settings)
+    assert other._held is detector._held
+    image = cells((2, 3, RED), (3, 8, RED))
+    # Each keeps its own settings.
+    assert [len(look(each, image)[0]) for each in (detector, other, detector)] == [2, 1, 2]
+    assert build(models_dir, precision="bfloat16")._held is not detector._held
 
 
 # --- parts --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from ego_assets.labels.mask_records import record_masks
+from ego_assets.labels.mask_tracking import HAND_IDS
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS
 from ego_assets.schema.errors import BackendUnavailable
@@ -489,6 +491,55 @@ def test_however_many_instances_there_are_few_counts_are_compiled(
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     assert small(models_dir, vos_optimized="always")._network._filled(count) == filled
+
+
+def test_attempts_share_the_network_and_its_lock(models_dir: Path) -> None:
+    first = small(models_dir, licence="first")
+    second = small(models_dir, predicted_iou_threshold=0.88, reseed_interval_s=0.001, batch_size=2)
+    assert second._network is not first._network
+    assert second._network.loaded is first._network.loaded
+    coarse = small(models_dir, precision="bfloat16")._network
+    assert coarse.precision == "bfloat16" and first._network.precision == "float32"
+    assert coarse.loaded is first._network.loaded, "parameters are float32 always"
+
+
+def test_two_attempts_at_once_draw_the_same(models_dir: Path) -> None:
+    trackers, shown = [small(models_dir, licence=f"attempt {n}") for n in range(2)], clip(4)
+    expected = ids_of(trackers[0], shown)
+    with ThreadPoolExecutor(2) as threads:
+        for found in threads.map(lambda tracker: ids_of(tracker, shown), trackers):
+            assert same(found, expected)
+
+
+def test_as_many_compilations_are_permitted_as_counts_and_checkpoints_need(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some releases keep the setting for each thread, so that it must hold where the network runs."""
+    from torch._dynamo import config
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    network = small(models_dir, vos_optimized="always")._network
+
+    def limit() -> int:
+        with network._running():
+            return int(config.recompile_limit)
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(limit).result() >= 2 * len(sam2_network._COMPILED_COUNTS) > 8
+
+
+def test_as_many_instances_as_by_default_are_not_filled_up() -> None:
+    followed = sam2_masks.Sam2Options().max_objects + len(HAND_IDS)
+    assert followed in sam2_network._COMPILED_COUNTS
+
+
+def test_building_a_compiled_network_prints_nothing(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    small(models_dir)
+    sam2_network.random_network(models_dir / "own-masks" / "model.yaml", vos_optimized=True)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("value", ["never", "auto"])

@@ -190,7 +190,9 @@ def test_the_reference_profile_shows_the_defaults() -> None:
 
 def test_commercial_use_needs_the_users_word_for_their_own_weights() -> None:
     silent = {"plates": BackendConfig(backend="yolo_plates")}
-    with pytest.raises(ConfigurationError, match=r"licence not stated.*licence_permits_commercial_use: true"):
+    with pytest.raises(
+        ConfigurationError, match=r"licence is not stated.*licence_permits_commercial_use: true"
+    ):
         Profile(name="mine", backends=silent, commercial_use=True)
     stated = BackendConfig(backend="yolo_plates", settings={"licence_permits_commercial_use": True})
     assert Profile(name="mine", backends={"plates": stated}, commercial_use=True).commercial_use

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +25,8 @@ from resources.models.torch_runtime import (  # noqa: E402
     HeldNetwork,
     make_room,
     release_memory,
+    runtime_key,
+    shared_network,
 )
 
 CPU = torch.device("cpu")
@@ -146,6 +151,20 @@ def test_wrong_sizes_are_refused() -> None:
         Batches(-1, device=CPU)
 
 
+def test_some_items_go_in_smaller_batches_whatever_fits() -> None:
+    batches, device = Batches(8, device=CPU), Device(100)
+    assert list(batches.stream(range(7), device, max_batch=3)) == [2 * item for item in range(7)]
+    assert device.sizes == [3, 3, 1]
+    device.sizes.clear()
+    list(batches.stream(range(9), device))
+    assert device.sizes == [8, 1], "others are not concerned"
+    device.sizes.clear()
+    list(batches.stream(range(9), device, max_batch=50))
+    assert device.sizes == [8, 1]
+    with pytest.raises(ValueError, match="max_batch: expected 1 or more, got 0"):
+        list(batches.stream(range(2), device, max_batch=0))
+
+
 class FakeGpu:
     """Memory of a GPU as PyTorch reports it: weights that the first call brings, and what every item takes."""
 
@@ -183,6 +202,38 @@ def test_the_memory_of_one_item_chooses_the_batch(
     assert batches.size == 1
     assert batches.run(list(range(100)), gpu) == list(range(100))
     assert batches.size == expected
+
+
+@pytest.mark.parametrize(("is_compiled", "expected"), [(True, 32), (False, 1)])
+def test_memory_that_compiling_takes_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, is_compiled: bool, expected: int
+) -> None:
+    gpu = FakeGpu(monkeypatch, free=1000, weights=200, per_item=20)
+    sizes: list[int] = []
+
+    def call(items: Sequence[int]) -> list[int]:
+        found = gpu(items)
+        if not sizes:
+            gpu.peak = 1000
+        sizes.append(len(items))
+        return found
+
+    batches = Batches(0, device=SimpleNamespace(type="cuda"), is_compiled=is_compiled)
+    assert batches.run(list(range(70)), call) == list(range(70)), "each item once, in order"
+    assert batches.size == expected
+    assert sum(sizes) == 70 and sizes[:2] == [1, 1]
+
+
+def test_the_first_call_of_a_compiled_network_is_tried_again_after_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = FakeGpu(monkeypatch, free=10, weights=5, per_item=10)
+    batches = Batches(0, device=SimpleNamespace(type="cuda"), is_compiled=True)
+    with pytest.raises(DeviceMemoryExhausted, match="One picture"):
+        batches.run([1], gpu)
+    gpu.free = 1000
+    assert list(batches.stream(range(5), gpu)) == list(range(5))
+    assert batches.size == MAX_AUTO_BATCH
 
 
 def test_an_error_in_the_first_call_leaves_the_choice_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,12 +396,33 @@ def test_weights_that_do_not_fit_push_an_idle_network_aside() -> None:
 def test_weights_that_do_not_fit_at_all() -> None:
     wanted = OnGpu()
     wanted.fails = 1
-    with pytest.raises(torch.OutOfMemoryError), wanted.in_use():
+    with pytest.raises(DeviceMemoryExhausted, match=r"Linear: its weights \(0.00 GB\)"), wanted.in_use():
         pass
     assert wanted.places == ["cpu"], "parts that had arrived were taken back"
     assert not wanted.set_aside(), "it never arrived"
     with wanted.in_use():
         assert wanted.places == ["cpu", "gpu"]
+
+
+def test_weights_that_do_not_fit_neither_shrink_batches_nor_blame_the_picture() -> None:
+    wanted, batches = OnGpu(), Batches(8, device=CPU)
+    wanted.fails, wanted.name, wanted._weights_bytes = 100, "SAM 2.1 large", 897_000_000
+
+    def call(items: Sequence[int]) -> Sequence[int]:
+        with wanted.in_use():
+            return items
+
+    with pytest.raises(DeviceMemoryExhausted, match=r"SAM 2.1 large: its weights \(0.90 GB\)") as refused:
+        batches.run(list(range(8)), call)
+    assert "picture" not in str(refused.value)
+    assert batches.size == 8 and wanted.fails == 99, "once is enough"
+    wanted.fails = 0
+    assert batches.run(list(range(8)), call) == list(range(8))
+
+
+def test_the_size_of_weights_is_that_of_their_precision() -> None:
+    assert held(precision="float32")._weights_bytes == 4 * 8
+    assert held(precision="bfloat16")._weights_bytes == 2 * 8
 
 
 def test_networks_on_the_cpu_are_left_alone() -> None:
@@ -361,9 +433,6 @@ def test_networks_on_the_cpu_are_left_alone() -> None:
 
 
 def test_networks_that_nobody_holds_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gc
-    import weakref
-
     known: weakref.WeakSet[HeldNetwork] = weakref.WeakSet()
     monkeypatch.setattr(torch_runtime, "_held", known)
     network = held()
@@ -371,6 +440,74 @@ def test_networks_that_nobody_holds_are_forgotten(monkeypatch: pytest.MonkeyPatc
     del network
     gc.collect()
     assert not known
+
+
+def test_a_network_is_loaded_once_and_as_long_as_somebody_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_runtime, "_held", weakref.WeakSet())
+    loaded: list[HeldNetwork] = []
+
+    def load() -> HeldNetwork:
+        loaded.append(held())
+        return loaded[-1]
+
+    first = shared_network(("a", 1), load)
+    assert shared_network(("a", 1), load) is first
+    assert shared_network(("a", 2), load) is not first
+    assert len(loaded) == 2
+    loaded.clear()
+    gone = weakref.ref(first)
+    del first
+    gc.collect()
+    assert gone() is None
+    shared_network(("a", 1), load)
+    assert len(loaded) == 1
+
+
+def test_a_network_that_could_not_be_loaded_is_tried_again() -> None:
+    def damaged() -> HeldNetwork:
+        raise BackendUnavailable("damaged")
+
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable, match="damaged"):
+            shared_network(("b",), damaged)
+    assert isinstance(shared_network(("b",), held), HeldNetwork)
+
+
+def test_threads_that_need_a_network_at_once_load_it_once() -> None:
+    began, loaded, found = threading.Barrier(4), [], []
+
+    def load() -> HeldNetwork:
+        loaded.append(1)
+        time.sleep(0.05)
+        return held()
+
+    def build() -> None:
+        began.wait()
+        found.append(shared_network(("c",), load))
+
+    threads = [threading.Thread(target=build) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loaded) == 1 and len(found) == 4 and len(set(map(id, found))) == 1
+
+
+def test_settings_that_come_to_the_same_share_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_runtime, "torch_device", lambda name: places[name])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    gpu, other = torch.device("cuda"), torch.device("cuda:1")
+    places = {"auto": gpu, "cuda": gpu, "cuda:0": torch.device("cuda:0"), "cuda:1": other, "cpu": CPU}
+
+    def key(device: str, precision: Any = "auto", compile: Any = "auto") -> tuple[Any, ...]:
+        return runtime_key(device=device, precision=precision, compile=compile)
+
+    assert key("auto") == key("cuda") == key("cuda:0", "bfloat16", "always")
+    assert key("cpu") == key("cpu", "float32", "never")
+    different = [key("auto"), key("cuda:1"), key("cpu"), key("auto", "float32"), key("auto", "auto", "never")]
+    assert len(set(different)) == len(different)
+    with pytest.raises(ValueError, match="precision: expected one of"):
+        key("cpu", "half")
 
 
 def test_several_threads_share_a_network_while_room_is_made() -> None:

@@ -138,7 +138,7 @@ class HeldNetwork:
                 self._users -= 1
                 raise
         # Threads begin with the first GPU as the current one, whichever the network is on.
-        current = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        current = torch.cuda.device(self.device) if self.device.index else nullcontext()
         try:
             with torch.inference_mode(), current:
                 yield self._call

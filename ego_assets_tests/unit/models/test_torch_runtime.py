@@ -349,7 +349,7 @@ class OnGpu(HeldNetwork):
 
     def __init__(self) -> None:
         super().__init__(torch.nn.Linear(3, 2), device="cpu")
-        self.device = SimpleNamespace(type="cuda")
+        self.device = SimpleNamespace(type="cuda", index=0)
         self.places: list[str] = []
         self.fails = 0
         self.network = SimpleNamespace(to=self._to)

@@ -117,6 +117,12 @@ def test_hand_side_contact_and_object_are_where_they_are_drawn(detector: Any) ->
     assert len(nothing) == 0
 
 
+def test_a_hand_without_contact_has_no_object_wherever_one_lies(detector: Any) -> None:
+    free, alone = look(detector, cells((3, 5, RED_RIGHT), (1, 9, BLUE)), cells((1, 9, BLUE)))
+    assert len(free) == 1 and len(alone) == 0
+    assert free.contact_scores[0] < 0.5 and np.isnan(free.contact_boxes_xyxy).all()
+
+
 def test_boxes_are_in_pixels_of_the_frame(detector: Any) -> None:
     squares = ((2, 2, RED), (3, 3, BLUE))
     ((small,), (large,)) = look(detector, cells(*squares)), look(detector, cells(*squares, scale=3))

@@ -22,6 +22,7 @@ from resources.profiles import (
     backend_report,
     build_backend,
     build_ladder,
+    gpu_tasks,
     load_profile,
     profile_models,
     profile_names,
@@ -499,3 +500,15 @@ def test_wrong_rates_are_named(tmp_path: Path, rate: object) -> None:
     for task in ("faces", "flow", "captions", "actions"):
         with pytest.raises(ConfigurationError, match=f"unknown {task}; known: depth, hands, masks"):
             load_profile(write(tmp_path, {**GOOD, "frames_per_second": {task: 1}}))
+
+
+def test_tasks_on_a_gpu_follow_from_the_profile_alone(tmp_path: Path) -> None:
+    assert gpu_tasks("local") == frozenset()
+    reference = gpu_tasks("reference")
+    assert {"faces", "text", "depth", "masks", "hands", "actions", "captions", "embeddings"} <= reference
+    assert "plates" not in reference, "ONNX Runtime runs them on the CPU"
+    first = {"backend": "depth_anything_v2", "settings": {"device": "cpu"}}
+    assert gpu_tasks(write(tmp_path, {"backends": {"depth": first}})) == frozenset()
+    later = {**first, "fallbacks": [{"settings": {"device": "auto"}}]}
+    assert gpu_tasks(write(tmp_path, {"backends": {"depth": later}})) == {"depth"}
+    assert gpu_tasks(tmp_path / "nowhere.yaml") == frozenset(), "said by whatever uses it"

@@ -213,6 +213,15 @@ def test_smoothing_mixes_neighbours_by_distance() -> None:
     assert smoothed(table, np.arange(3) * 9 * SECOND, width_s=3.0) == pytest.approx(table)
 
 
+def test_a_recognizer_smooths_what_its_network_says() -> None:
+    times = [0.5, 1.5, 2.5, 3.5]
+    plain = scored(bare(window_s=1.0)[0], clip(4), times)
+    smooth = scored(bare(window_s=1.0, smoothing_s=3.0)[0], clip(4), times)
+    expected = smoothed(plain, np.array(times) * SECOND, width_s=3.0)
+    assert smooth == pytest.approx(expected, abs=1e-6)
+    assert np.abs(smooth - plain).max() > 1e-4
+
+
 # Label maps.
 
 

@@ -24,7 +24,7 @@ for row in steps:
     )
 units = {row["clip_id"]: json.loads(row["depth_reading"])["unit"] for row in clips}
 say(samples, version=datasets.__version__, units=units)
-# pyarrow now and then aborts while it ends the threads of a stream at the interpreter's end (datasets issue 7566), after
-# all work is done.
+# pyarrow now and then aborts while it ends the threads of a stream at the interpreter's end, after all work is done
+# (issue 7566 of datasets).
 sys.stdout.flush()
 os._exit(0)

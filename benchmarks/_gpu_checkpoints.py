@@ -43,14 +43,6 @@ VIDEOMAE: Mapping[str, Any] = {
     "num_attention_heads": 12,
 }
 
-#: Configurations of the package sam2, by the checkpoint's name in profiles.
-SAM2_CONFIGS = {
-    "tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
-    "small": "configs/sam2.1/sam2.1_hiera_s.yaml",
-    "base_plus": "configs/sam2.1/sam2.1_hiera_b+.yaml",
-    "large": "configs/sam2.1/sam2.1_hiera_l.yaml",
-}
-
 
 @contextmanager
 def any_digest() -> Iterator[None]:
@@ -106,11 +98,14 @@ def write_sam2(models_dir: Path, checkpoint: str) -> None:
     from sam2.build_sam import build_sam2  # type: ignore[import-not-found,unused-ignore]
 
     from resources.models.registry import SAM2
+    from resources.models.sam2_masks import published_configuration
 
     (card,) = SAM2[checkpoint]
     path = models_dir / card.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    network = build_sam2(SAM2_CONFIGS[checkpoint], ckpt_path=None, device="cpu")
+    network = build_sam2(
+        f"configs/sam2.1/{published_configuration(checkpoint).name}", ckpt_path=None, device="cpu"
+    )
     # As they are drawn, decoders give one value everywhere; larger weights draw masks that can be followed.
     state = {
         name: value * _DRAWING if name.startswith("sam_mask_decoder.") and value.dim() > 1 else value

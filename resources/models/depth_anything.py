@@ -388,7 +388,7 @@ class _DepthAnything:
                 held = shared_network(
                     (card.key, folder, self._digests[place], *way), lambda: self._load(card, folder)
                 )
-                self._networks[place] = self._runner(held, held.network)
+                self._networks[place] = self._runner(held)
             return self._networks[place]
 
     def _load(self, card: ModelCard, folder: Path) -> HeldNetwork:
@@ -414,7 +414,7 @@ class _DepthAnything:
         )
         return held
 
-    def _runner(self, held: HeldNetwork, network: Any) -> DepthNetwork:
+    def _runner(self, held: HeldNetwork) -> DepthNetwork:
         raise NotImplementedError
 
 
@@ -446,10 +446,10 @@ class MetricDepthAnything(_DepthAnything):
     def _place(self, location: LocationType) -> int:
         return 1 if is_outdoors(location) else 0
 
-    def _runner(self, held: HeldNetwork, network: Any) -> DepthNetwork:
+    def _runner(self, held: HeldNetwork) -> DepthNetwork:
         return DepthNetwork(
             held,
-            partial(metric_depth, farthest_m=float(network.config.max_depth)),
+            partial(metric_depth, farthest_m=float(held.network.config.max_depth)),
             scale=Scale.METRIC,
             input_side=self._runtime.input_side,
             batch_size=self._runtime.batch_size,
@@ -480,7 +480,7 @@ class RelativeDepthAnything(_DepthAnything):
     _backend = "depth_anything_v2_relative"
     _kind = "relative"
 
-    def _runner(self, held: HeldNetwork, network: Any) -> DepthNetwork:
+    def _runner(self, held: HeldNetwork) -> DepthNetwork:
         return DepthNetwork(
             held,
             relative_depth,

@@ -6,31 +6,27 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.flow import FlowField
+from resources.models.backends import BACKENDS
 from resources.models.boxes import check_at_least
 from resources.models.images import check_image
-from resources.models.registry import RAFT_LARGE, RAFT_SMALL, RAFT_SMALL_PRINCETON
+from resources.models.registry import RAFT_LARGE, RAFT_SMALL_PRINCETON, ModelCard
 from resources.models.torch_device import load_weights
 from resources.models.torch_runtime import (
     Batches,
     Compile,
     HeldNetwork,
     Precision,
-    check_runtime_settings,
     compiles,
     runtime_key,
     shared_network,
 )
 from resources.models.weights import card_digest, locate
-
-RaftCheckpoint = Literal["large", "small", "small_princeton"]
-
-_CARDS = {"large": RAFT_LARGE, "small": RAFT_SMALL, "small_princeton": RAFT_SMALL_PRINCETON}
 
 #: Parts of the names that the authors' small network gives its parameters, and torchvision's for the same.
 _PRINCETON_NAMES = (
@@ -76,26 +72,24 @@ class RaftFlow:
         self,
         *,
         models_dir: Path | None = None,
-        checkpoint: RaftCheckpoint = "large",
+        checkpoint: str = "large",
         iterations: int = 12,
         device: str = "auto",
         precision: Precision = "auto",
         compile: Compile = "auto",
         batch_size: int = 0,
     ) -> None:
-        if checkpoint not in _CARDS:
-            raise ValueError(f"checkpoint: expected one of {', '.join(_CARDS)}, got {checkpoint!r}")
+        (card,) = BACKENDS["flow"]["raft"].models_for({"checkpoint": checkpoint})
         check_at_least("iterations", iterations, 1)
         check_at_least("batch_size", batch_size, 0)
-        check_runtime_settings(precision=precision, compile=compile)
-        self._card = _CARDS[checkpoint]
+        runtime = runtime_key(device=device, precision=precision, compile=compile)
+        self._card = card
         path = locate(self._card, models_dir)
         self._digest = card_digest(self._card, models_dir)
         self._iterations = iterations
-        runtime = runtime_key(device=device, precision=precision, compile=compile)
         self._held = shared_network(
             (self._card.key, path, self._digest, *runtime),
-            lambda: _load(checkpoint, path, device=device, precision=precision, compile=compile),
+            lambda: _load(card, path, device=device, precision=precision, compile=compile),
         )
         self._batches = Batches(
             batch_size, device=self._held.device, is_compiled=compiles(compile, self._held.device)
@@ -151,14 +145,11 @@ class RaftFlow:
             return list(field.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
-def _load(
-    checkpoint: RaftCheckpoint, path: Path, *, device: str, precision: Precision, compile: Compile
-) -> HeldNetwork:
+def _load(card: ModelCard, path: Path, *, device: str, precision: Precision, compile: Compile) -> HeldNetwork:
     from resources.models.raft_networks import Raft
 
-    card = _CARDS[checkpoint]
-    network = Raft("large" if checkpoint == "large" else "small")
-    load_weights(network.raft, path, renamed=torchvision_name if checkpoint == "small_princeton" else None)
+    network = Raft("large" if card is RAFT_LARGE else "small")
+    load_weights(network.raft, path, renamed=torchvision_name if card is RAFT_SMALL_PRINCETON else None)
     # Compiled as a whole, each of the refinements would be compiled anew, which takes minutes.
     held = HeldNetwork(network, device=device, precision=precision, compile="never", name=card.name)
     is_compiled = compiles(compile, held.device)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -30,8 +30,9 @@ from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.masks import HAND_CATEGORY, MASK_CATEGORIES, UNKNOWN_CATEGORY, MaskFrame, MaskInstance
 from ego_assets.schema.timeline import NANOSECONDS
+from resources.models.backends import BACKENDS
 from resources.models.images import check_image
-from resources.models.registry import OWN_CHECKPOINTS, OWN_LICENCE, SAM2, ModelCard
+from resources.models.registry import OWN_LICENCE, ModelCard
 from resources.models.sam2_network import (
     BOX,
     INSIDE,
@@ -53,8 +54,6 @@ from resources.models.torch_runtime import (
     shared_network,
 )
 from resources.models.weights import card_digest, located_folder
-
-Sam2Checkpoint = Literal["large", "base_plus", "small", "tiny", "own"]
 
 #: Configurations in the package ``sam2`` by checkpoint.
 CONFIGURATIONS = {"large": "l", "base_plus": "b+", "small": "s", "tiny": "t"}
@@ -156,7 +155,7 @@ class Sam2MaskTracker:
         *,
         models_dir: Path | None = None,
         embeddings: Embedder,
-        checkpoint: Sam2Checkpoint = "large",
+        checkpoint: str = "large",
         points_per_side: int = 32,
         predicted_iou_threshold: float = 0.8,
         stability_threshold: float = 0.92,
@@ -185,13 +184,9 @@ class Sam2MaskTracker:
             chunk_frames=chunk_frames,
             overlap_frames=overlap_frames,
         )
-        if checkpoint not in get_args(Sam2Checkpoint):
-            raise ValueError(
-                f"checkpoint: expected one of {', '.join(get_args(Sam2Checkpoint))}, got {checkpoint!r}"
-            )
+        (card,) = BACKENDS["masks"]["sam2"].models_for({"checkpoint": checkpoint})
         if not 0 <= category_threshold <= 1:
             raise ValueError(f"category_threshold: expected 0 to 1, got {category_threshold}")
-        card = OWN_CHECKPOINTS["masks"][0] if checkpoint == "own" else SAM2[checkpoint][0]
         if vos_optimized not in get_args(Compile):
             raise ValueError(
                 f"vos_optimized: expected one of {', '.join(get_args(Compile))}, got {vos_optimized!r}"

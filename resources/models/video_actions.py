@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,11 @@ from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.motion import CameraMotion
 from ego_assets.schema.timeline import NANOSECONDS
+from resources.models.backends import BACKENDS
 from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.label_maps import LabelMap, load_label_map
-from resources.models.registry import OWN_CHECKPOINTS, OWN_LICENCE, VIDEOMAE_KINETICS
+from resources.models.registry import OWN_LICENCE
 from resources.models.torch_device import without_bars
 from resources.models.torch_runtime import (
     Batches,
@@ -40,10 +41,8 @@ from resources.models.torch_runtime import (
 )
 from resources.models.weights import card_digest, located_folder
 
-VideoMAECheckpoint = Literal["kinetics", "own"]
 Scores = npt.NDArray[np.float32]
 
-_CARDS = {"kinetics": VIDEOMAE_KINETICS, "own": OWN_CHECKPOINTS["actions"][0]}
 #: Label map that ``auto`` takes for a checkpoint.
 _AUTO_MAPS = {"kinetics": "ego4d", "own": "identity"}
 
@@ -275,7 +274,7 @@ class VideoMAERecognizer(VideoWindowRecognizer):
         self,
         *,
         models_dir: Path | None = None,
-        checkpoint: VideoMAECheckpoint = "kinetics",
+        checkpoint: str = "kinetics",
         label_map: str = "auto",
         window_s: float = WINDOW_S,
         smoothing_s: float = 3.0,
@@ -286,15 +285,13 @@ class VideoMAERecognizer(VideoWindowRecognizer):
         licence: str = OWN_LICENCE,
         licence_permits_commercial_use: bool = False,
     ) -> None:
-        if checkpoint not in _CARDS:
-            raise ValueError(f"checkpoint: expected one of {', '.join(_CARDS)}, got {checkpoint!r}")
+        (card,) = BACKENDS["actions"]["videomae"].models_for({"checkpoint": checkpoint})
         check_windows(window_s=window_s, smoothing_s=smoothing_s)
         check_at_least("batch_size", batch_size, 0)
         # Asked for before anything is read.
         runtime = runtime_key(device=device, precision=precision, compile=compile)
         chosen = _AUTO_MAPS[checkpoint] if label_map == "auto" else label_map
         activities = None if chosen == "identity" else load_label_map(chosen)
-        card = _CARDS[checkpoint]
         folder = located_folder(card, models_dir)
         digest = card_digest(card, models_dir)
         held = shared_network(
@@ -325,7 +322,6 @@ class VideoMAERecognizer(VideoWindowRecognizer):
             smoothing_s=smoothing_s,
             batch_size=batch_size,
         )
-        self.licence_permits_commercial_use = licence_permits_commercial_use
         _log.info(
             "%s runs on %s in %s, %s; %d activities of label map %s",
             card.name,

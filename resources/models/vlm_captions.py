@@ -27,7 +27,6 @@ from resources.models.torch_runtime import (
     Batches,
     HeldNetwork,
     Precision,
-    check_runtime_settings,
     runtime_key,
     shared_network,
 )
@@ -89,7 +88,7 @@ class VisionLanguageCaptioner:
             raise ValueError(f"prompt: expected one of {', '.join(_PROMPTS)}, got {prompt!r}")
         check_at_least("max_new_tokens", max_new_tokens, 1)
         check_at_least("max_side", max_side, _LEAST_SIDE_PX)
-        check_runtime_settings(precision=precision, compile="never")
+        runtime = runtime_key(device=device, precision=precision, compile="never")
         check_at_least("batch_size", batch_size, 0)
         self._card = card
         self._prompt = _PROMPTS[prompt]
@@ -100,7 +99,6 @@ class VisionLanguageCaptioner:
         self._digest = (
             _folder_digest(folder) if card.licence == OWN_LICENCE else card_digest(card, models_dir)
         )
-        runtime = runtime_key(device=device, precision=precision, compile="never")
         self._model = shared_network(
             (card.key, folder, self._digest, *runtime),
             lambda: _load(card, folder, device=device, precision=precision),

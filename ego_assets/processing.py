@@ -68,7 +68,7 @@ def process_clips(
         return Outcome()
     project.store.clean_staging()
     forget_notes(project.settings.root / RUNNING_FOLDER)
-    project.require_intact_models()
+    project.require_intact_models({name for _, wanted in work for name in wanted})
     project.require_disk_space(work)
     project.add_partitions([clip_id for clip_id, _ in work])
     stopped = crashed = 0

@@ -6,7 +6,7 @@ import os
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -362,15 +362,16 @@ class Project:
         """Clips that may not be delivered now, with the reason."""
         return self.deliveries.select(DATASET).left_out
 
-    def require_intact_models(self) -> None:
-        """Stop before anything starts when weights of the profile were damaged or replaced.
+    def require_intact_models(self, layers: Collection[str]) -> None:
+        """Stop before anything starts when weights that these layers load were damaged or replaced.
 
         Raises:
             BackendUnavailable: The message names the file and what to do.
         """
         from resources.platform import open_models
 
-        open_models(self.settings.profile, self.settings.models).require_intact()
+        tasks = {task for spec in self.specs if spec.name in layers for task in spec.tasks}
+        open_models(self.settings.profile, self.settings.models).require_intact(tasks)
 
     def require_disk_space(self, work: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Stop before anything starts when the disk cannot hold the results.

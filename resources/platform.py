@@ -4,7 +4,7 @@ The objects behind them are plain Python and are kept for the life of the proces
 per URL, one loaded model per backend, however many runs come by.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -144,21 +144,29 @@ class ProfileModels:
         backends = {**self.profile.backends, **(self.profile.leak_check if leak_check else {})}
         return {task: dict(backends[task].settings) for task in tasks}
 
-    def require_intact(self) -> None:
-        """Refuse weights of the profile that are there and are not what they should be; those are read as a whole.
+    def require_intact(self, tasks: Collection[str]) -> None:
+        """Refuse weights for these tasks that are there and are not what they should be; they are read as a whole.
 
         Missing ones are no matter here: the layer that needs them says so.
+
+        Args:
+            tasks: Tasks of the profile; those that their backends use are looked at as well.
 
         Raises:
             BackendUnavailable: The message names the file and what to do.
         """
+        from resources.models.backends import BACKENDS
         from resources.models.weights import file_states, locate
         from resources.profiles import profile_models
 
+        needed = set(tasks)
+        for task in needed.intersection(self.profile.backends):
+            for attempt in self.profile.backends[task].attempts:
+                needed.update(BACKENDS[task][attempt.backend].uses)
         for model in profile_models(self.profile):
-            if model.card.shipped_in is None and any(
-                file.state == "damaged" for file in file_states(model.card, self._models_dir)
-            ):
+            if model.task not in needed or model.card.shipped_in is not None:
+                continue
+            if any(file.state == "damaged" for file in file_states(model.card, self._models_dir)):
                 locate(model.card, self._models_dir)
 
     def give_back_memory(self, *, keep_networks: bool) -> None:

@@ -207,3 +207,24 @@ def test_importing_the_backends_imports_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_only_weights_that_the_work_needs_are_read_before_it(tmp_path: Path) -> None:
+    put(tmp_path, HYPERLPR_PLATES.file)
+    put(tmp_path, RAFT_SMALL.file)
+    profile = Profile(
+        name="mine",
+        backends={
+            "plates": BackendConfig(backend="hyperlpr"),
+            "depth": BackendConfig(backend="depth_from_motion"),
+            "flow": BackendConfig(backend="raft", settings={"checkpoint": "small"}),
+            "actions": BackendConfig(backend="motion_rules"),
+        },
+    )
+    models = ProfileModels(profile, models_dir=tmp_path)
+    models.require_intact({"actions"})
+    with pytest.raises(BackendUnavailable, match=HYPERLPR_PLATES.name):
+        models.require_intact({"plates", "actions"})
+    # Depth has no weights of its own: those of the flow that it uses count.
+    with pytest.raises(BackendUnavailable, match=r"RAFT small.*expected"):
+        models.require_intact({"depth"})

@@ -155,14 +155,10 @@ class ProfileModels:
         Raises:
             BackendUnavailable: The message names the file and what to do.
         """
-        from resources.models.backends import BACKENDS
         from resources.models.weights import file_states, locate
-        from resources.profiles import profile_models
+        from resources.profiles import profile_models, used_tasks
 
-        needed = set(tasks)
-        for task in needed.intersection(self.profile.backends):
-            for attempt in self.profile.backends[task].attempts:
-                needed.update(BACKENDS[task][attempt.backend].uses)
+        needed = {*tasks, *used_tasks(self.profile, tasks)}
         for model in profile_models(self.profile):
             if model.task not in needed or model.card.shipped_in is not None:
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -293,6 +293,18 @@ def gpu_tasks(name_or_path: str | Path) -> frozenset[str]:
     )
 
 
+def used_tasks(profile: Profile, tasks: Collection[str]) -> frozenset[str]:
+    """Tasks whose backends are used by those that the profile names for some tasks, fallbacks included."""
+    entries = [*profile.backends.items(), *profile.leak_check.items()]
+    return frozenset(
+        used
+        for task, config in entries
+        if task in tasks
+        for attempt in config.attempts
+        for used in BACKENDS[task][attempt.backend].uses
+    )
+
+
 def _described(profile: Profile, task: str, config: BackendConfig) -> dict[str, Any]:
     """A backend with its settings, and those of the backends it uses."""
     spec = _spec(profile.name, task, config.backend)
@@ -387,12 +399,7 @@ def backend_report(models_dir: Path | None = None, *, profile: Profile | None = 
 def _attempts(profile: Profile) -> list[tuple[Role, str, BackendConfig]]:
     """Everything that a profile may build: what for, the task, and how."""
     entries = [*profile.backends.items(), *profile.leak_check.items()]
-    used = {
-        name
-        for task, config in entries
-        for attempt in config.attempts
-        for name in BACKENDS[task][attempt.backend].uses
-    }
+    used = used_tasks(profile, {task for task, _ in entries})
     found: list[tuple[Role, str, BackendConfig]] = []
     for task, config in entries:
         first: Role = "idle" if task in SERVING_TASKS - used else "used"

@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ego_assets.schema.camera import CameraTrajectory, PinholeCamera, Scale
@@ -199,13 +200,14 @@ def _downloading(values: Any) -> Any:
 
 
 def _uploaded(frames: Sequence[ClipFrame], device: Any) -> Any:
-    """``uint8 [N, height, width, 3]``, BGR, on the device."""
+    """``uint8 [N, 3, height, width]``, RGB, on the device."""
     import torch  # type: ignore[import-not-found,unused-ignore]
 
+    width, height = frames[0].size
     on_gpu = device.type == "cuda"
-    pictures = torch.empty((len(frames), *frames[0].image.shape), dtype=torch.uint8, pin_memory=on_gpu)
-    for target, frame in zip(pictures.numpy(), frames, strict=True):
-        np.copyto(target, frame.image)
+    pictures = torch.empty((len(frames), 3, height, width), dtype=torch.uint8, pin_memory=on_gpu)
+    for (red, green, blue), frame in zip(pictures.numpy(), frames, strict=True):
+        cv2.split(frame.image, (blue, green, red))
     return pictures.to(device, non_blocking=True)
 
 
@@ -213,11 +215,8 @@ def _prepared(pictures: Any, size: tuple[int, int]) -> Any:
     """``float32 [N, 3, height, width]``, RGB: resized as by Pillow's bicubic filter, normalised by ImageNet."""
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    count, height, width, channels = pictures.shape
-    values = torch.empty((count, channels, height, width), dtype=torch.float32, device=pictures.device)
-    for channel in range(channels):
-        values[:, channel].copy_(pictures[..., channels - 1 - channel])
-    if (width, height) != size:
+    values = pictures.float()
+    if (values.shape[3], values.shape[2]) != size:
         values = torch.nn.functional.interpolate(
             values, (size[1], size[0]), mode="bicubic", align_corners=False, antialias=True
         ).clamp_(0, 255)
@@ -248,8 +247,11 @@ def metric_depth(answer: Any, resize: Callable[[Any], Any], *, farthest_m: float
         resize: Brings such an array to the frame's size.
         farthest_m: Largest depth that the network can say, in metres; resizing may round beyond it.
     """
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
     # NaN spreads when it is resized, where 0 would pass for nearness.
-    known = answer.where((answer > 0) & (answer < float("inf")), float("nan"))
+    finite = answer.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    known = torch.nn.functional.threshold(finite, 0.0, float("nan"), inplace=True)
     return resize(known).clamp_(max=farthest_m)
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -348,9 +349,11 @@ def test_pictures_are_prepared_as_the_published_processor_does(size: tuple[int, 
         image_std=[0.229, 0.224, 0.225],
     )
     # Noise overshoots, and the processor cuts that off between rows and columns.
-    image = cv2.GaussianBlur(pictures(1, width=size[0], height=size[1])[0].image, (0, 0), 3)
-    expected = processor(image[..., ::-1].copy(), return_tensors="pt")["pixel_values"]
-    ours = depth_anything._prepared(torch.from_numpy(image)[None], network_input_size(*size, input_side=518))
+    (frame,) = pictures(1, width=size[0], height=size[1])
+    frame = replace(frame, image=cv2.GaussianBlur(frame.image, (0, 0), 3))
+    expected = processor(frame.image[..., ::-1].copy(), return_tensors="pt")["pixel_values"]
+    uploaded = depth_anything._uploaded([frame], torch.device("cpu"))
+    ours = depth_anything._prepared(uploaded, network_input_size(*size, input_side=518))
     assert ours.shape == expected.shape
     # The processor rounds to whole grey values, twice; 0.0178 is one on the normalised scale of the widest channel.
     assert (ours - expected).abs().max() < 1.1 / 255 / 0.224

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from ego_assets.schema.errors import BackendUnavailable
 from resources.models.boxes import check_at_least, check_thresholds, equal_batches
 from resources.models.images import STRIDE, check_image
 from resources.models.registry import PADDLE_TEXT
+from resources.models.torch_device import torch_device
 from resources.models.weights import card_digest, locate
+
+_log = logging.getLogger(__name__)
 
 
 class PaddleTextDetector:
@@ -33,7 +37,8 @@ class PaddleTextDetector:
         strict_score_threshold: The same where ``strict`` is asked for.
         pixel_threshold: Probability from which a pixel belongs to the core of a line (PaddleOCR: 0.3).
         unclip_ratio: How far a core is grown: area times this, divided by perimeter, on each side.
-        device: ``auto``, ``cpu``, ``gpu`` or ``gpu:N``, as PaddlePaddle names them.
+        device: ``cpu``, ``gpu`` or ``gpu:N``, as PaddlePaddle names them; ``auto`` takes the GPU that this process
+            has for PyTorch's networks, and the CPU, with a warning, where PaddlePaddle can use none.
         batch_size: Most pictures in one call.
 
     Raises:
@@ -76,7 +81,7 @@ class PaddleTextDetector:
                 self._model: Any = importlib.import_module("paddleocr").TextDetection(
                     model_name=path.parent.name,
                     model_dir=str(path.parent),
-                    device=None if device == "auto" else device,
+                    device=_own_device() if device == "auto" else device,
                     limit_side_len=max_side,
                     limit_type="max",
                     thresh=pixel_threshold,
@@ -118,6 +123,27 @@ class PaddleTextDetector:
                     height=sizes[position][1],
                 )
         return found
+
+
+def _own_device() -> str:
+    """The GPU of this process, if PaddlePaddle can use it, and the CPU otherwise."""
+    paddle = importlib.import_module("paddle")
+    if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
+        # Both number GPUs as CUDA does.
+        return f"gpu:{torch_device('auto').index or 0}"
+    _warn_of_cpu(paddle.__version__, is_for_gpus=paddle.is_compiled_with_cuda())
+    return "cpu"
+
+
+@cache
+def _warn_of_cpu(release: str, *, is_for_gpus: bool) -> None:
+    """Say once that text detection will be slow, and why."""
+    why = (
+        "finds no GPU (nvidia-smi says more)"
+        if is_for_gpus
+        else "is built without CUDA: install paddlepaddle-gpu in its place where there is a GPU"
+    )
+    _log.warning("text, device: auto takes the CPU, because PaddlePaddle %s %s.", release, why)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pytest
 from ego_assets.schema.detections import RegionDetector
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets_tests.checkpoints.text import write_paddle_text
+from resources.models import paddle_text
 from resources.models.paddle_text import PaddleTextDetector
 from resources.models.registry import PADDLE_TEXT
 
@@ -63,9 +64,20 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("paddleocr")
     module.TextDetection = StandIn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "paddleocr", module)
+    stand_in_paddle(monkeypatch, gpus=0, is_for_gpus=False)
+    paddle_text._warn_of_cpu.cache_clear()
     # Set and taken back, so that what the backend sets is taken back as well.
     monkeypatch.setenv("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "")
     monkeypatch.delenv("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK")
+
+
+def stand_in_paddle(monkeypatch: pytest.MonkeyPatch, *, gpus: int, is_for_gpus: bool = True) -> None:
+    """The part of ``paddle`` (3.2) that is used."""
+    module: Any = types.ModuleType("paddle")
+    module.__version__ = "3.2.0"
+    module.is_compiled_with_cuda = lambda: is_for_gpus
+    module.device = types.SimpleNamespace(cuda=types.SimpleNamespace(device_count=lambda: gpus))
+    monkeypatch.setitem(sys.modules, "paddle", module)
 
 
 def line(brightness: int = 255) -> Any:
@@ -80,13 +92,49 @@ def test_the_local_model_is_loaded_and_no_host_is_asked(package: None, tmp_path:
     assert isinstance(detector, RegionDetector)
     options = StandIn.made.options
     assert (options["model_name"], options["model_dir"]) == (MODEL, str(tmp_path / MODEL))
-    assert (options["limit_side_len"], options["limit_type"], options["device"]) == (1280, "max", None)
+    assert (options["limit_side_len"], options["limit_type"], options["device"]) == (1280, "max", "cpu")
     assert StandIn.made.source_check == "True"
     assert (detector.info.task, detector.info.backend, len(detector.info.weights_sha256)) == (
         "text",
         "paddleocr",
         64,
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "is_for_gpus", "why"),
+    [
+        (0, False, "PaddlePaddle 3.2.0 is built without CUDA: install paddlepaddle-gpu"),
+        (0, True, "PaddlePaddle 3.2.0 finds no GPU"),
+    ],
+)
+def test_the_cpu_is_taken_with_a_warning(
+    package: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    gpus: int,
+    is_for_gpus: bool,
+    why: str,
+) -> None:
+    put_files(tmp_path)
+    stand_in_paddle(monkeypatch, gpus=gpus, is_for_gpus=is_for_gpus)
+    for _ in range(2):
+        PaddleTextDetector(models_dir=tmp_path)
+        assert StandIn.made.options["device"] == "cpu"
+    assert len(caplog.messages) == 1 and why in caplog.messages[0], "told once a process"
+    PaddleTextDetector(models_dir=tmp_path, device="gpu:3")
+    assert StandIn.made.options["device"] == "gpu:3", "what is asked for is left to PaddlePaddle"
+
+
+def test_text_is_looked_for_on_the_gpu_of_the_other_networks(
+    package: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_files(tmp_path)
+    stand_in_paddle(monkeypatch, gpus=4)
+    monkeypatch.setattr(paddle_text, "torch_device", lambda name: types.SimpleNamespace(type="cuda", index=2))
+    PaddleTextDetector(models_dir=tmp_path)
+    assert StandIn.made.options["device"] == "gpu:2"
 
 
 def test_equal_sizes_share_a_call_and_answers_keep_their_order(package: None, tmp_path: Path) -> None:
@@ -157,7 +205,7 @@ def test_loading_it_leaves_the_log_of_the_process_alone(tmp_path: Path) -> None:
     write_paddle_text(tmp_path)
     code = (
         "import logging, sys; from pathlib import Path; from resources.models.paddle_text import PaddleTextDetector;"
-        "PaddleTextDetector(models_dir=Path(sys.argv[1]), device='cpu');"
+        "PaddleTextDetector(models_dir=Path(sys.argv[1]), device='auto');"
         "print(logging.getLogger().handlers, logging.getLogger().level)"
     )
     done = subprocess.run(

@@ -367,7 +367,7 @@ def require_permitted(profile_name: str, card: ModelCard) -> None:
 
 
 def backend_report(models_dir: Path | None = None, *, profile: Profile | None = None) -> list[BackendStatus]:
-    """Whether each known backend can run here; nothing is imported or loaded.
+    """Whether each known backend can run here; no network is loaded.
 
     Backends of the profile are judged with its settings, and their weights are read as a whole; of the others only
     presence and size are looked at, with the default settings.
@@ -377,6 +377,7 @@ def backend_report(models_dir: Path | None = None, *, profile: Profile | None = 
         profile: Profile whose backends are judged.
     """
     attempts = _attempts(profile) if profile is not None else []
+    profile_name = profile.name if profile is not None else ""
     rows: list[BackendStatus] = []
     for task, specs in BACKENDS.items():
         for spec in specs.values():
@@ -389,9 +390,8 @@ def backend_report(models_dir: Path | None = None, *, profile: Profile | None = 
             # Attempts that differ in other settings than the checkpoint are the same to the reader.
             found: dict[BackendStatus, Role] = {}
             for role, config in here or [("other", BackendConfig(backend=spec.backend))]:
-                found.setdefault(
-                    _status(spec, config.settings, models_dir, role)._replace(role="other"), role
-                )
+                row = _status(profile_name, spec, config.settings, models_dir, role)
+                found.setdefault(row._replace(role="other"), role)
             rows += [row._replace(role=role) for row, role in found.items()]
     return rows
 
@@ -414,7 +414,7 @@ def _licence(card: ModelCard, settings: Mapping[str, Any]) -> str:
 
 
 def _status(
-    spec: BackendSpec, settings: Mapping[str, Any], models_dir: Path | None, role: Role
+    profile_name: str, spec: BackendSpec, settings: Mapping[str, Any], models_dir: Path | None, role: Role
 ) -> BackendStatus:
     checkpoint = str(settings.get("checkpoint", next(iter(spec.checkpoints)))) if spec.checkpoints else ""
 
@@ -436,6 +436,12 @@ def _status(
         found = " ".join(f"Set {name} of {spec.task}: {what}." for name, what in unset.items())
         return status(False, found)
     cards = spec.models_for(settings)
+    if role != "other" and not cards and not spec.uses:
+        # Without weights it costs nothing to build, and says itself what it needs besides, such as a program.
+        try:
+            _build(profile_name, spec, settings, models_dir)
+        except (BackendUnavailable, ConfigurationError) as error:
+            return status(False, str(error))
     lacking = []
     for card in cards:
         try:

@@ -333,17 +333,20 @@ def test_commercial_use_names_every_refused_backend_at_once(tmp_path: Path) -> N
 
 def test_a_backend_without_what_it_needs_is_not_available(tmp_path: Path) -> None:
     hands = {"backend": "hands23"}
-    for settings, role, available in (
-        (None, "other", False),
-        ({}, "used", False),
-        ({"command": ""}, "used", False),
-        ({"command": "true"}, "used", True),
+    unset = "Set command of hands: the program"
+    for settings, role, lacks in (
+        (None, "other", unset),
+        ({}, "used", unset),
+        ({"command": ""}, "used", unset),
+        ({"command": "no-such-program worker.py"}, "used", "there is no program 'no-such-program'"),
+        ({"command": "true", "timeout_s": 0}, "used", "timeout_s: expected seconds above 0"),
+        ({"command": "true"}, "used", ""),
     ):
         entry = {} if settings is None else {"hands": {**hands, "settings": settings}}
         profile = load_profile(write(tmp_path, {"backends": entry}))
         [row] = [row for row in backend_report(tmp_path, profile=profile) if row.backend == "hands23"]
-        assert (row.role, row.available) == (role, available)
-        assert available or "Set command of hands: the program" in row.detail
+        assert (row.role, row.available) == (role, not lacks)
+        assert lacks in row.detail
 
 
 def test_a_task_that_nothing_asks_for_is_idle(tmp_path: Path) -> None:

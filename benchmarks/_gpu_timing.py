@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-#: How often the share of busy time is read. The driver's own windows are 20 to 200 ms long, so more says no more.
 _SAMPLE_INTERVAL_S = 0.05
+#: The driver's own windows are a sixth of a second to a second long: the first samples tell of the time before.
+SETTLING_S = 1.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,10 +81,12 @@ class _HeardNetwork:
         return lambda *arguments, **options: self._called(name, value, arguments, options)
 
     def _called(self, method: str, call: Callable[..., Any], arguments: Any, options: Any) -> Any:
+        answer = call(*arguments, **options)
+        # Only then, because a batch that does not fit is no batch.
         self._recorder.heard(
             NetworkCall(held=self._held, method=method, arguments=arguments, options=options)
         )
-        return call(*arguments, **options)
+        return answer
 
 
 @contextmanager
@@ -137,13 +140,18 @@ class BusyShare:
 
     It counts time in which any kernel of any process runs, however few of the GPU's units that fills.
 
+    Args:
+        uuid: Of the GPU.
+        settling_s: Samples of so many first seconds are dropped.
+
     Attributes:
         share: 0-1; ``None`` where it could not be read.
         reason: Why it could not be read.
         driver: Version of the driver; empty where it could not be read.
     """
 
-    def __init__(self, uuid: str) -> None:
+    def __init__(self, uuid: str, *, settling_s: float = SETTLING_S) -> None:
+        self._settling_s = settling_s
         self.share: float | None = None
         self.reason = self.driver = ""
         self._samples: list[int] = []
@@ -171,11 +179,13 @@ class BusyShare:
 
     def _sample(self) -> None:
         found = _Utilisation()
+        begins = time.monotonic() + self._settling_s
         while not self._stop.wait(_SAMPLE_INTERVAL_S):
             self._ask("nvmlDeviceGetUtilizationRates", self._device, ctypes.byref(found))
             if self.reason:
                 return
-            self._samples.append(found.gpu)
+            if time.monotonic() >= begins:
+                self._samples.append(found.gpu)
 
     def __enter__(self) -> BusyShare:
         self._thread = threading.Thread(target=self._sample, name="gpu-busy-share", daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -95,6 +96,7 @@ def climb(
                 if not attempts and not isinstance(error, DeviceMemoryExhausted):
                     raise
                 unavailable = unavailable or error
+            _forget_locals(error)
             reason = f"{type(error).__name__}: {error}"
         else:
             reason = refusal(result)
@@ -112,6 +114,14 @@ def climb(
     if last is None or (best is None and unavailable is not None):
         raise unavailable or AllAttemptsFailed(attempts)
     return Climbed(rung=last[0], result=last[1], attempts=tuple(attempts), accepted=False)
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Let go of what a refused attempt still holds: on a GPU it would take the next one's memory."""
+    linked: BaseException | None = error
+    while linked is not None:
+        traceback.clear_frames(linked.__traceback__)
+        linked = linked.__cause__ or linked.__context__
 
 
 def blocking_refusal(verdicts: Sequence[GateResult]) -> str:

@@ -239,11 +239,22 @@ def test_the_busy_share_is_the_mean_of_what_the_driver_says(monkeypatch: pytest.
 
     library = FakeNvml()
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    with BusyShare("1234") as busy:
+    with BusyShare("1234", settling_s=0) as busy:
         while library.asked.count("nvmlDeviceGetUtilizationRates") < 2:
             time.sleep(0.01)
     assert busy.driver == "570.1"
     assert busy.share == pytest.approx(0.8, abs=0.04)
+
+
+def test_samples_of_the_time_before_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _gpu_timing import BusyShare
+
+    library = FakeNvml()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    with BusyShare("1234", settling_s=1000) as busy:
+        while library.asked.count("nvmlDeviceGetUtilizationRates") < 2:
+            pass
+    assert busy.share is None and busy.reason == "the layer ended before the first sample"
 
 
 @pytest.mark.parametrize("function", ["nvmlInit_v2", "nvmlDeviceGetUtilizationRates"])
@@ -269,6 +280,8 @@ def test_the_largest_batch_is_repeated() -> None:
         sizes: list[int]
 
         def forward(self, pictures: Any, *, scale: float = 1.0) -> Any:
+            if len(pictures) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
             self.sizes.append(len(pictures))
             return pictures * scale
 
@@ -285,6 +298,8 @@ def test_the_largest_batch_is_repeated() -> None:
         with held.in_use() as call:
             assert call.encode(pictures=torch.ones(5, 2)).shape == (5, 2)
             assert call.sizes is network.sizes
+            with pytest.raises(torch.OutOfMemoryError):
+                call(torch.ones(6, 2))
     assert recorder.largest is not None
     assert recorder.largest.items == 5
     assert recorder.largest.method == "encode"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -43,6 +44,32 @@ def test_the_first_accepted_result_stands() -> None:
     assert (climbed.result, climbed.rung.name, climbed.accepted) == ("b", "b", True)
     assert climbed.attempts == ({"attempt": "a", "config": {"setting": "a"}, "refused": "a is bad"},)
     assert tried == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [DeviceMemoryExhausted("too large"), ValueError("bad")])
+def test_a_refused_attempt_holds_nothing_while_the_next_one_runs(error: Exception) -> None:
+    class Tensor:
+        """Stands for memory of a GPU."""
+
+    held: list[weakref.ref[Tensor]] = []
+
+    def fail() -> None:
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        raise error
+
+    def make(rung: Rung[str]) -> str:
+        if rung.name == "a":
+            try:
+                fail()
+            except Exception as cause:
+                of_wrapper = Tensor()
+                held.append(weakref.ref(of_wrapper))
+                raise type(error)(*error.args) from cause
+        assert [reference() for reference in held] == [None, None]
+        return rung.open()
+
+    assert climb(rungs("a", "b"), make, refusal=refuse(), log=LOG).result == "b"
 
 
 def test_after_two_further_attempts_the_last_one_stands_where_none_can_be_used() -> None:

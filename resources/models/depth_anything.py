@@ -112,6 +112,7 @@ class DepthNetwork:
         """One map per frame, in order.
 
         Raises:
+            BackendUnavailable: The GPU failed.
             DeviceMemoryExhausted: A single frame does not fit into the device's memory.
         """
         # A GPU works on a batch while Python waits for the one before and hands its maps out.
@@ -122,14 +123,15 @@ class DepthNetwork:
         if first is None:
             return
         stream = self._batches.stream(chain((first,), source), self._begin, max_batch=self._most(first))
-        for item in stream:
-            begun.append(item)
-            while begun[0][0] is not item[0]:
+        with self._held.reporting_loss():
+            for item in stream:
+                begun.append(item)
+                while begun[0][0] is not item[0]:
+                    yield self._finish(begun, number)
+                    number += 1
+            while begun:
                 yield self._finish(begun, number)
                 number += 1
-        while begun:
-            yield self._finish(begun, number)
-            number += 1
 
     def _most(self, frame: ClipFrame) -> int | None:
         """Most frames of this size in a batch, so that maps, and the pictures on their way there, stay small."""
@@ -407,13 +409,7 @@ class _DepthAnything:
         # In bfloat16, neighbouring depths of 5 m would lie centimetres apart: the last layer stays float32.
         last.register_forward_pre_hook(_as_float32)
         network.head.conv3 = last.requires_grad_(False)
-        _log.info(
-            "%s runs on %s in %s%s",
-            card.name,
-            held.device,
-            str(held.dtype).removeprefix("torch."),
-            ", compiled" if held.is_compiled else "",
-        )
+        _log.info(held.described)
         return held
 
     def _runner(self, held: HeldNetwork) -> DepthNetwork:

@@ -177,13 +177,7 @@ def _load(path: Path, *, device: str, precision: Precision, compile: Compile) ->
         network = HandObjectNetwork()
     load_published(network, path)
     held = HeldNetwork(network, device=device, precision=precision, compile=compile, name=HANDS_100DOH.name)
-    _log.info(
-        "%s on %s, %s, %s",
-        HANDS_100DOH.name,
-        held.device,
-        str(held.dtype).removeprefix("torch."),
-        "compiled" if held.is_compiled else "not compiled",
-    )
+    _log.info(held.described)
     return held
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS
 from resources.models.boxes import check_at_least
 from resources.models.images import check_image
-from resources.models.registry import OWN_LICENCE, ModelCard
+from resources.models.registry import CLIP_VIT_L_14, MOBILECLIP_S2, OWN_LICENCE, SIGLIP_B_16, ModelCard
 from resources.models.torch_runtime import (
     Batches,
     Compile,
@@ -38,6 +40,28 @@ _SPACE_DIGITS = 12
 #: anyway, and a strip of one pixel would be blown up to gigabytes.
 _LARGEST_ASPECT = 16
 _RESIZE_MODES = ("shortest", "longest", "squash")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """How published weights were trained, of what a configuration can silently say otherwise."""
+
+    quick_gelu: bool
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+
+_TRAINED_WITH: Mapping[str, _Trained] = MappingProxyType(
+    {
+        CLIP_VIT_L_14.key: _Trained(
+            quick_gelu=True,
+            mean=(0.48145466, 0.4578275, 0.40821073),
+            deviation=(0.26862954, 0.26130258, 0.27577711),
+        ),
+        SIGLIP_B_16.key: _Trained(quick_gelu=False, mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
+        MOBILECLIP_S2.key: _Trained(quick_gelu=False, mean=(0.0, 0.0, 0.0), deviation=(1.0, 1.0, 1.0)),
+    }
+)
 
 _log = logging.getLogger(__name__)
 
@@ -293,13 +317,7 @@ def _load(
 ) -> HeldNetwork:
     network = _network(card, folder)
     held = HeldNetwork(network, device=device, precision=precision, compile=compile, name=card.name)
-    _log.info(
-        "%s on %s, %s%s",
-        card.name,
-        held.device,
-        str(held.dtype).removeprefix("torch."),
-        ", compiled" if held.is_compiled else "",
-    )
+    _log.info(held.described)
     return held
 
 
@@ -313,4 +331,29 @@ def _network(card: ModelCard, folder: Path) -> Any:
         raise BackendUnavailable(
             f"{card.name}: {folder} cannot be loaded: {problem}. {_CONFIG} and the weights have to be of one model."
         ) from error
+    _require_as_trained(card, folder, network)
     return network.eval()
+
+
+def _require_as_trained(card: ModelCard, folder: Path, network: Any) -> None:
+    """Refuse published weights in a network that works or sees colours otherwise than the one they were trained in.
+
+    Nothing else would tell: the vectors would only be worse.
+    """
+    import open_clip  # type: ignore[import-not-found,unused-ignore]
+
+    trained = _TRAINED_WITH.get(card.key)
+    if trained is None:
+        return
+    is_quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in network.modules())
+    seen = network.visual.preprocess_cfg
+    for name, found, expected in (
+        ("quick_gelu", [is_quick], [trained.quick_gelu]),
+        ("mean", seen["mean"], trained.mean),
+        ("std", seen["std"], trained.deviation),
+    ):
+        if not np.allclose(found, expected, atol=1e-3):
+            raise BackendUnavailable(
+                f"{card.name}: {folder / _CONFIG} says {name}: {found}, but the weights were trained with {expected}. "
+                f"Get it again with `ego-assets models pull {card.key}`."
+            )

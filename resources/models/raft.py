@@ -16,7 +16,7 @@ from resources.models.backends import BACKENDS
 from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.registry import RAFT_LARGE, RAFT_SMALL_PRINCETON, ModelCard
-from resources.models.torch_device import load_weights
+from resources.models.torch_device import load_weights, torch_device
 from resources.models.torch_runtime import (
     Batches,
     Compile,
@@ -91,9 +91,7 @@ class RaftFlow:
             (self._card.key, path, self._digest, *runtime),
             lambda: _load(card, path, device=device, precision=precision, compile=compile),
         )
-        self._batches = Batches(
-            batch_size, device=self._held.device, is_compiled=compiles(compile, self._held.device)
-        )
+        self._batches = Batches(batch_size, device=self._held.device, is_compiled=self._held.is_compiled)
 
     @property
     def info(self) -> BackendInfo:
@@ -116,6 +114,8 @@ class RaftFlow:
             DeviceMemoryExhausted: A single pair does not fit: the correlation of two pictures needs
                 ``1.33 * (width * height / 64) ** 2 * 4`` bytes.
         """
+        from resources.models.raft_networks import most_pairs
+
         places: dict[tuple[int, ...], list[int]] = {}
         for number, (first, second) in enumerate(pairs):
             check_image(first)
@@ -127,7 +127,9 @@ class RaftFlow:
             places.setdefault(first.shape, []).append(number)
         fields: dict[int, FlowField] = {}
         for numbers in places.values():
-            found = self._batches.run([pairs[number] for number in numbers], self._run)
+            same = [pairs[number] for number in numbers]
+            height, width = same[0][0].shape[:2]
+            found = self._batches.stream(same, self._run, max_batch=most_pairs(width, height))
             fields.update(zip(numbers, found, strict=True))
         return [fields[number] for number in range(len(pairs))]
 
@@ -151,15 +153,16 @@ def _load(card: ModelCard, path: Path, *, device: str, precision: Precision, com
     network = Raft("large" if card is RAFT_LARGE else "small")
     load_weights(network.raft, path, renamed=torchvision_name if card is RAFT_SMALL_PRINCETON else None)
     # Compiled as a whole, each of the refinements would be compiled anew, which takes minutes.
-    held = HeldNetwork(network, device=device, precision=precision, compile="never", name=card.name)
-    is_compiled = compiles(compile, held.device)
+    is_compiled = compiles(compile, torch_device(device))
+    held = HeldNetwork(
+        network,
+        device=device,
+        precision=precision,
+        compile="never",
+        has_compiled_parts=is_compiled,
+        name=card.name,
+    )
     if is_compiled:
         network.refinement.compile()
-    _log.info(
-        "%s runs on %s in %s, %s",
-        card.name,
-        held.device,
-        str(held.dtype).removeprefix("torch."),
-        "compiled" if is_compiled else "not compiled",
-    )
+    _log.info(held.described)
     return held

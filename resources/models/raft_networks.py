@@ -109,6 +109,12 @@ def _padded(side: int) -> int:
     return max(MIN_SIDE, -(-side // STRIDE) * STRIDE)
 
 
+def most_pairs(width: int, height: int) -> int:
+    """Most pairs of pictures in a call: kernels count the correlations of its pairs with 32 bits."""
+    cells = _padded(width) * _padded(height) // STRIDE**2
+    return max(1, 2**31 // cells**2)
+
+
 def _margin(side: int) -> int:
     """Pixels that are added before the first; as many or one more follow the last."""
     return (_padded(side) - side) // 2
@@ -148,6 +154,8 @@ def _neighbourhoods(pyramid: list[Any], places: Any, *, radius: int) -> Any:
         height, width = level.shape[-2:]
         scale = torch.tensor([width - 1, height - 1], dtype=torch.float32, device=places.device)
         grid = (centres / 2**number + offsets) * 2 / scale - 1
-        values = functional.grid_sample(level, grid, mode="bilinear", align_corners=True)
+        # Not by way of grid_sample: on a GPU that takes cuDNN's, which torch.compile cannot look into and which refuses
+        # 65,536 cells. Bilinear, zeros beyond the border, corners aligned.
+        values = torch.ops.aten.grid_sampler_2d(level, grid, 0, 0, True)
         found.append(values.view(count, rows, columns, -1))
     return torch.cat(found, dim=-1).permute(0, 3, 1, 2)

@@ -261,9 +261,10 @@ class Sam2MaskTracker:
             vocabulary=vocabulary,
             cuts=cuts,
         )
-        for frame, features in self._network.encode(_checked(frames)):
-            yield from clip.step(frame, features)
-        yield from clip.finish()
+        with self._network.reporting_loss():
+            for frame, features in self._network.encode(_checked(frames)):
+                yield from clip.step(frame, features)
+            yield from clip.finish()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -64,10 +64,6 @@ _COMPILED_MODE = "max-autotune-no-cudagraphs"
 #: Counts of instances that the compiled network is prepared for; others are filled up.
 _COMPILED_COUNTS = (4, 8, 16, 32, 64)
 
-#: How often PyTorch may compile one function: every count of instances, for a few checkpoints and kinds of arithmetic.
-#: It counts all networks of a process together, and beyond its own limit of 8 the compiled network would refuse to run.
-_MOST_COMPILATIONS = 64
-
 #: Labels of a prompt's points: padding, a point inside, and two corners of a box.
 PADDING, INSIDE, BOX = -1, 1, (2, 3)
 
@@ -78,7 +74,7 @@ class Features:
 
     Attributes:
         levels: Tensors ``[1, channels, height, width]``.
-        positions: Their position encodings.
+        positions: The position encodings of the last level, which alone are asked for.
     """
 
     levels: tuple[Any, ...]
@@ -189,15 +185,6 @@ def _compile(network: Any) -> None:
         )
 
 
-def _permit_compilations() -> None:
-    """Raise PyTorch's limit of compilations, in this thread: recent releases keep the setting for every thread."""
-    from torch._dynamo import config  # type: ignore[import-not-found,unused-ignore]
-
-    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-    if getattr(config, name) < _MOST_COMPILATIONS:
-        setattr(config, name, _MOST_COMPILATIONS)
-
-
 def _targets(node: Any) -> Iterator[str]:
     children = (
         node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
@@ -221,7 +208,6 @@ class LoadedSam2:
         held: The network.
         plain: The same network, as it was written: prompts come in many shapes, and compiling each would take longer
             than it saves.
-        is_compiled: As above.
         lock: Whoever uses the network holds it.
     """
 
@@ -229,9 +215,15 @@ class LoadedSam2:
         self, network: Any, *, device: str = "auto", is_compiled: bool = False, name: str = "SAM 2.1"
     ) -> None:
         # Parameters stay as they are: the network mixes them with numbers that it makes in single precision.
-        self.held = HeldNetwork(network, device=device, precision="float32", compile="never", name=name)
+        self.held = HeldNetwork(
+            network,
+            device=device,
+            precision="float32",
+            compile="never",
+            has_compiled_parts=is_compiled,
+            name=name,
+        )
         self.plain = _uncompiled(network) if is_compiled else network
-        self.is_compiled = is_compiled
         self.lock = threading.RLock()
 
 
@@ -252,7 +244,7 @@ class Sam2Network:
         self._held = loaded.held
         self.device = self._held.device
         self.precision = resolved_precision(precision, self.device)
-        self.is_compiled = loaded.is_compiled
+        self.is_compiled = self._held.is_compiled
         self._compiled, self._plain = self._held.network, loaded.plain
         self._pictures = Batches(batch_size or _PICTURES, device=self.device)
         self._points = Batches(batch_size or _POINTS, device=self.device)
@@ -275,10 +267,12 @@ class Sam2Network:
         )
         return autocast
 
+    def reporting_loss(self) -> AbstractContextManager[None]:
+        """As of :meth:`resources.models.torch_runtime.HeldNetwork.reporting_loss`."""
+        return self._held.reporting_loss()
+
     @contextmanager
     def _running(self) -> Iterator[None]:
-        if self.is_compiled:
-            _permit_compilations()
         with self.loaded.lock, self._held.in_use(), self._arithmetic():
             yield
 
@@ -295,14 +289,15 @@ class Sam2Network:
         with self._running():
             found = self._compiled.forward_image(self._input(np.stack(images)))
             count = self._compiled.num_feature_levels
-            levels, positions = found["backbone_fpn"][-count:], found["vision_pos_enc"][-count:]
+            levels = found["backbone_fpn"][-count:]
+            # The same for all pictures; a view of the first would keep those of all.
+            positions = (found["vision_pos_enc"][-1][:1].clone(),)
             return [
                 (
                     frame,
                     Features(
                         levels=tuple(level[place : place + 1] for level in levels),
-                        # The same for all pictures.
-                        positions=tuple(position[:1] for position in positions),
+                        positions=positions,
                     ),
                 )
                 for place, frame in enumerate(frames)
@@ -402,11 +397,12 @@ class Sam2Network:
                 stability = inner / outer.clamp(min=1)
                 good = (quality >= min_quality) & (stability >= min_stability) & (inner > 0)
                 scores = (quality * stability).clamp(0, 1)
+                # All at once: every choice by a mask waits for the device.
+                chosen = good.nonzero(as_tuple=True)
+                counts = good.sum(dim=1).tolist()
                 # Half the bytes are enough until the few that are needed are chosen.
-                return [
-                    (logits[place][good[place]].half(), scores[place][good[place]])
-                    for place in range(len(points))
-                ]
+                found = logits[chosen].half().split(counts), scores[chosen].split(counts)
+                return list(zip(*found, strict=True))
 
         found = self._points.run(list(grid), call)
         logits, scores = torch.cat([item[0] for item in found]), torch.cat([item[1] for item in found])
@@ -496,8 +492,8 @@ class Sam2Network:
             )
         return {
             "maskmem_features": output["maskmem_features"],
-            # The same for all instances.
-            "maskmem_pos_enc": [encoding[:1] for encoding in output["maskmem_pos_enc"]],
+            # The same for all instances; a view of the first would keep those of all.
+            "maskmem_pos_enc": [encoding[:1].clone() for encoding in output["maskmem_pos_enc"]],
             "pred_masks": output["pred_masks"],
             "obj_ptr": output["obj_ptr"],
         }

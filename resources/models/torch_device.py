@@ -53,10 +53,8 @@ def _own_gpu(cuda: Any) -> int:
     """Number of this process's GPU."""
     from resources.models.gpu_choice import take_gpu
 
-    count = cuda.device_count()
-    if count == 1:
-        return 0
-    return take_gpu([str(cuda.get_device_properties(number).uuid) for number in range(count)])
+    # Also where it is the only one, so that processes that see others besides leave it alone.
+    return take_gpu([str(cuda.get_device_properties(number).uuid) for number in range(cuda.device_count())])
 
 
 @cache

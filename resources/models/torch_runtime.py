@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import shutil
+import sysconfig
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from ego_assets.schema.errors import BackendUnavailable, DeviceMemoryExhausted
@@ -36,11 +41,17 @@ _MEMORY_SHARE = 0.8
 _OUT_OF_MEMORY = (
     "out of memory",
     "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",
     "cudnn_status_alloc_failed",
+    # Of cuDNN 9: of the host and of the device; and where no engine's workspace fits.
+    "allocation_failed",
+    "was unable to find an engine",
     "defaultcpuallocator: not enough memory",
     "defaultcpuallocator: can't allocate memory",
 )
 
+#: How errors of a GPU begin: those of PyTorch, and those of what it compiled.
+_SPEAKS_OF_GPU = ("cuda error", "cuda driver error", "triton error [cuda]")
 #: After these the process can use the GPU no more, whatever it is asked for.
 _GPU_IS_LOST = (
     "illegal memory access",
@@ -48,11 +59,22 @@ _GPU_IS_LOST = (
     "misaligned address",
     "device-side assert",
     "unspecified launch failure",
+    "launch timed out",
+    "invalid program counter",
+    "address space",
+    "nvlink",
+    "error: unknown error",
     "uncorrectable ecc error",
     "hardware stack error",
     "gpu is lost",
     "busy or unavailable",
 )
+
+#: How often PyTorch may compile one function: for every shape of a few networks of a kind, in a few kinds of
+#: arithmetic. It counts those of a process together, and its own limit of 8 leaves what comes later uncompiled.
+_MOST_COMPILATIONS = 64
+#: From this compute capability on, GPUs calculate in bfloat16; earlier ones imitate it, slowly, and not everywhere.
+_HAS_BFLOAT16 = (8, 0)
 
 _log = logging.getLogger(__name__)
 _held: weakref.WeakSet[HeldNetwork] = weakref.WeakSet()
@@ -70,6 +92,7 @@ class HeldNetwork:
         device: As of :func:`resources.models.torch_device.torch_device`.
         precision: Arithmetic; parameters are converted once.
         compile: Whether ``torch.compile`` prepares it. The first batch of every shape then takes longer.
+        has_compiled_parts: Whether parts of it compile themselves.
         name: For messages.
 
     Raises:
@@ -84,6 +107,7 @@ class HeldNetwork:
         device: str = "auto",
         precision: Precision = "auto",
         compile: Compile = "auto",
+        has_compiled_parts: bool = False,
         name: str = "",
     ) -> None:
         import torch  # type: ignore[import-not-found,unused-ignore]
@@ -95,8 +119,9 @@ class HeldNetwork:
         self.network = network.to(dtype=self.dtype).eval().requires_grad_(False)
         tensors = (*self.network.parameters(), *self.network.buffers())
         self._weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        self._is_compiled = compiles(compile, self.device)
-        self._call = torch.compile(self.network) if self._is_compiled else self.network
+        is_compiled_whole = compiles(compile, self.device)
+        self._call = torch.compile(self.network) if is_compiled_whole else self.network
+        self._is_compiled = is_compiled_whole or has_compiled_parts
         self._users = 0
         self._is_on_device = False
         with _moving:
@@ -104,26 +129,47 @@ class HeldNetwork:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether ``torch.compile`` prepares it."""
+        """Whether ``torch.compile`` prepares it, or parts of it."""
         return self._is_compiled
+
+    @property
+    def described(self) -> str:
+        """Name, device, arithmetic and whether it is compiled, for the log."""
+        precision = str(self.dtype).removeprefix("torch.")
+        return f"{self.name} on {self.device}, {precision}, {'' if self._is_compiled else 'not '}compiled"
 
     @contextmanager
     def in_use(self) -> Iterator[Callable[..., Any]]:
         """The network on its device, for inference; while it is in use nothing moves it away.
 
         Raises:
-            BackendUnavailable: The GPU failed in a way that it does not recover from. The clip is not to blame.
+            BackendUnavailable: As of :meth:`reporting_loss`.
             DeviceMemoryExhausted: The weights do not fit, however small the batches are.
         """
+        with self.reporting_loss(), self._brought() as network:
+            yield network
+
+    @contextmanager
+    def reporting_loss(self) -> Iterator[None]:
+        """For whatever waits for the device: what it was given to do before fails there.
+
+        Raises:
+            BackendUnavailable: The GPU failed in a way that it does not recover from, or the network cannot be
+                compiled. The clip is not to blame.
+        """
         try:
-            with self._brought() as network:
-                yield network
+            yield
         except RuntimeError as error:
+            if self._is_compiled and _is_of_compiler(error):
+                raise BackendUnavailable(
+                    f"{self.name}: torch.compile failed ({_first_line(error)}). Set `compile: never` for the backend "
+                    "in the profile (of sam2: `vos_optimized: never`)."
+                ) from error
             if not is_gpu_lost(error):
                 raise
             raise BackendUnavailable(
-                f"{self.name}: {self.device} failed ({str(error).splitlines()[0]}), and this process cannot use it any "
-                "more. Begin the run again; if it happens again, look at nvidia-smi and the kernel's log (Xid)."
+                f"{self.name}: {self.device} failed ({_first_line(error)}), and this process cannot use it any more. "
+                "Begin the run again; if it happens again, look at nvidia-smi and the kernel's log (Xid)."
             ) from error
 
     @contextmanager
@@ -137,6 +183,8 @@ class HeldNetwork:
             except BaseException:
                 self._users -= 1
                 raise
+        if self._is_compiled:
+            _permit_compilations()
         # Threads begin with the first GPU as the current one, whichever the network is on.
         current = torch.cuda.device(self.device) if self.device.index else nullcontext()
         try:
@@ -168,7 +216,13 @@ class HeldNetwork:
         with _moving:
             if self._users or not self._is_on_device or self.device.type == "cpu":
                 return False
-            self.network.to("cpu")
+            try:
+                self.network.to("cpu")
+            except RuntimeError as error:
+                if not is_gpu_lost(error):
+                    raise
+                # Its memory comes back with the end of the process.
+                return False
             self._is_on_device = False
             return True
 
@@ -189,23 +243,61 @@ def check_runtime_settings(*, precision: str, compile: str) -> None:
 
 def compiles(setting: Compile, device: Any) -> bool:
     """Whether ``torch.compile`` prepares networks on a ``torch.device``."""
-    return setting == "always" or (setting == "auto" and device.type == "cuda")
+    return setting == "always" or (setting == "auto" and device.type == "cuda" and _can_compile())
+
+
+@cache
+def _can_compile() -> bool:
+    """Whether there is what Triton builds its launcher with; says once what is missing."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    # Debian's Python names the folder of what is installed locally first.
+    folders = [sysconfig.get_paths()["include"], sysconfig.get_config_var("INCLUDEPY") or ""]
+    has_headers = any((Path(folder) / "Python.h").is_file() for folder in folders)
+    lacking = [] if compiler else ["a C compiler (gcc, clang or CC)"]
+    lacking += [] if has_headers else [f"the headers of Python ({folders[0]})"]
+    if lacking:
+        _log.warning(
+            "compile: auto compiles nothing, because torch.compile needs %s; networks run slower.",
+            " and ".join(lacking),
+        )
+    return not lacking
+
+
+def _permit_compilations() -> None:
+    """Raise PyTorch's limit of compilations, in this thread: recent releases keep the setting for every thread."""
+    from torch._dynamo import config  # type: ignore[import-not-found,unused-ignore]
+
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    if getattr(config, name) < _MOST_COMPILATIONS:
+        setattr(config, name, _MOST_COMPILATIONS)
 
 
 def resolved_precision(precision: Precision, device: Any) -> str:
-    """The arithmetic that a setting comes to on a ``torch.device``."""
+    """The arithmetic that a setting comes to on a ``torch.device``.
+
+    Raises:
+        BackendUnavailable: The GPU has no bfloat16.
+    """
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    if precision != "auto":
-        return precision
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if device.type != "cuda" or precision not in ("auto", "bfloat16"):
+        return "float32" if precision == "auto" else precision
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= _HAS_BFLOAT16:
+        return "bfloat16"
+    if precision == "auto":
+        return "float32"
+    raise BackendUnavailable(
+        f"precision bfloat16: {device} has none (compute capability {'.'.join(map(str, capability))}, expected "
+        f"{'.'.join(map(str, _HAS_BFLOAT16))} or later). Set `precision: auto` or `float16` in the profile."
+    )
 
 
 def runtime_key(*, device: str, precision: Precision, compile: Compile) -> tuple[Hashable, ...]:
     """How a network runs, for the key of :func:`shared_network`: equal for settings that come to the same here.
 
     Raises:
-        BackendUnavailable: The device is not there.
+        BackendUnavailable: The device is not there, or lacks the arithmetic.
         ValueError: A setting has a wrong value.
     """
     check_runtime_settings(precision=precision, compile=compile)
@@ -241,14 +333,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
 
 
+def _is_of_compiler(error: BaseException) -> bool:
+    """Whether compiling failed, for another reason than too little memory."""
+    from torch._dynamo.exc import TorchDynamoException  # type: ignore[import-not-found,unused-ignore]
+
+    return isinstance(error, TorchDynamoException) and not is_out_of_memory(error)
+
+
 def is_gpu_lost(error: BaseException) -> bool:
     """Whether a GPU failed so that the process has to end before anything can use it again."""
     said = str(error).lower()
     return (
         isinstance(error, RuntimeError)
-        and "cuda error" in said
+        and any(words in said for words in _SPEAKS_OF_GPU)
         and any(words in said for words in _GPU_IS_LOST)
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def make_room() -> bool:
@@ -270,7 +373,12 @@ def release_memory() -> None:
         return
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            # Of a lost GPU it comes back with the end of the process.
+            if not is_gpu_lost(error):
+                raise
 
 
 class Batches:
@@ -341,20 +449,23 @@ class Batches:
     def _fitted(
         self, batch: Sequence[ItemT], call: Callable[[Sequence[ItemT]], Sequence[ResultT]]
     ) -> Sequence[ResultT] | None:
+        said = ""
         for is_retry in (False, True):
             try:
                 return call(batch)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
+                said = _first_line(error)
             # Outside of the except block, so that the traceback holds no tensors any more. A second time makes no
             # difference: the network that just ran is idle as well, and moving it away frees nothing for itself.
             if not make_room() or is_retry:
                 break
         if len(batch) == 1:
             raise DeviceMemoryExhausted(
-                f"One picture does not fit into the memory of {self._device}: other programs fill it, or the input is "
-                "too large. Free memory (nvidia-smi shows who holds it), or set a smaller input in the profile."
+                f"One picture does not fit into the memory of {self._device} ({said}): other programs fill it, or the "
+                "input is too large. Free memory (nvidia-smi shows who holds it), or set a smaller input in the "
+                "profile."
             )
         with self._lock:
             self._limit = max(1, min(self._limit, len(batch) // 2))
@@ -375,11 +486,15 @@ class Batches:
             results = self._fitted(item, call)
             self._has_to_compile = False
             return results
+        # Nothing may have used a GPU yet; what follows does not begin by itself.
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(self._device)
         results = self._fitted(item, call)
         # What is still allocated is no matter of the item: weights that the first call brought to the device.
         kept = torch.cuda.memory_allocated(self._device)
         taken = max(1, torch.cuda.max_memory_allocated(self._device) - kept)
         free, _ = torch.cuda.mem_get_info(self._device)
+        # What PyTorch keeps for later counts as taken there.
+        free += torch.cuda.memory_reserved(self._device) - kept
         self._limit = int(min(max(1, _MEMORY_SHARE * free // taken), MAX_AUTO_BATCH))
         return results

@@ -322,15 +322,7 @@ class VideoMAERecognizer(VideoWindowRecognizer):
             smoothing_s=smoothing_s,
             batch_size=batch_size,
         )
-        _log.info(
-            "%s runs on %s in %s, %s; %d activities of label map %s",
-            card.name,
-            held.device,
-            str(held.dtype).removeprefix("torch."),
-            "compiled" if held.is_compiled else "not compiled",
-            len(self.labels),
-            chosen,
-        )
+        _log.info("%s; %d activities of label map %s", held.described, len(self.labels), chosen)
 
     def _logits(self, network: Any, windows: Any) -> Any:
         return network(pixel_values=windows).logits
@@ -428,10 +420,13 @@ def _window_input(folder: Path, config: Any) -> WindowInput:
     path = folder / "preprocessor_config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        size, crop = content["size"], content["crop_size"]
+        size = content["size"]
+        shorter_side = int(size["shortest_edge"] if isinstance(size, dict) else size)
+        # Files of earlier releases tell one number for both.
+        crop = content.get("crop_size", shorter_side)
         window = WindowInput(
             frames=int(config.num_frames),
-            shorter_side=int(size["shortest_edge"] if isinstance(size, dict) else size),
+            shorter_side=shorter_side,
             crop=(int(crop["height"]), int(crop["width"]))
             if isinstance(crop, dict)
             else (int(crop), int(crop)),

@@ -272,7 +272,7 @@ def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision) -
     held = HeldNetwork(network, device=device, precision=precision, compile="never", name=card.name)
     for module, name, buffer in angles:
         setattr(module, name, buffer)
-    _log.info("%s on %s, %s", card.name, held.device, str(held.dtype).removeprefix("torch."))
+    _log.info(held.described)
     return _Model(
         held=held,
         processor=processor,

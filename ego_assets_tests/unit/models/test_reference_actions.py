@@ -358,6 +358,18 @@ def test_published_names_of_biases_are_read(tmp_path: Path) -> None:
     assert np.abs(after - before).max() > 1e-3
 
 
+def test_preprocessing_of_an_earlier_release_tells_one_size_for_both(tmp_path: Path) -> None:
+    folder = save_videomae(tmp_path, OWN, ["a", "b"])
+    expected = scored(videomae(tmp_path, checkpoint="own"), clip(3), [1.0])
+    path = folder / "preprocessor_config.json"
+    content = json.loads(path.read_text())
+    del content["crop_size"]
+    content["size"] = content["size"]["shortest_edge"]
+    path.write_text(json.dumps(content))
+    found = scored(videomae(tmp_path, checkpoint="own", batch_size=2), clip(3), [1.0])
+    assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "preprocessor_config.json"])
 def test_damaged_and_missing_files_are_named(tmp_path: Path, file: str) -> None:
     folder = save_videomae(tmp_path, OWN, ["a", "b"])
@@ -409,7 +421,7 @@ def test_it_says_where_it_runs_and_draws_no_bar(
 ) -> None:
     with caplog.at_level(logging.INFO, "resources.models.video_actions"):
         videomae(models_dir, device="cpu")
-    assert "runs on cpu in float32, not compiled" in caplog.text and "label map ego4d" in caplog.text
+    assert "on cpu, float32, not compiled; " in caplog.text and "label map ego4d" in caplog.text
     assert "Loading weights" not in capfd.readouterr().err
 
 

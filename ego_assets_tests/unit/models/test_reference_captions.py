@@ -236,7 +236,7 @@ def test_what_runs_is_logged_and_no_bar_is_drawn(
     caplog.set_level(logging.INFO, logger="resources.models.vlm_captions")
     talker(models_dir, batch_size=7)
     assert [record.message for record in caplog.records if record.name.startswith("resources")] == [
-        "own image-text model on cpu, float32"
+        "own image-text model on cpu, float32, not compiled"
     ]
     assert "Loading" not in capfd.readouterr().err
 

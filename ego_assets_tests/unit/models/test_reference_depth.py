@@ -150,7 +150,7 @@ def test_only_places_outdoors_take_the_network_for_streets_and_each_is_loaded_wh
             assert found.depth.max() == pytest.approx(12.0 if location is LocationType.OUTDOOR else 1.5)
     assert loaded == [INDOOR.key, OUTDOOR.key]
     said = [record.getMessage() for record in caplog.records if record.name == depth_anything.__name__]
-    assert said == [f"{card.name} runs on cpu in float32" for card in (INDOOR, OUTDOOR)]
+    assert said == [f"{card.name} on cpu, float32, not compiled" for card in (INDOOR, OUTDOOR)]
     (found,) = maps(estimator, pictures(1))
     assert found.depth.max() == pytest.approx(1.5), "a place that is not stated counts as a room"
 

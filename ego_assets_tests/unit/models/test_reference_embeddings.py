@@ -215,7 +215,7 @@ def test_what_runs_is_logged_once(models_dir: Path, caplog: pytest.LogCaptureFix
         OpenClipEmbedder(models_dir=models_dir, **CPU, batch_size=2)
     embedder.embed_images([scene()])
     assert [record.message for record in caplog.records if record.name.startswith("resources")] == [
-        "CLIP ViT-L/14, OpenAI on cpu, float32"
+        "CLIP ViT-L/14, OpenAI on cpu, float32, not compiled"
     ]
 
 
@@ -277,6 +277,32 @@ def test_another_configuration_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "own-embeddings" / "open_clip_config.json").write_text(content)
     with pytest.raises(BackendUnavailable, match="no configuration of OpenCLIP"):
         OpenClipEmbedder(models_dir=tmp_path, checkpoint="own", **CPU)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("model_cfg", {"quick_gelu": False}, r"says quick_gelu: \[False\].*trained with \[True\]"),
+        ("preprocess_cfg", {"mean": [0.5, 0.5, 0.5]}, r"says mean: .*0\.5"),
+        ("preprocess_cfg", {"std": [1.0, 1.0, 1.0]}, "says std: "),
+    ],
+)
+def test_published_weights_work_and_see_as_they_were_trained(
+    tmp_path: Path, part: str, change: Any, said: str
+) -> None:
+    embeddings.make_open_clip(tmp_path)
+    path = tmp_path / registry.CLIP_VIT_L_14.folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config[part].update(change)
+    path.write_text(json.dumps(config))
+    with any_digest(), pytest.raises(BackendUnavailable, match=said):
+        OpenClipEmbedder(models_dir=tmp_path, **CPU)
+    config[part].pop(next(iter(change)))
+    if part == "preprocess_cfg":
+        # What is not said is OpenAI's.
+        path.write_text(json.dumps(config))
+        with any_digest():
+            assert OpenClipEmbedder(models_dir=tmp_path, **CPU)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

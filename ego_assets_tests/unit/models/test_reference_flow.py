@@ -90,7 +90,7 @@ def test_the_result_is_that_of_torchvision(models_dir: Path, size: str) -> None:
 def test_it_says_what_it_runs_and_where(models_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "resources.models.raft"):
         flow = raft(models_dir, device="cpu")
-    assert "RAFT small, torchvision C+T runs on cpu in float32, not compiled" in caplog.text
+    assert "RAFT small, torchvision C+T on cpu, float32, not compiled" in caplog.text
     assert flow.info.model == "RAFT small, torchvision C+T"
     assert flow.info.licence == "BSD-3-Clause"
     assert len(flow.info.weights_sha256) == 64
@@ -188,6 +188,38 @@ def test_on_a_cpu_it_is_compiled_only_where_asked_for(models_dir: Path, compile:
         flow = raft(models_dir, compile=compile, device="cpu")
     assert len(calls) == count
     assert flow.flow(noise(1))[0] == pytest.approx(raft(models_dir).flow(noise(1))[0], abs=1e-3)
+
+
+def test_correlations_are_looked_up_without_what_cannot_be_compiled_on_a_gpu() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from resources.models import raft_networks
+
+    # Tensors of a GPU without numbers, and with it the choice of operators: cuDNN's would ask for a driver.
+    with FakeTensorMode():
+        features = torch.empty((2, 64, 16, 20), device="cuda")
+        pyramid = raft_networks._correlations(features, features, levels=4)
+        places = torch.empty((2, 2, 16, 20), device="cuda")
+        found = raft_networks._neighbourhoods(pyramid, places, radius=4)
+    assert list(found.shape) == [2, 4 * 81, 16, 20] and found.device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((320, 240), 1491), ((1280, 720), 10), ((1920, 1080), 2), ((3840, 2160), 1)]
+)
+def test_no_more_pairs_than_their_correlations_can_be_counted(
+    models_dir: Path, size: tuple[int, int], expected: int
+) -> None:
+    from resources.models.raft_networks import most_pairs
+
+    assert most_pairs(*size) == expected
+    flow, pairs = raft(models_dir, batch_size=5), noise(3)
+    with (
+        mock.patch("resources.models.raft_networks.most_pairs", lambda width, height: 2),
+        mock.patch.object(flow, "_run", side_effect=flow._run) as run,
+    ):
+        assert len(flow.flow(pairs)) == 3
+    assert [len(call.args[0]) for call in run.call_args_list] == [2, 1]
 
 
 def test_a_network_is_shared_until_its_file_changes(models_dir: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ class PerfectNetwork(Sam2Network):
     @property
     def mask_side(self) -> int:
         return SIDE
+
+    def reporting_loss(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def encode(self, frames: Iterable[ClipFrame]) -> Iterator[tuple[ClipFrame, Any]]:
         for frame in frames:
@@ -514,18 +518,24 @@ def test_two_attempts_at_once_draw_the_same(models_dir: Path) -> None:
 def test_as_many_compilations_are_permitted_as_counts_and_checkpoints_need(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some releases keep the setting for each thread, so that it must hold where the network runs."""
     from torch._dynamo import config
 
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     network = small(models_dir, vos_optimized="always")._network
+    with network._running():
+        assert config.recompile_limit >= 2 * len(sam2_network._COMPILED_COUNTS) > 8
 
-    def limit() -> int:
-        with network._running():
-            return int(config.recompile_limit)
 
-    with ThreadPoolExecutor(1) as threads:
-        assert threads.submit(limit).result() >= 2 * len(sam2_network._COMPILED_COUNTS) > 8
+def test_what_is_remembered_keeps_no_more_than_it_shows(models_dir: Path) -> None:
+    """A view of one picture or one instance would keep the tensors of all."""
+    network = small(models_dir, batch_size=4)._network
+    (_, features), *_ = list(network.encode(clip(4)))
+    memory = network.begin(
+        [(0, features, network.on_device(np.eye(4, dtype=bool)[:, None].repeat(4, axis=1)))]
+    )
+    (begun,) = memory.begun.values()
+    for tensor in (*features.positions, *begun["maskmem_pos_enc"]):
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def test_as_many_instances_as_by_default_are_not_filled_up() -> None:

@@ -7,6 +7,8 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +27,7 @@ from resources.models.torch_runtime import (  # noqa: E402
     HeldNetwork,
     make_room,
     release_memory,
+    resolved_precision,
     runtime_key,
     shared_network,
 )
@@ -171,14 +174,23 @@ class FakeGpu:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, free: int, weights: int, per_item: int) -> None:
         self.allocated = self.peak = 0
         self.free, self.weights, self.per_item = free, weights, per_item
+        self.cached = 0
+        self.is_begun = False
+        monkeypatch.setattr(torch.cuda, "init", self._begin)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: self.allocated + self.cached)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: self._reset())
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.allocated)
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
         monkeypatch.setattr(
-            torch.cuda, "mem_get_info", lambda device: (self.free - self.allocated, self.free)
+            torch.cuda, "mem_get_info", lambda device: (self.free - self.allocated - self.cached, self.free)
         )
 
+    def _begin(self) -> None:
+        self.is_begun = True
+
     def _reset(self) -> None:
+        if not self.is_begun:
+            raise RuntimeError("Invalid device argument : did you call init?")
         self.peak = self.allocated
 
     def __call__(self, items: Sequence[int]) -> list[int]:
@@ -202,6 +214,14 @@ def test_the_memory_of_one_item_chooses_the_batch(
     assert batches.size == 1
     assert batches.run(list(range(100)), gpu) == list(range(100))
     assert batches.size == expected
+
+
+def test_memory_that_pytorch_keeps_for_later_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(monkeypatch, free=1000, weights=200, per_item=20)
+    gpu.cached = 500
+    batches = Batches(0, device=SimpleNamespace(type="cuda"))
+    batches.run(list(range(100)), gpu)
+    assert batches.size == 32
 
 
 @pytest.mark.parametrize(("is_compiled", "expected"), [(True, 32), (False, 1)])
@@ -495,7 +515,8 @@ def test_threads_that_need_a_network_at_once_load_it_once() -> None:
 
 def test_settings_that_come_to_the_same_share_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_runtime, "torch_device", lambda name: places[name])
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch_runtime, "_can_compile", lambda: True)
     gpu, other = torch.device("cuda"), torch.device("cuda:1")
     places = {"auto": gpu, "cuda": gpu, "cuda:0": torch.device("cuda:0"), "cuda:1": other, "cpu": CPU}
 
@@ -508,6 +529,83 @@ def test_settings_that_come_to_the_same_share_a_network(monkeypatch: pytest.Monk
     assert len(set(different)) == len(different)
     with pytest.raises(ValueError, match="precision: expected one of"):
         key("cpu", "half")
+
+
+def test_a_gpu_that_imitates_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def capability(device: Any) -> tuple[int, int]:
+        asked.append(device)
+        return (7, 5) if device.index == 1 else (8, 0)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    new, old = torch.device("cuda:0"), torch.device("cuda:1")
+    assert [resolved_precision("auto", device) for device in (new, old, CPU)] == [
+        "bfloat16",
+        "float32",
+        "float32",
+    ]
+    assert asked == [new, old]
+    assert resolved_precision("bfloat16", new) == resolved_precision("bfloat16", CPU) == "bfloat16"
+    with pytest.raises(BackendUnavailable, match=r"cuda:1 has none \(compute capability 7\.5, expected 8\.0"):
+        resolved_precision("bfloat16", old)
+
+
+@pytest.mark.parametrize("lacking", ["", "compiler", "headers"])
+def test_without_what_compiling_needs_nothing_is_compiled_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, lacking: str
+) -> None:
+    (tmp_path / "Python.h").touch()
+    headers = tmp_path / "none" if lacking == "headers" else tmp_path
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(torch_runtime.shutil, "which", lambda name: "" if lacking == "compiler" else name)
+    monkeypatch.setattr(torch_runtime.sysconfig, "get_paths", lambda: {"include": str(headers)})
+    monkeypatch.setattr(torch_runtime.sysconfig, "get_config_var", lambda name: str(headers))
+    torch_runtime._can_compile.cache_clear()
+    gpu = torch.device("cuda:0")
+    try:
+        assert [torch_runtime.compiles("auto", gpu) for _ in range(2)] == [not lacking] * 2
+        assert torch_runtime.compiles("always", gpu), "what is demanded is tried"
+        assert not torch_runtime.compiles("auto", CPU) and not torch_runtime.compiles("never", gpu)
+    finally:
+        torch_runtime._can_compile.cache_clear()
+    said = {"": [], "compiler": ["a C compiler"], "headers": ["the headers of Python"]}[lacking]
+    assert len(caplog.messages) == len(said)
+    assert all(words in message for words, message in zip(said, caplog.messages, strict=True))
+
+
+def test_every_compiled_network_may_compile_for_many_shapes_in_every_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Recent releases keep the setting for each thread, so that it must hold where the network runs."""
+    from torch._dynamo import config
+
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    whole = HeldNetwork(torch.nn.Linear(2, 2), device="cpu", compile="always")
+    parts = HeldNetwork(torch.nn.Linear(2, 2), device="cpu", compile="never", has_compiled_parts=True)
+
+    def limit(network: HeldNetwork) -> int:
+        with network.in_use():
+            return int(config.recompile_limit)
+
+    for network in (whole, parts):
+        assert network.is_compiled and network.described == "Linear on cpu, float32, compiled"
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(limit, network).result() == 64
+
+
+def test_what_cannot_be_compiled_is_not_blamed_on_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    network = HeldNetwork(torch.nn.Linear(2, 2), device="cpu", compile="always")
+    with pytest.raises(BackendUnavailable, match=r"no ptxas here.*`compile: never`"), network.in_use():
+        raise TorchDynamoException("no ptxas here\nand much more")
+    with pytest.raises(TorchDynamoException), network.in_use():
+        raise TorchDynamoException("CUDA out of memory. Tried to allocate 2 GiB while tuning")
+    with pytest.raises(TorchDynamoException), held().in_use():
+        raise TorchDynamoException("of something else: this network is not compiled")
 
 
 def test_several_threads_share_a_network_while_room_is_made() -> None:
@@ -584,6 +682,41 @@ def test_a_gpu_that_is_lost_is_not_blamed_on_the_clip() -> None:
     assert network._users == 0
     with pytest.raises(RuntimeError, match="invalid configuration"), network.in_use():
         raise RuntimeError("CUDA error: invalid configuration argument")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("CUDA driver error: an illegal memory access was encountered", True),
+        ("Triton Error [CUDA]: an illegal memory access was encountered", True),
+        ("CUDA error: unknown error", True),
+        ("CUDA error: the launch timed out and was terminated", True),
+        ("Triton Error [CUDA]: out of memory", False),
+        ("an illegal memory access in some library", False),
+    ],
+)
+def test_a_lost_gpu_is_known_by_its_words(said: str, expected: bool) -> None:
+    assert torch_runtime.is_gpu_lost(RuntimeError(said)) is expected
+
+
+def test_giving_memory_of_a_lost_gpu_back_hides_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = OnGpu()
+
+    def lost(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with network.in_use():
+        pass
+    monkeypatch.setattr(network.network, "to", lost)
+    assert not make_room()
+    monkeypatch.undo()
+    for name, answer in (
+        ("is_available", lambda: True),
+        ("is_initialized", lambda: True),
+        ("empty_cache", lost),
+    ):
+        monkeypatch.setattr(torch.cuda, name, answer)
+    torch_runtime.release_memory()
 
 
 def test_a_network_that_cannot_be_brought_to_a_lost_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,13 @@ import stat
 import sys
 from collections.abc import Container
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, EgoAssetsError
 from ego_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from resources.models.registry import ModelCard
 
 _BASE = ("dagster", "dagster-webserver", "av", "numpy", "pandas", "pyarrow", "sqlalchemy", "webdataset")
 _OPENCV = (
@@ -29,17 +32,22 @@ class Finding:
 
     Attributes:
         subject: What.
-        state: ``ok``; ``note`` for what works but should be known; ``missing`` for what stops work.
+        state: ``ok``; ``note`` for what works but should be known; ``missing`` or ``wrong`` for what stops work.
         found: What was found.
         advice: What to do, a line for each thing; empty when nothing needs doing.
         in_use: Whether the profile names it, of backends; ``True`` for the rest.
     """
 
     subject: str
-    state: Literal["ok", "note", "missing"]
+    state: Literal["ok", "note", "missing", "wrong"]
     found: str
     advice: str = ""
     in_use: bool = True
+
+    @property
+    def stops_work(self) -> bool:
+        """Whether something has to be done before work can begin."""
+        return self.state in ("missing", "wrong")
 
     def as_dict(self) -> dict[str, Any]:
         """The finding for ``--json``."""
@@ -54,6 +62,7 @@ def examine(settings: Settings) -> list[Finding]:
         _opencv(),
         *_gpu(settings),
         *_backends(settings),
+        *_weights(settings),
         _caption_endpoint(settings),
         _database(settings),
         _vault(settings),
@@ -129,12 +138,15 @@ def _gpu(settings: Settings) -> list[Finding]:
 
 def _backends(settings: Settings) -> list[Finding]:
     """All known backends; only what the active profile runs first is missed when it cannot run."""
-    from resources.profiles import backend_report, load_profile
+    from resources.profiles import backend_report, load_profile, profile_file
 
     try:
         profile = load_profile(settings.profile)
     except EgoAssetsError as error:
-        return [Finding(subject=f"profile {settings.profile}", state="missing", found="-", advice=str(error))]
+        subject = f"profile {settings.profile}"
+        if not profile_file(settings.profile).is_file():
+            return [Finding(subject=subject, state="missing", found="-", advice=str(error))]
+        return [Finding(subject=subject, state="wrong", found="cannot be used", advice=str(error))]
     findings = []
     for row in backend_report(settings.models, profile=profile):
         kind = f" ({row.checkpoint})" if row.checkpoint else ""
@@ -156,24 +168,57 @@ def _backends(settings: Settings) -> list[Finding]:
     return findings
 
 
+def _weights(settings: Settings) -> list[Finding]:
+    """What has to be done by hand for the weights that the profile lacks."""
+    from resources.models.downloads import is_offline
+
+    missing = _missing_weights(settings)
+    advice = []
+    if is_offline() and any(card.is_downloadable for card in missing):
+        advice.append(
+            "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE tells this machine to be offline, so `ego-assets models pull` "
+            "fetches nothing here. Pull on another machine and copy its folder of weights with models.lock.json to "
+            f"{settings.models}, or bring the files that `ego-assets models where KEY` names, and run `ego-assets "
+            "models verify KEY --record`."
+        )
+    if by_hand := [card.key for card in missing if not card.is_downloadable]:
+        advice.append(
+            "Once the files that come by hand are in their places, run `ego-assets models verify "
+            f"{' '.join(by_hand)} --record`."
+        )
+    if not advice:
+        return []
+    found = f"{len(missing)} checkpoint(s) of the profile are not here"
+    return [Finding(subject="weights", state="note", found=found, advice="\n".join(advice))]
+
+
 def downloads_missing(settings: Settings) -> list[str]:
-    """Keys of the checkpoints that ``ego-assets models pull`` would fetch for the profile."""
+    """Keys of the checkpoints that ``ego-assets models pull`` would fetch for the profile; none where it may not."""
+    from resources.models.downloads import is_offline
+
+    if is_offline():
+        return []
+    return [card.key for card in _missing_weights(settings) if card.is_downloadable]
+
+
+def _missing_weights(settings: Settings) -> list[ModelCard]:
+    """Checkpoints outside of packages that the profile loads and that are not here as a whole, each once."""
     from resources.models.weights import locate_unread
     from resources.profiles import load_profile, profile_models
 
-    missing: dict[str, None] = {}
     try:
         models = profile_models(load_profile(settings.profile))
     except ConfigurationError:
         return []
+    missing: dict[str, ModelCard] = {}
     for model in models:
-        if not model.card.is_downloadable or model.role == "idle":
+        if model.card.shipped_in is not None or model.role == "idle":
             continue
         try:
             locate_unread(model.card, settings.models)
         except BackendUnavailable:
-            missing[model.card.key] = None
-    return list(missing)
+            missing[model.card.key] = model.card
+    return list(missing.values())
 
 
 def _caption_endpoint(settings: Settings) -> Finding:

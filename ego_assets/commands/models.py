@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ego_assets.terminal import (
+    ENVIRONMENT,
     STOPPED,
     JsonOption,
     ProfileOption,
@@ -23,7 +24,7 @@ from ego_assets.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from resources.models.registry import ModelCard
+    from resources.models.registry import ModelCard, ModelFile
 
 app = typer.Typer(
     name="models",
@@ -46,18 +47,20 @@ def list_(
 ) -> None:
     """Every checkpoint: what loads it, its licence and size, and whether it is here. Nothing is read or fetched.
 
-    The state is `there`, `missing`, `by hand` (missing, and no command can fetch it), `incomplete` or `damaged` (by its
-    size); or the package that ships the file.
+    The state is `there`, `missing`, `by hand` (missing, and no command can fetch it), `not needed` (missing, and
+    nothing in the profile asks for it), `incomplete` or `damaged` (by its size); or the package that ships the file.
     """
     from resources.models.registry import OWN_LICENCE
 
     settings = open_settings("" if profile == "active" else profile)
     licences: dict[str, str] = {}
     cards = list(_cards().values())
+    needed = {card.key for card in cards}
     if profile:
         loaded = _loaded(settings.profile)
         licences = {model.card.key: model.licence for model in loaded}
         cards = _unique(model.card for model in loaded)
+        needed = {card.key for card in _needed(settings.profile)}
     if task:
         tasks = sorted({card.task for card in _cards().values()})
         if task not in tasks:
@@ -73,7 +76,7 @@ def list_(
             "commercial_use": None if card.licence == OWN_LICENCE else card.commercial_use,
             "size_bytes": card.size_bytes or _size_here(card, settings.models),
             "about_bytes": card.about_bytes,
-            "state": _state(card, settings.models),
+            "state": _state(card, settings.models, is_needed=card.key in needed),
             "shipped_in": card.shipped_in,
             "source": card.source,
             "input": card.input_contract,
@@ -116,11 +119,13 @@ def pull(
 
     Interrupt it at any time: the same command goes on where it stopped. HF_TOKEN opens gated repositories, HF_ENDPOINT
     names a mirror of the hub, HF_HUB_OFFLINE=1 forbids downloads. The exit status is 1 when something could not be
-    fetched, or has to be fetched by hand.
+    fetched, or has to be fetched by hand, and 3 when downloads are forbidden and something would have to be downloaded.
     """
-    from resources.models.downloads import by_hand, is_offline, refuse_offline
+    from resources.models.downloads import by_hand, is_complete, is_offline, refuse_offline
     from resources.profiles import demands_commercial_use, require_permitted
 
+    if key and everything:
+        raise _usage("Give either keys of checkpoints or --all.")
     settings = open_settings(profile)
     name = settings.profile
     if key:
@@ -133,38 +138,41 @@ def pull(
         if demands_commercial_use(name):
             cards = [card for card in cards if _is_permitted(name, card)]
     else:
-        cards = _unique(model.card for model in _loaded(name) if model.role != "idle")
+        cards = _needed(name)
     waiting = [card for card in cards if card.shipped_in is None and not card.is_downloadable]
     waiting = [card for card in waiting if _state(card, settings.models) != "there"]
     wanted = [card for card in cards if card.is_downloadable]
-    if is_offline():
-        refuse_offline(wanted, settings.models, again=again)
-    pulled, failed = _pull(wanted, settings, again=again, quiet=as_json)
+    refused = (
+        [card for card in wanted if again or not is_complete(card, settings.models)] if is_offline() else []
+    )
+    pulled: list[dict[str, Any]] = []
+    failed = {card.key: by_hand(card, settings.models) for card in refused}
+    if not refused:
+        pulled, failed = _pull(wanted, settings, again=again, quiet=as_json)
+    status = ENVIRONMENT if refused else STOPPED if waiting or failed else 0
     if as_json:
         print_json(
             {
                 "models_dir": str(settings.models),
                 "pulled": pulled,
                 "shipped": [card.key for card in cards if card.shipped_in is not None],
-                "by_hand": [card.key for card in waiting],
+                "by_hand": {card.key: by_hand(card, settings.models) for card in waiting},
                 "failed": failed,
             }
         )
-    else:
-        for card in cards if key else ():
-            if card.shipped_in is not None:
-                console.print(f"{card.key} ships in the package {card.shipped_in}: nothing to fetch.")
-        for card in waiting:
-            messages.print(
-                f"[yellow]To be fetched by hand, then recorded with `ego-assets models verify {card.key} --record`: "
-                f"{escape(by_hand(card, settings.models))}[/yellow]",
-                soft_wrap=True,
-            )
-        for reason in failed.values():
-            messages.print(f"[red]{escape(reason)}[/red]", soft_wrap=True)
-        if not wanted and not waiting and not key:
-            console.print(f"All that profile {escape(settings.profile)} loads ships in packages.")
-    raise typer.Exit(STOPPED if waiting or failed else 0)
+        raise typer.Exit(status)
+    for card in cards if key else ():
+        if card.shipped_in is not None:
+            console.print(f"{card.key} ships in the package {card.shipped_in}: nothing to fetch.")
+    for card in waiting:
+        _say_by_hand(card, settings.models)
+    if refused:
+        refuse_offline(refused, settings.models)
+    for failed_key, reason in failed.items():
+        messages.print(f"[red]{failed_key}: {escape(reason)}[/red]", soft_wrap=True)
+    if not wanted and not waiting and not key:
+        console.print(f"All that profile {escape(settings.profile)} loads ships in packages.")
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -185,67 +193,85 @@ def verify(
     """Read every file and compare its digest with the registry and with what was recorded.
 
     Without keys: what lies in the folder of weights, and what the profile loads. The exit status is 1 when a file is
-    damaged, when a checkpoint is not complete, or when one that was named is missing.
+    damaged, when a checkpoint is not complete or only a part of it was recorded, or when one is missing that was named
+    or that the profile given with --profile loads.
     """
+    from ego_assets.schema.errors import BackendUnavailable
     from resources.models import weights
 
     if replace and not (record and key):
         raise _usage("--replace needs --record and the keys of the checkpoints that you replaced.")
     settings = open_settings(profile)
-    cards = _chosen(key) if key else _here_or_loaded(settings.profile, settings.models)
+    cards = _chosen(key) if key else _here_or_needed(settings.profile, settings.models)
+    demanded = {card.key for card in (cards if key else _needed(settings.profile) if profile else ())}
     rows: list[dict[str, Any]] = []
     recorded: list[str] = []
+    advice: dict[str, list[str]] = {}
+    unrecorded: list[str] = []
     with progress_bar(as_json) as progress:
         task = progress.add_task("reading", total=len(cards))
         for card in cards:
             progress.update(task, description=f"reading {card.key}")
             if record and card.shipped_in is None:
                 recorded += map(str, weights.record(card, settings.models, replace=replace))
-            for state in weights.file_states(card, settings.models):
-                rows.append(
-                    {
-                        "key": card.key,
-                        "path": str(state.path),
-                        "state": state.state,
-                        "expected": state.expected,
-                        "actual": state.actual,
-                    }
-                )
+            states = weights.file_states(card, settings.models)
+            for file in weights.unrecorded_files(card, settings.models):
+                states.append(weights.FileState(path=settings.models / card.path_of(file), state="unknown"))
+            rows += [
+                {
+                    "key": card.key,
+                    "path": str(state.path),
+                    "state": state.state,
+                    "expected": state.expected,
+                    "actual": state.actual,
+                }
+                for state in states
+            ]
+            advice[card.key] = [state.advice for state in states if state.advice]
+            try:
+                weights.require_recorded(card, settings.models)
+            except BackendUnavailable as error:
+                unrecorded.append(str(error))
             progress.advance(task)
-    absent = {
-        card.key for card in cards if all(r["state"] == "missing" for r in rows if r["key"] == card.key)
-    }
+        progress.remove_task(task)
+    there = {row["key"] for row in rows if row["state"] != "missing"}
     wrong = [
         row
         for row in rows
-        if row["state"] == "damaged" or (row["state"] == "missing" and (row["key"] not in absent or key))
+        if row["state"] == "damaged" or (row["state"] == "missing" and row["key"] in demanded | there)
     ]
     if as_json:
         print_json({"models_dir": str(settings.models), "files": rows, "recorded": recorded})
-        raise typer.Exit(STOPPED if wrong else 0)
-    marks = {
-        "ok": "[green]ok[/green]",
-        "unknown": "[yellow]unknown digest[/yellow]",
-        "damaged": "[red]damaged[/red]",
-        "missing": "[red]missing[/red]",
-    }
+        raise typer.Exit(STOPPED if wrong or unrecorded else 0)
+    shipped = {card.key for card in cards if card.shipped_in is not None}
     for row in rows:
-        console.print(f"{marks[row['state']]} {row['key']}: {escape(row['path'])}", soft_wrap=True)
+        absent = "not installed" if row["key"] in shipped else "missing"
+        mark = {
+            "ok": "[green]ok[/green]",
+            "unknown": "[yellow]unknown digest[/yellow]",
+            "damaged": "[red]damaged[/red]",
+            "missing": f"[red]{absent}[/red]" if row in wrong else absent,
+        }[row["state"]]
+        console.print(f"{mark} {row['key']}: {escape(row['path'])}", soft_wrap=True)
         if row["state"] == "damaged":
             console.print(f"  sha256 {row['actual']}, expected {row['expected']}", soft_wrap=True)
-    for card in [card for card in cards if card.key in {row["key"] for row in wrong}]:
-        advice = f"run `ego-assets models pull {card.key}`" if card.is_downloadable else f"see {card.source}"
-        messages.print(f"[red]{card.key}: {escape(advice)}.[/red]", soft_wrap=True)
-    unknown = sorted({row["key"] for row in rows if row["state"] == "unknown"})
-    if unknown:
-        console.print(
-            f"Nobody states or recorded the digests of {', '.join(unknown)}: `ego-assets models verify "
-            f"{' '.join(unknown)} --record` records what is here, and demands it from then on.",
-            soft_wrap=True,
-        )
+    names = {"ok": "ok", "unknown": "of unknown digest", "damaged": "damaged", "missing": "missing"}
+    counts = {state: sum(row["state"] == state for row in rows) for state in names}
+    found = ", ".join(f"{counts[state]} {name}" for state, name in names.items() if counts[state])
+    console.print(f"{len(rows)} file(s){f': {found}' if found else ''}.")
+    _say_what_to_do(
+        [card for card in cards if card.key in {row["key"] for row in wrong}],
+        {row["key"] for row in wrong if row["state"] == "damaged"},
+        advice,
+        settings,
+        profile="" if key else profile,
+    )
+    for sentence in unrecorded:
+        messages.print(f"[red]{escape(sentence)}[/red]", soft_wrap=True)
+    _warn_of_unknown(sorted({row["key"] for row in rows if row["state"] == "unknown"}), settings.models)
     if record:
         console.print(f"{len(recorded)} file(s) recorded.")
-    raise typer.Exit(STOPPED if wrong else 0)
+    raise typer.Exit(STOPPED if wrong or unrecorded else 0)
 
 
 @app.command()
@@ -255,7 +281,7 @@ def where(
 ) -> None:
     """Say where the weights lie, or the files of one checkpoint, and where they come from."""
     from resources.models.downloads import sources
-    from resources.models.weights import all_files, path_on_disk
+    from resources.models.weights import installation_hint, path_on_disk
 
     settings = open_settings()
     if not key:
@@ -267,7 +293,7 @@ def where(
     [card] = _chosen([key])
     addresses = sources(card)
     rows = []
-    for file in all_files(card, settings.models):
+    for file in _files(card, settings.models):
         path = path_on_disk(card, file, settings.models)
         rows.append(
             {
@@ -278,7 +304,14 @@ def where(
         )
     if as_json:
         print_json(
-            {"models_dir": str(settings.models), "key": card.key, "source": card.source, "files": rows}
+            {
+                "models_dir": str(settings.models),
+                "key": card.key,
+                "source": card.source,
+                "hint": card.hint,
+                "shipped_in": card.shipped_in,
+                "files": rows,
+            }
         )
         return
     console.print(f"{escape(card.name)}, from {escape(card.source)}", soft_wrap=True)
@@ -286,6 +319,71 @@ def where(
         state = "there" if row["is_there"] else "missing"
         address = f" <- {row['url']}" if row["url"] else ""
         console.print(escape(f"{state}: {row['path']}{address}"), soft_wrap=True)
+    if card.hint:
+        console.print(escape(card.hint), soft_wrap=True)
+    if card.shipped_in is not None and not all(row["is_there"] for row in rows):
+        console.print(
+            f"It ships in the package {card.shipped_in}: {escape(installation_hint(card.extra))}",
+            soft_wrap=True,
+        )
+
+
+def _say_by_hand(card: ModelCard, models_dir: Path) -> None:
+    from resources.models.downloads import by_hand
+
+    messages.print(
+        f"[yellow]To be fetched by hand, then recorded with `ego-assets models verify {card.key} --record`: "
+        f"{escape(by_hand(card, models_dir))}[/yellow]",
+        soft_wrap=True,
+    )
+
+
+def _say_what_to_do(
+    cards: list[ModelCard], damaged: set[str], advice: dict[str, list[str]], settings: Any, *, profile: str
+) -> None:
+    """What to do about checkpoints that `verify` found wrong: what can be pulled in one command, the others one by one.
+
+    Args:
+        cards: The checkpoints.
+        damaged: Keys of those with damaged files; of the others some are missing.
+        advice: Key -> what to do about each file.
+        settings: The settings.
+        profile: The profile that was named; empty where none was.
+    """
+    if any(card.shipped_in is None for card in cards) and not settings.models.is_dir():
+        messages.print(
+            f"[red]There is no folder {escape(str(settings.models))}. EGO_MODELS_DIR names it.[/red]",
+            soft_wrap=True,
+        )
+    missing = [card for card in cards if card.key not in damaged]
+    for card in [card for card in cards if card.key in damaged or card.shipped_in is not None]:
+        for sentence in dict.fromkeys(advice[card.key]):
+            messages.print(f"[red]{card.key}: {escape(sentence)}[/red]", soft_wrap=True)
+    if keys := [card.key for card in missing if card.is_downloadable]:
+        what = f"--profile {profile}" if profile else " ".join(keys)
+        messages.print(
+            f"[red]Missing: {', '.join(keys)}. Run `ego-assets models pull {escape(what)}`.[/red]",
+            soft_wrap=True,
+        )
+    for card in missing:
+        if card.shipped_in is None and not card.is_downloadable:
+            _say_by_hand(card, settings.models)
+
+
+def _warn_of_unknown(keys: list[str], models_dir: Path) -> None:
+    """Say that nothing tells whether files are the right ones, and how to record them."""
+    from resources.models.weights import LOCK_FILE
+
+    if not keys:
+        return
+    lock = models_dir / LOCK_FILE
+    copied = "" if lock.is_file() else f" There is no {lock}: if these files were pulled, copy it with them."
+    messages.print(
+        f"[yellow]Not checked: nobody states or recorded the digests of some files of {', '.join(keys)}."
+        f"{escape(copied)} `ego-assets models verify {' '.join(keys)} --record` records what is here, and demands it "
+        "from then on.[/yellow]",
+        soft_wrap=True,
+    )
 
 
 def _pull(
@@ -317,26 +415,31 @@ def _pull(
                 total=total_bytes or None,
             )
 
-        downloader = Downloader(settings.models, require_space=has_room, on_progress=on_progress)
-        for card in cards:
-            progress.update(task, description=card.key, completed=0, total=None)
-            try:
-                pulled = downloader.pull(card, again=again)
-            except DownloadFailed as error:
-                # The others are fetched all the same.
-                failed[card.key] = str(error)
-                continue
-            done.append(
-                {
-                    "key": card.key,
-                    "fetched": list(map(str, pulled.fetched)),
-                    "kept": list(map(str, pulled.kept)),
-                }
-            )
-            what = f"{len(pulled.fetched)} file(s) fetched" if pulled.fetched else "is there"
-            progress.console.print(f"{card.key}: {what}.", soft_wrap=True)
-        # What is there, or failed, never filled the bar.
-        progress.remove_task(task)
+        def say(sentence: str) -> None:
+            progress.console.print(f"[yellow]{escape(sentence)}[/yellow]", soft_wrap=True)
+
+        downloader = Downloader(settings.models, require_space=has_room, on_progress=on_progress, say=say)
+        try:
+            for card in cards:
+                progress.update(task, description=card.key, completed=0, total=None)
+                try:
+                    pulled = downloader.pull(card, again=again)
+                except DownloadFailed as error:
+                    # The others are fetched all the same.
+                    failed[card.key] = str(error)
+                    continue
+                done.append(
+                    {
+                        "key": card.key,
+                        "fetched": list(map(str, pulled.fetched)),
+                        "kept": list(map(str, pulled.kept)),
+                    }
+                )
+                what = f"{len(pulled.fetched)} file(s) fetched" if pulled.fetched else "is there"
+                progress.console.print(f"{card.key}: {what}.", soft_wrap=True)
+        finally:
+            # What is there, or failed, never filled the bar.
+            progress.remove_task(task)
     return done, failed
 
 
@@ -354,6 +457,11 @@ def _loaded(profile: str) -> list[Any]:
     from resources.profiles import load_profile, profile_models
 
     return profile_models(load_profile(profile))
+
+
+def _needed(profile: str) -> list[ModelCard]:
+    """Checkpoints that something in a profile loads, also where only a fallback does."""
+    return _unique(model.card for model in _loaded(profile) if model.role != "idle")
 
 
 def _chosen(keys: list[str]) -> list[ModelCard]:
@@ -382,14 +490,24 @@ def _is_permitted(profile: str, card: ModelCard) -> bool:
     return True
 
 
-def _here_or_loaded(profile: str, models_dir: Path) -> list[ModelCard]:
+def _here_or_needed(profile: str, models_dir: Path) -> list[ModelCard]:
     """Checkpoints of which a file lies in the folder of weights, and those that the profile loads."""
     here = [
-        card
-        for card in _cards().values()
-        if card.shipped_in is None and any((models_dir / card.path_of(file)).is_file() for file in card.files)
+        card for card in _cards().values() if card.shipped_in is None and any(_presence(card, models_dir))
     ]
-    return _unique([*(model.card for model in _loaded(profile)), *here])
+    return _unique([*_needed(profile), *here])
+
+
+def _files(card: ModelCard, models_dir: Path) -> list[ModelFile]:
+    """Files of a checkpoint that have to be there, and what else lies in its own folder."""
+    from resources.models.weights import all_files, unrecorded_files
+
+    return [*all_files(card, models_dir), *unrecorded_files(card, models_dir)]
+
+
+def _presence(card: ModelCard, models_dir: Path) -> list[bool]:
+    """Whether each of these files is there."""
+    return [(models_dir / card.path_of(file)).is_file() for file in _files(card, models_dir)]
 
 
 def _backends_of(card: ModelCard) -> list[str]:
@@ -407,7 +525,7 @@ def _backends_of(card: ModelCard) -> list[str]:
     return found
 
 
-def _state(card: ModelCard, models_dir: Path) -> str:
+def _state(card: ModelCard, models_dir: Path, *, is_needed: bool = True) -> str:
     """Whether a checkpoint is here, by presence and size."""
     from ego_assets.schema.errors import BackendUnavailable
     from resources.models.weights import is_installed, locate_unread
@@ -418,11 +536,13 @@ def _state(card: ModelCard, models_dir: Path) -> str:
         locate_unread(card, models_dir)
         return "there"
     except BackendUnavailable:
-        there = [(models_dir / card.path_of(file)).is_file() for file in card.files]
+        there = _presence(card, models_dir)
     if all(there):
         return "damaged"
     if any(there):
         return "incomplete"
+    if not is_needed:
+        return "not needed"
     return "missing" if card.is_downloadable else "by hand"
 
 
@@ -437,7 +557,5 @@ def _size_text(size_bytes: int, about_bytes: int) -> str:
 
 def _size_here(card: ModelCard, models_dir: Path) -> int:
     """Bytes of the files that are here; 0 where some are missing."""
-    from resources.models.weights import all_files
-
-    paths = [models_dir / card.path_of(file) for file in all_files(card, models_dir)]
+    paths = [models_dir / card.path_of(file) for file in _files(card, models_dir)]
     return sum(path.stat().st_size for path in paths) if all(path.is_file() for path in paths) else 0

@@ -18,6 +18,8 @@ from ego_assets.schema.recall import RecallEstimate
 COVERAGE = "coverage.png"
 #: Rows and letters of that picture.
 _MOST_ACTIVITIES, _LONGEST_LABEL = 15, 24
+#: So much of a digest tells weights apart.
+_DIGEST_DIGITS = 12
 
 _HEAD_LAYOUT = """\
 manifest.parquet             one row per clip
@@ -198,6 +200,7 @@ def dataset_card(
     counts: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
     left_out: Mapping[str, int] = MappingProxyType({}),
     damaged: int = 0,
+    layers: Iterable[Mapping[str, Any]] = (),
     detected: Mapping[str, int] = MappingProxyType({}),
     measured_recall: Mapping[str, RecallEstimate] | None = None,
     benchmark_recall: Mapping[str, BenchmarkRecall] = BENCHMARK_RECALL,
@@ -210,6 +213,7 @@ def dataset_card(
         counts: What each format holds.
         left_out: Number of clips that are not in it, by kind of reason.
         damaged: Clips that are missing because they were damaged, among those.
+        layers: What the ``metadata.json`` of each clip says of its layers; passed through once.
         detected: What the privacy pass found and covered in these clips, by kind.
         measured_recall: What people found in the sampled frames of these clips, by kind.
         benchmark_recall: What the benchmark found, by kind.
@@ -252,6 +256,7 @@ def dataset_card(
         "## Licence and consent",
         _table(found, "licence"),
         _table(found, "consent"),
+        models_section(layers),
         "## Environments and activities",
         f"![Hours by activity and environment]({COVERAGE})" if found.clips else "",
         _table(found, "environment"),
@@ -263,6 +268,37 @@ def dataset_card(
         _LIMITS,
     ]
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
+
+
+def models_section(layers: Iterable[Mapping[str, Any]]) -> str:
+    """Which models made the layers, under which licences: each model once; empty where nothing is recorded.
+
+    Args:
+        layers: What the ``metadata.json`` of each clip says of its layers, by name.
+    """
+    used: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for provenances in layers:
+        for layer, provenance in provenances.items():
+            for backend in provenance.get("backends", ()):
+                key = backend["model"], backend.get("licence", ""), backend.get("weights_sha256", "")
+                used[key].add(layer)
+    if not used:
+        return ""
+    ordered = sorted((", ".join(sorted(names)), *key) for key, names in used.items())
+    lines = ["| layer | model | licence | weights |", "| --- | --- | --- | --- |"]
+    for names, model, licence, digest in ordered:
+        shown = f"`{digest[:_DIGEST_DIGITS]}`" if digest else "-"
+        lines.append(f"| {names} | {_plain(model)} | {_plain(licence) or '-'} | {shown} |")
+    return "\n\n".join(
+        [
+            "## Models and their licences",
+            "The layers were made with these models. A licence is that of the weights, and may say for what the labels "
+            "can be used: look at each before you train from them. Where `-` stands, nothing was recorded: algorithms "
+            "have no weights, and of models behind an endpoint they are not known. Digests (SHA-256) are shortened; "
+            "`metadata.json` has the whole.",
+            "\n".join(lines),
+        ]
+    )
 
 
 def coverage_picture(rows: Iterable[Mapping[str, Any]]) -> bytes:

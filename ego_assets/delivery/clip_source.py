@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO, Protocol
@@ -162,6 +162,11 @@ class DeliveredClip:
             return {}
         found: dict[str, Any] = json.loads(self.files.read(path))
         return found
+
+
+def layers_recorded(clips: Iterable[DeliveredClip]) -> Iterator[Mapping[str, Any]]:
+    """What the metadata of each clip says of how its layers were made, by name."""
+    return (clip.metadata["layers"] for clip in clips)
 
 
 def differing_clips(expected: Collection[str], found: Collection[str], *, where: str = "") -> list[str]:

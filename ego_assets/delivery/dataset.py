@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from ego_assets import __version__
 from ego_assets.delivery import folder as folder_format
 from ego_assets.delivery.card import COVERAGE, coverage_picture, dataset_card, sdk_source
-from ego_assets.delivery.clip_source import DeliveredClip
+from ego_assets.delivery.clip_source import DeliveredClip, layers_recorded
 from ego_assets.delivery.corrections import (
     CORRECTIONS,
     ClipCorrection,
@@ -69,6 +69,7 @@ class CardMaker(Protocol):
         counts: Mapping[str, Mapping[str, int]],
         left_out: Mapping[str, int],
         damaged: int,
+        layers: Iterator[Mapping[str, Any]],
     ) -> str:
         """The card in Markdown."""
         ...
@@ -388,6 +389,7 @@ class _Writing:
             counts=counts,
             left_out=self.left_out.counts,
             damaged=len(self.left_out.damaged),
+            layers=layers_recorded(self.clips),
         )
         table = io.BytesIO()
         write_corrections(table, self._corrections(version))

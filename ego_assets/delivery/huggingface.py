@@ -20,7 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ego_assets.delivery.clip_source import DeliveredClip, Step, differing_clips
+from ego_assets.delivery.card import models_section
+from ego_assets.delivery.clip_source import DeliveredClip, Step, differing_clips, layers_recorded
 from ego_assets.delivery.definition import SPLITS, DeliveryDefinition
 from ego_assets.delivery.journal import Journal
 from ego_assets.schema.artifact import digest_of
@@ -253,6 +254,7 @@ def _card(clips: Sequence[DeliveredClip], splits: Sequence[str]) -> str:
     # `datasets` keeps what it prepared under the folder's name and a digest of this head, not of the files: without
     # the description a later version would be answered with the rows of an earlier one.
     content = digest_of([[clip.clip_id, clip.split, dict(clip.data_versions)] for clip in clips])
+    models = models_section(layers_recorded(clips))
     lines = ["---", "pretty_name: First-person clips", "task_categories:", "- robotics", "configs:"]
     for name, pattern, default in (
         ("steps", "data/{}-*.parquet", True),
@@ -284,5 +286,6 @@ def _card(clips: Sequence[DeliveredClip], splits: Sequence[str]) -> str:
         'With `datasets` before version 4: `load_dataset("script/ego_clips.py", data_dir="path/to/delivery", '
         "trust_remote_code=True)`.",
         "",
+        *([models, ""] if models else []),
     ]
     return "\n".join(lines)

@@ -82,7 +82,7 @@ def register() -> None:
             backend=name,
             module=__name__,
             class_name=backend.__name__,
-            settings=(),
+            settings={},
             requires=(),
             models=(),
             extra="dev",

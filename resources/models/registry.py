@@ -60,8 +60,11 @@ class ModelCard:
         revision: Branch, tag or commit of that repository.
         folder: Folder of its files below the folder of weights; empty where they lie in that folder itself.
         files: Files that have to be there, the weights first.
+        weights_pattern: Names of which at least one has to lie in the folder besides, where weights may be one file or
+            several; empty where ``files`` names them.
         licence: SPDX identifier, or name, of the weights' licence.
         commercial_use: Whether that licence permits commercial use.
+        hint: Sentences for people who fetch the files by hand; empty where ``source`` says enough.
         permitted_instead: What to use where commercial use is demanded; empty where nothing is known.
         about_bytes: About how large all files are together, where nobody states it exactly; shown, and asked for on the
             disk, but never compared with a file. 0 where that is not known either.
@@ -83,6 +86,8 @@ class ModelCard:
     hub: str = ""
     revision: str = "main"
     folder: str = ""
+    weights_pattern: str = ""
+    hint: str = ""
     permitted_instead: str = ""
     about_bytes: int = 0
 
@@ -296,6 +301,8 @@ HYPERLPR_PLATES = ModelCard(
     name="HyperLPR3 y5fu 640",
     task="plates",
     source="https://github.com/szad670401/HyperLPR",
+    hint="The archive http://hyperlpr.tunm.top/raw/20230229.zip, which HyperLPR3 fetches, holds it as "
+    "20230229/onnx/y5fu_640x_sim.onnx.",
     licence="Apache-2.0",
     commercial_use=True,
     files=(
@@ -419,7 +426,9 @@ def _hub_card(
     )
 
 
-def _own(task: str, name: str, files: tuple[ModelFile, ...], input_contract: str) -> ModelCard:
+def _own(
+    task: str, name: str, files: tuple[ModelFile, ...], input_contract: str, *, weights_pattern: str = ""
+) -> ModelCard:
     """Weights of a known architecture that the user trained or tuned, in ``own-<task>`` of the folder of weights."""
     return ModelCard(
         key=f"own-{task}",
@@ -427,6 +436,7 @@ def _own(task: str, name: str, files: tuple[ModelFile, ...], input_contract: str
         task=task,
         source="your own checkpoint",
         folder=f"own-{task}",
+        weights_pattern=weights_pattern,
         licence=OWN_LICENCE,
         # Unknown weights count as forbidden until the profile says otherwise.
         commercial_use=False,
@@ -539,6 +549,7 @@ HANDS_100DOH = ModelCard(
     name="100DOH hand-object detector, Faster R-CNN ResNet-101, 100K and ego",
     task="hands",
     source="https://github.com/ddshan/hand_object_detector",
+    hint="The link to a drive that this page publishes may be dead; its authors can be asked for the file.",
     # A mirror of the weights names CC-BY-NC-2.0.
     licence="MIT (code); not stated for the weights",
     commercial_use=False,
@@ -740,6 +751,14 @@ OWN_CHECKPOINTS: Mapping[str, tuple[ModelCard, ...]] = MappingProxyType(
             ),
         ),
         # Weights are called as transformers calls them, in one file or in several.
-        "captions": (_own("captions", "own image-text model", (ModelFile(path="config.json"),), _VLM_INPUT),),
+        "captions": (
+            _own(
+                "captions",
+                "own image-text model",
+                (ModelFile(path="config.json"),),
+                _VLM_INPUT,
+                weights_pattern="*.safetensors",
+            ),
+        ),
     }
 )

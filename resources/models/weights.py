@@ -2,7 +2,8 @@
 
 Digests come from the registry where the publisher states them. Of other files the one that `ego-assets models pull`
 or `ego-assets models verify --record` saw first is recorded in ``models.lock.json`` in the folder of weights, and
-demanded from then on. So are files that no card names, such as the second shard of a model or its tokenizer.
+demanded from then on. So are files that no card names, such as the second shard of a model or its tokenizer. What lies
+in a checkpoint's own folder and was not recorded with the rest is not loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -30,6 +31,8 @@ _LOCK_FORMAT = 1
 
 #: Weights that libraries load from a folder although no card names them: the shards of large models.
 _SHARDS = "*.safetensors"
+#: What belongs to a checkpoint beside its weights, and is loaded from its folder: configuration, tokenizer, templates.
+COMPANIONS = frozenset({".json", ".txt", ".model", ".jinja", ".yml", ".yaml", ".tiktoken"})
 
 
 def installation_hint(extra: str) -> str:
@@ -89,13 +92,15 @@ class FileState:
         state: ``ok``; ``unknown`` where nobody stated or recorded its digest; ``damaged`` where it is another one than
             expected; ``missing``.
         expected: Digest that it has to have, or its first digits; empty where nobody knows.
-        actual: Digest that it has; empty where it was not computed.
+        actual: Digest that it has; empty where there is none to compare it with.
+        advice: What to do about a damaged or missing one, as sentences; empty for others.
     """
 
     path: Path
     state: Literal["ok", "unknown", "damaged", "missing"]
     expected: str = ""
     actual: str = ""
+    advice: str = ""
 
 
 def locate(card: ModelCard, models_dir: Path | None = None) -> Path:
@@ -108,10 +113,31 @@ def locate(card: ModelCard, models_dir: Path | None = None) -> Path:
         models_dir: Folder of the weights that ship in no package.
 
     Raises:
-        BackendUnavailable: The package or a file is missing, or a file is not the known one.
+        BackendUnavailable: The package or a file is missing, or a file is not the known one; or others of its folder
+            were recorded, and one that would be loaded was not.
     """
     paths = [_checked(card, file, models_dir) for file in all_files(card, models_dir)]
+    require_recorded(card, models_dir)
     return paths[0]
+
+
+def require_recorded(card: ModelCard, models_dir: Path | None) -> None:
+    """Refuse what a library would load unchecked from a folder of which the rest was recorded.
+
+    Raises:
+        BackendUnavailable: There is such a file; or the lock file cannot be read.
+    """
+    if models_dir is None or not _is_recorded(card, models_dir):
+        return
+    loaded = COMPANIONS | {PurePosixPath(_SHARDS).suffix}
+    others = [
+        file.path for file in unrecorded_files(card, models_dir) if PurePosixPath(file.path).suffix in loaded
+    ]
+    if others:
+        raise BackendUnavailable(
+            f"{card.name}: {models_dir / card.folder} holds {', '.join(others)}, which nobody recorded with the rest. "
+            f"If it belongs there, run `ego-assets models verify {card.key} --record`; otherwise remove it."
+        )
 
 
 def locate_unread(card: ModelCard, models_dir: Path | None = None) -> None:
@@ -160,7 +186,10 @@ def card_digest(card: ModelCard, models_dir: Path | None = None) -> str:
 
 
 def all_files(card: ModelCard, models_dir: Path | None = None) -> tuple[ModelFile, ...]:
-    """The files of a card, and behind them those that were recorded for it, by path."""
+    """The files of a card, and behind them those that were recorded for it, by path.
+
+    Where the card's pattern of weights matches none, the pattern itself is the last: a file that is missing.
+    """
     if models_dir is None or card.shipped_in is not None:
         return card.files
     named = {card.path_of(file) for file in card.files}
@@ -169,11 +198,22 @@ def all_files(card: ModelCard, models_dir: Path | None = None) -> tuple[ModelFil
         for path, entry in sorted(read_lock(models_dir).files.items())
         if card.key in entry.models and path not in named and PurePosixPath(path).is_relative_to(card.folder)
     ]
+    if card.weights_pattern and not any((models_dir / card.folder).glob(card.weights_pattern)):
+        others.append(ModelFile(path=card.weights_pattern))
     return (*card.files, *others)
 
 
+def unrecorded_files(card: ModelCard, models_dir: Path) -> tuple[ModelFile, ...]:
+    """What else lies unhidden in a checkpoint's own folder, by path: no card names it and nobody recorded it."""
+    known = {card.path_of(file) for file in all_files(card, models_dir)}
+    return tuple(
+        ModelFile(path=str(PurePosixPath(name).relative_to(card.folder)))
+        for name in sorted(_names_in_own_folder(card, models_dir) - known)
+    )
+
+
 def file_states(card: ModelCard, models_dir: Path | None = None) -> list[FileState]:
-    """What every file of a checkpoint is like; those that are there are read as a whole.
+    """What every file of a checkpoint is like; those whose digest is known are read as a whole.
 
     Raises:
         BackendUnavailable: The lock file cannot be read.
@@ -181,16 +221,26 @@ def file_states(card: ModelCard, models_dir: Path | None = None) -> list[FileSta
     states = []
     for file in all_files(card, models_dir):
         expected = expected_digest(card, file, models_dir)
-        path = path_on_disk(card, file, models_dir)
-        if path is None or not path.is_file():
-            shown = path if path is not None else Path(card.path_of(file))
-            states.append(FileState(path=shown, state="missing", expected=expected))
+        try:
+            path = _place(card, file, models_dir)
+        except BackendUnavailable as error:
+            shown = path_on_disk(card, file, models_dir) or Path(card.path_of(file))
+            states.append(FileState(path=shown, state="missing", expected=expected, advice=str(error)))
+            continue
+        if not expected:
+            states.append(FileState(path=path, state="unknown"))
             continue
         actual = weights_digest(path)
-        state: Literal["ok", "unknown", "damaged"] = "ok" if expected else "unknown"
-        if not actual.startswith(expected):
-            state = "damaged"
-        states.append(FileState(path=path, state=state, expected=expected, actual=actual))
+        is_right = actual.startswith(expected)
+        states.append(
+            FileState(
+                path=path,
+                state="ok" if is_right else "damaged",
+                expected=expected,
+                actual=actual,
+                advice="" if is_right else _again(card, file),
+            )
+        )
     return states
 
 
@@ -291,11 +341,20 @@ def require_writable(models_dir: Path) -> None:
 
 
 @contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Hold the lock that a file stands for; other processes wait. The system frees it when a process ends."""
+def only_one(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock that a file stands for; other processes wait. The system frees it when a process ends.
+
+    Args:
+        path: The file.
+        on_wait: Called before this process waits for another one.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -307,7 +366,8 @@ def record(card: ModelCard, models_dir: Path, *, replace: bool = False) -> list[
     Args:
         card: The checkpoint.
         models_dir: Folder of the weights.
-        replace: Forget what was recorded of it before; otherwise that stays, and only other files are added.
+        replace: Forget what was recorded of it before, also the commit that it came from; otherwise that stays, and
+            only other files are added.
 
     Returns:
         The files of which something new was recorded.
@@ -315,11 +375,7 @@ def record(card: ModelCard, models_dir: Path, *, replace: bool = False) -> list[
     Raises:
         BackendUnavailable: The lock file cannot be read.
     """
-    paths = {card.path_of(file) for file in card.files}
-    if card.has_own_folder:
-        found = (models_dir / card.folder).rglob("*")
-        names = [path.relative_to(models_dir) for path in found if path.is_file()]
-        paths |= {str(name) for name in names if not any(part.startswith(".") for part in name.parts)}
+    paths = {card.path_of(file) for file in card.files} | _names_in_own_folder(card, models_dir)
     found_now = {
         path: RecordedFile(
             sha256=weights_digest(models_dir / path),
@@ -329,9 +385,13 @@ def record(card: ModelCard, models_dir: Path, *, replace: bool = False) -> list[
         for path in sorted(paths)
         if (models_dir / path).is_file()
     }
-    with changed_lock(models_dir) as (files, _):
+    if not found_now and not _is_recorded(card, models_dir):
+        # A folder that may be a wrong one is not made.
+        return []
+    with changed_lock(models_dir) as (files, repositories):
         if replace:
             forget(card, files)
+            repositories.pop(card.key, None)
         new = [path for path in found_now if path not in files or card.key not in files[path].models]
         for path in new:
             files[path] = found_now[path]
@@ -346,19 +406,32 @@ def forget(card: ModelCard, files: dict[str, RecordedFile]) -> None:
 
 
 def _checked(card: ModelCard, file: ModelFile, models_dir: Path | None) -> Path:
-    if card.shipped_in is None:
-        path = _supplied_path(card, file, models_dir)
-        advice = _again(card, file)
-    else:
-        path = _shipped_path(card, file, card.shipped_in)
-        advice = (
-            f"The file is damaged or comes from another release of {card.shipped_in}: reinstall it with "
-            f"{installation_hint(card.extra)} --force-reinstall."
-        )
+    path = _place(card, file, models_dir)
     expected = expected_digest(card, file, models_dir)
     if expected and not (actual := weights_digest(path)).startswith(expected):
-        raise BackendUnavailable(f"{card.name}: {path} has sha256 {actual}, expected {expected}. {advice}")
+        raise BackendUnavailable(
+            f"{card.name}: {path} has sha256 {actual}, expected {expected}. {_again(card, file)}"
+        )
     return path
+
+
+def _is_recorded(card: ModelCard, models_dir: Path) -> bool:
+    return any(card.key in entry.models for entry in read_lock(models_dir).files.values())
+
+
+def _names_in_own_folder(card: ModelCard, models_dir: Path) -> set[str]:
+    """Unhidden files of a checkpoint's own folder, relative to the folder of weights."""
+    if not card.has_own_folder:
+        return set()
+    found = (models_dir / card.folder).rglob("*")
+    names = [path.relative_to(models_dir) for path in found if path.is_file()]
+    return {str(name) for name in names if not any(part.startswith(".") for part in name.parts)}
+
+
+def _place(card: ModelCard, file: ModelFile, models_dir: Path | None) -> Path:
+    if card.shipped_in is None:
+        return _supplied_path(card, file, models_dir)
+    return _shipped_path(card, file, card.shipped_in)
 
 
 def _supplied_path(card: ModelCard, file: ModelFile, models_dir: Path | None) -> Path:
@@ -373,13 +446,18 @@ def _supplied_path(card: ModelCard, file: ModelFile, models_dir: Path | None) ->
         by_hand = ", or" if card.is_downloadable else " and"
         raise BackendUnavailable(
             f"{card.name}: there is no {path}. {way}{by_hand} put it there as {card.path_of(file)}; EGO_MODELS_DIR "
-            "names the folder."
+            f"names the folder.{f' {card.hint}' if card.hint else ''}"
         )
     return path
 
 
 def _again(card: ModelCard, file: ModelFile) -> str:
     """What to do about a file that is not the expected one."""
+    if card.shipped_in is not None:
+        return (
+            f"The file is damaged or comes from another release of {card.shipped_in}: reinstall it with "
+            f"{installation_hint(card.extra)} --force-reinstall."
+        )
     damaged = "The file is damaged or another release"
     if card.is_downloadable:
         return f"{damaged}: run `ego-assets models pull {card.key}`."

@@ -7,9 +7,9 @@ backend of a task is asked for, once per process.
 from __future__ import annotations
 
 import importlib
-import re
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,9 @@ from ego_assets.schema.flow import FlowEstimator
 from ego_assets.schema.hands import HandDetector
 from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
 from ego_assets.schema.masks import MaskTracker
-from resources.models.backends import BACKENDS, BackendSpec
+from resources.models.backends import BACKENDS, LICENCE_PERMITS, BackendSpec
 from resources.models.registry import OWN_LICENCE, ModelCard
+from resources.models.torch_device import torch_device
 from resources.models.weights import is_installed, locate, locate_unread
 
 _FOLDER = Path(__file__).parent
@@ -136,18 +137,14 @@ class Profile:
                     raise ConfigurationError(
                         f"profile {self.name!r}: {task}.{key} expects a number or a word, got {value!r}."
                     )
-                if expected := _expected_instead(spec, key, value):
-                    raise ConfigurationError(
-                        f"profile {self.name!r}, settings of {task} backend {config.backend!r}: {key} expects "
-                        f"{expected}, got {value!r}."
-                    )
+            with _blaming(self.name, spec):
+                spec.check(config.settings)
             for used in spec.uses:
                 if used not in self.backends:
                     raise ConfigurationError(
                         f"profile {self.name!r}: {task} backend {config.backend!r} uses a backend of {used!r}, and the "
                         f"profile names none. Add one of: {_names(BACKENDS[used])}."
                     )
-            _models(self.name, spec, config)
             if self.commercial_use and (refusal := _licence_refusal(spec, config)):
                 refusals.append(refusal)
         if refusals:
@@ -226,8 +223,14 @@ def demands_commercial_use(name_or_path: str | Path) -> bool:
     return _commercial_use(name, _mapping(f"profile {name!r}", _content(name)))
 
 
+def profile_file(name_or_path: str | Path) -> Path:
+    """Where a profile is read from, whether it is there or not."""
+    path = Path(name_or_path)
+    return path if path.suffix in (".yaml", ".yml") else _FOLDER / f"{name_or_path}.yaml"
+
+
 def _content(text: str) -> object:
-    path = Path(text) if Path(text).suffix in (".yaml", ".yml") else _FOLDER / f"{text}.yaml"
+    path = profile_file(text)
     if not path.is_file():
         raise ConfigurationError(
             f"There is no profile {text!r}. Give the path of a .yaml file or one of: {', '.join(profile_names())}."
@@ -346,7 +349,7 @@ def profile_models(profile: Profile) -> list[ProfileModel]:
     found: dict[tuple[str, str, str], ProfileModel] = {}
     for role, task, config in sorted(_attempts(profile), key=lambda attempt: attempt[0] == "fallback"):
         spec = _spec(profile.name, task, config.backend)
-        for card in _models(profile.name, spec, config):
+        for card in spec.models_for(config.settings):
             model = ProfileModel(task, config.backend, card, _licence(card, config.settings), role)
             found.setdefault((task, config.backend, card.key), model)
     return list(found.values())
@@ -362,7 +365,8 @@ def require_permitted(profile_name: str, card: ModelCard) -> None:
         return
     instead = f" Use {card.permitted_instead}." if card.permitted_instead else ""
     raise ConfigurationError(
-        f"profile {profile_name!r} demands commercial_use, and of {card.name} the {_why_refused(card)}.{instead}"
+        f"profile {profile_name!r} demands commercial_use, and of {card.name} the "
+        f"{_why_refused(card.licence)}.{instead}"
     )
 
 
@@ -443,6 +447,8 @@ def _status(
         except (BackendUnavailable, ConfigurationError) as error:
             return status(False, str(error))
     lacking = []
+    if role != "other" and (reason := _lacking_gpu(spec, settings)):
+        lacking.append(reason)
     for card in cards:
         try:
             if role == "other":
@@ -457,6 +463,27 @@ def _status(
     return status(True, ", ".join(models))
 
 
+def _lacking_gpu(spec: BackendSpec, settings: Mapping[str, Any]) -> str:
+    """Why a backend cannot have the GPU that the profile demands by name; empty where it can, or none is demanded."""
+    device = str(settings.get("device", "auto"))
+    if device in ("auto", "cpu"):
+        return ""
+    if "paddle" not in spec.requires:
+        try:
+            torch_device(device)
+        except BackendUnavailable as error:
+            return str(error)
+        return ""
+    paddle = importlib.import_module("paddle")
+    count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if int(device.partition(":")[2] or 0) < count:
+        return ""
+    return (
+        f"device {device!r}: PaddlePaddle can use {count} GPU(s). Set `device: auto` or `cpu`, check the driver with "
+        "nvidia-smi, or install paddlepaddle-gpu."
+    )
+
+
 def _build(
     profile_name: str, spec: BackendSpec, arguments: Mapping[str, Any], models_dir: Path | None
 ) -> Any:
@@ -467,28 +494,23 @@ def _build(
         )
     backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
     place = {"models_dir": models_dir} if spec.from_models_dir else {}
-    try:
+    with _blaming(profile_name, spec):
         backend = backend_class(**place, **arguments)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"profile {profile_name!r}, settings of {spec.task} backend {spec.backend!r}: {error}"
-        ) from error
     if not isinstance(backend, PROTOCOLS[spec.task]):
         raise TypeError(f"{spec.module}.{spec.class_name} does not implement {PROTOCOLS[spec.task].__name__}")
     return backend
 
 
-def _models(profile_name: str, spec: BackendSpec, config: BackendConfig) -> tuple[ModelCard, ...]:
-    """The weights that a backend loads under its settings."""
+@contextmanager
+def _blaming(profile_name: str, spec: BackendSpec) -> Iterator[None]:
+    """Tell whoever reads what a backend refuses in whose settings of which profile it stands."""
     try:
-        return spec.models_for(config.settings)
-    except ValueError as error:
+        yield
+    except (ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"profile {profile_name!r}, settings of {spec.task} backend {spec.backend!r}: {error}"
+            f"profile {profile_name!r}, settings of {spec.task} backend {spec.backend!r}: "
+            f"{str(error).rstrip('.')}."
         ) from error
-
-
-_STATE_LICENCE = "Set licence_permits_commercial_use: true, and licence, if yours permits it"
 
 
 def _licence_refusal(spec: BackendSpec, config: BackendConfig) -> str:
@@ -497,72 +519,48 @@ def _licence_refusal(spec: BackendSpec, config: BackendConfig) -> str:
     Of weights that the user brings, and of a program that the user runs, only the user can know the licence, and may
     state that it permits it.
     """
-    stated = config.settings.get("licence_permits_commercial_use") is True
-    if "licence_permits_commercial_use" in spec.settings and not spec.all_models and not stated:
-        why = f"{spec.task} backend {spec.backend!r} runs a model of your own, whose licence is not stated."
-        way = _STATE_LICENCE
+    permits = config.settings.get(LICENCE_PERMITS) is True
+    stated = str(config.settings.get("licence", OWN_LICENCE))
+    if LICENCE_PERMITS in spec.settings and not spec.all_models:
+        if permits:
+            return ""
+        loaded, reason, is_own = "runs a model of your own", _why_refused(stated, is_own=True), True
     else:
         refused = [
             card
             for card in spec.models_for(config.settings)
-            if not card.commercial_use and not (stated and card.licence == OWN_LICENCE)
+            if not card.commercial_use and not (permits and card.licence == OWN_LICENCE)
         ]
         if not refused:
             return ""
         card = refused[0]
-        why = f"{spec.task} backend {spec.backend!r} loads {card.name}, whose {_why_refused(card)}."
+        is_own = card.licence == OWN_LICENCE
+        loaded, reason = f"loads {card.name}", _why_refused(_licence(card, config.settings), is_own=is_own)
+    if is_own:
+        licence = ", and licence," if stated == OWN_LICENCE else ""
+        way = f"Set {LICENCE_PERMITS}: true{licence} if yours permits it"
+    else:
         way = f"Use {card.permitted_instead}" if card.permitted_instead else ""
-        way = _STATE_LICENCE if card.licence == OWN_LICENCE else way
     others = [
-        name
+        f"{name} ({choice})" if choice else name
         for name, other in sorted(BACKENDS[spec.task].items())
-        if name != spec.backend and other.may_be_permitted and name not in way
+        if name != spec.backend and name not in way and (choice := other.permitted_choice) is not None
     ]
     if others:
         way = f"{way}, or choose" if way else "Choose"
         way = f"{way} another backend: {', '.join(others)}"
-    return f"{why} {way or 'There is no other backend'}."
+    return f"{spec.task} backend {spec.backend!r} {loaded}, whose {reason}. {way or 'There is no other backend'}."
 
 
-def _why_refused(card: ModelCard) -> str:
-    """Why the licence of a checkpoint is no permission."""
-    if card.licence == OWN_LICENCE:
+def _why_refused(licence: str, *, is_own: bool = False) -> str:
+    """Why a licence is no permission; of weights of the user's own, as far as the profile says."""
+    if licence == OWN_LICENCE:
         return "licence is not stated"
-    if OWN_LICENCE in card.licence:
-        return f"licence is {card.licence}: nothing permits it"
-    return f"licence {card.licence} forbids it"
-
-
-_SWITCH = ("auto", "always", "never")
-#: Values that settings of these names take, in whichever backend.
-_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "compile": _SWITCH,
-        "vos_optimized": _SWITCH,
-        "precision": ("auto", "float32", "bfloat16", "float16"),
-    }
-)
-
-
-def _expected_instead(spec: BackendSpec, key: str, value: object) -> str:
-    """What a setting expects that many backends share, where the value is none; empty where it may be right.
-
-    The rest is checked by the backend when it is built.
-    """
-    if key == "batch_size":
-        least = 0 if "precision" in spec.settings else 1
-        is_right = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        return "" if is_right else f"a whole number of {least} or more"
-    if key == "device":
-        gpu = "gpu" if "paddle" in spec.requires else "cuda"
-        is_right = isinstance(value, str) and re.fullmatch(rf"auto|cpu|{gpu}(:\d{{1,2}})?", value) is not None
-        return "" if is_right else f"auto, cpu, {gpu} or {gpu}:N"
-    if key in _CHOICES and value not in _CHOICES[key]:
-        # YAML reads on, off, yes and no as these.
-        told = " (YAML takes on and off for true and false: write always or never)"
-        is_switch = isinstance(value, bool) and _CHOICES[key] is _SWITCH
-        return f"one of {', '.join(_CHOICES[key])}{told if is_switch else ''}"
-    return ""
+    if OWN_LICENCE in licence:
+        return f"licence is {licence}: nothing permits it"
+    if is_own:
+        return f"licence {licence} is not said to permit it"
+    return f"licence {licence} forbids it"
 
 
 def _missing_packages(spec: BackendSpec) -> list[str]:

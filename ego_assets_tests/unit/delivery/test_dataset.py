@@ -148,6 +148,20 @@ def test_what_has_not_changed_is_linked(tmp_path: Path) -> None:
     assert list(compare_digests(second)) == []
 
 
+def test_the_cards_of_a_version_name_the_models_that_made_the_labels(tmp_path: Path) -> None:
+    backend = {"task": "hands", "backend": "hands_100doh", "model": "100DOH", "licence": "not stated"}
+    layers = {"hand_object": {"backends": [{**backend, "weights_sha256": "e" * 64}]}}
+    plain = packaged(0)
+    clips = [replace(plain, metadata={**plain.metadata, "layers": layers}), packaged(1)]
+    folder = write(tmp_path, clips, ALL).folder
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("README.md")) == [
+        "README.md",
+        "hf/README.md",
+    ]
+    for name in ("README.md", "hf/README.md"):
+        assert "| hand_object | 100DOH | not stated | `eeeeeeeeeeee` |" in (folder / name).read_text(), name
+
+
 def test_damage_is_said_in_the_record_and_on_the_card(tmp_path: Path) -> None:
     left_out = LeftOut(counts={"damaged": 1, "withdrawn": 2}, damaged={IDS[2]: ["frames"]})
     folder = write(tmp_path, [packaged(0)], left_out=left_out).folder

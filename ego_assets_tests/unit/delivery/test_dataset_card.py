@@ -66,6 +66,54 @@ def test_reviewed_frames_without_a_face_are_no_recall() -> None:
     assert "no region in 40 reviewed frame(s)" in line(card, "faces")
 
 
+def provenance(*backends: dict[str, str]) -> dict[str, Any]:
+    return {"data_version": "a" * 64, "backends": list(backends)}
+
+
+VIDEOMAE = {
+    "task": "actions",
+    "backend": "videomae",
+    "model": "VideoMAE base",
+    "licence": "CC-BY-NC-4.0",
+    "weights_sha256": "0123456789abcdef" * 4,
+}
+CLIP = {**VIDEOMAE, "task": "embeddings", "model": "CLIP | L", "licence": "MIT"}
+RULES = {
+    "task": "actions",
+    "backend": "motion_rules",
+    "model": "rules 2",
+    "licence": "",
+    "weights_sha256": "",
+}
+
+
+def test_every_model_stands_on_the_card_once_with_its_licence() -> None:
+    clips = [
+        {"masks": provenance(CLIP), "actions": provenance(VIDEOMAE), "frames": provenance()},
+        {"actions": provenance(VIDEOMAE), "embeddings": provenance(CLIP)},
+        {"actions": provenance(RULES), "manifest": {}},
+    ]
+    card = dataset_card([row("blurred")] * 3, layers=iter(clips))
+    section = card.partition("## Models and their licences")[2].partition("## ")[0]
+    assert [text for text in section.splitlines() if text.startswith("|")] == [
+        "| layer | model | licence | weights |",
+        "| --- | --- | --- | --- |",
+        "| actions | VideoMAE base | CC-BY-NC-4.0 | `0123456789ab` |",
+        "| actions | rules 2 | - | - |",
+        "| embeddings, masks | CLIP / L | MIT | `0123456789ab` |",
+    ]
+
+
+def test_other_weights_of_one_model_are_another_row() -> None:
+    other = {**VIDEOMAE, "weights_sha256": "f" * 64}
+    card = dataset_card([row("blurred")], layers=[{"actions": provenance(VIDEOMAE, other)}])
+    assert card.count("| actions | VideoMAE base | CC-BY-NC-4.0 |") == 2 and "`ffffffffffff`" in card
+
+
+def test_without_recorded_models_there_is_no_table_of_them() -> None:
+    assert "licences" not in dataset_card([row("blurred")], layers=[{"frames": provenance()}])
+
+
 def test_a_benchmark_figure_needs_its_interval_and_number() -> None:
     for wrong in ({"low": 0.99}, {"high": 0.9}, {"regions": 0}):
         with pytest.raises(ValueError, match="benchmark"):

@@ -212,8 +212,12 @@ def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("import sys; sys.exit('no detectron2 here')", "exit status 1.*no detectron2 here.*not ready yet"),
-        ("import time; time.sleep(60)", "no answer within 0.5 s.*not ready yet"),
+        (
+            "import sys; sys.exit('no detectron2 here')",
+            r"exit status 1.*: no detectron2 here\. It was not ready yet",
+        ),
+        ("import sys; sys.exit('Is it there?')", r"error: Is it there\? It was not ready yet"),
+        ("import time; time.sleep(60)", "no answer within 0.5 s.*Raise `start_timeout_s` of.*not ready yet"),
         ("print('Loading weights'); input()", "expected a line of JSON from .* got 'Loading weights'"),
         ("print('[1]'); input()", "expected a JSON object"),
         ("print('{}'); input()", 'expected {"ready": true} first'),
@@ -231,7 +235,7 @@ def test_a_worker_that_does_not_start(code: str, said: str) -> None:
     [
         ("sys.exit('out of memory')", TransientError, "exit status 1.*out of memory"),
         ("os.kill(os.getpid(), signal.SIGKILL)", TransientError, "exit status -9"),
-        ("time.sleep(60)", TransientError, "no answer within 1 s and was ended"),
+        ("time.sleep(60)", TransientError, "no answer within 1 s and was ended. Raise `timeout_s` of"),
         ('say({"error": "CUDA out of memory"})', TransientError, "the worker reports: CUDA out of memory"),
         ('print("seen", flush=True)', BackendUnavailable, "expected a line of JSON .* got 'seen'"),
         ('say({"hands": []})', BackendUnavailable, "expected a line with `predictions`"),

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ego_assets.schema.errors import BackendUnavailable, InsufficientDisk
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, InsufficientDisk
 from ego_assets_tests.model_server import COMMIT, ModelServer, serve_models
-from resources.models.downloads import Downloader, DownloadFailed, is_complete, wanted_files
+from resources.models.downloads import Downloader, DownloadFailed, hub_endpoint, is_complete, wanted_files
 from resources.models.registry import ModelCard, ModelFile
 from resources.models.weights import (
     LOCK_FILE,
@@ -26,6 +26,7 @@ from resources.models.weights import (
     locate_unread,
     read_lock,
     record,
+    unrecorded_files,
 )
 
 WEIGHTS = random.Random(1).randbytes(1_500_000)
@@ -84,8 +85,9 @@ def url_card(server: ModelServer, content: bytes = WEIGHTS, *, pinned: bool = Tr
     return card(files=(file,))
 
 
-def downloader(folder: Path) -> Downloader:
-    return Downloader(folder, attempts=3, first_pause_s=0.01)
+def downloader(folder: Path, said: list[str] | None = None) -> Downloader:
+    say = (said if said is not None else []).append
+    return Downloader(folder, attempts=3, first_pause_s=0.01, say=say)
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -255,7 +257,12 @@ def test_what_was_recorded_at_the_first_pull_is_demanded(server: ModelServer, tm
 def test_a_server_that_is_busy_is_asked_again(server: ModelServer, tmp_path: Path) -> None:
     wanted = url_card(server)
     server.statuses = [503, 429]
-    downloader(tmp_path).pull(wanted)
+    said: list[str] = []
+    downloader(tmp_path, said).pull(wanted)
+    assert [sentence.partition(": ")[2] for sentence in said] == [
+        "status 503. Tried again in 0 s.",
+        "status 429. Tried again in 0 s.",
+    ]
     assert [request.status for request in server.requests] == [503, 429, 200]
 
 
@@ -267,10 +274,38 @@ def test_a_file_that_is_gone_is_said_at_once(server: ModelServer, tmp_path: Path
     assert len(server.requests) == 1
 
 
-def test_a_host_that_does_not_answer_is_given_up(server: ModelServer, tmp_path: Path) -> None:
+def test_a_host_that_does_not_answer_is_given_up(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = ModelFile(path="net.pt", url="http://127.0.0.1:9/net.pt")
-    with pytest.raises(DownloadFailed, match=r"ConnectionError\. Given up after 3"):
+    with pytest.raises(DownloadFailed, match=r"ConnectionError\. Given up after 3.*HTTPS_PROXY") as failure:
         downloader(tmp_path).pull(card(files=(file,)))
+    assert "HF_ENDPOINT" not in str(failure.value), "no hub is asked"
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DownloadFailed, match=r"HF_ENDPOINT names the hub \(now http://127\.0\.0\.1:9\)"):
+        downloader(tmp_path).pull(HUB)
+
+
+@pytest.mark.parametrize("endpoint", ["hub.example", "ftp://hub.example", "localhost:8080"])
+def test_an_endpoint_that_is_no_address_is_refused_at_once(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(ConfigurationError, match=f"HF_ENDPOINT.*{endpoint}"):
+        hub_endpoint()
+    said: list[str] = []
+    with pytest.raises(ConfigurationError, match="HF_ENDPOINT"):
+        downloader(tmp_path, said).pull(HUB)
+    assert said == []
+
+
+def test_an_address_that_cannot_be_asked_is_not_tried_again(server: ModelServer, tmp_path: Path) -> None:
+    server.files["/net.pt"] = WEIGHTS
+    server.redirects["/net.pt"] = "gopher://127.0.0.1/net.pt"
+    file = ModelFile(path="net.pt", url=f"{server.url}/net.pt")
+    with pytest.raises(DownloadFailed, match="cannot be asked for"):
+        downloader(tmp_path).pull(card(files=(file,)))
+    assert len(server.requests) == 1
 
 
 def test_room_is_asked_for_before_anything_is_written(server: ModelServer, tmp_path: Path) -> None:
@@ -311,12 +346,21 @@ def test_two_pulls_at_once_fetch_once(server: ModelServer, tmp_path: Path) -> No
     wanted = url_card(server)
     server.hold_after = 100_000
     results = []
-    threads = [
-        threading.Thread(target=lambda: results.append(downloader(tmp_path).pull(wanted))) for _ in range(2)
-    ]
+    said: list[str] = []
+    waits = threading.Event()
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        waits.set()
+
+    def pull() -> None:
+        results.append(Downloader(tmp_path, say=say).pull(wanted))
+
+    threads = [threading.Thread(target=pull) for _ in range(2)]
     for thread in threads:
         thread.start()
-    assert server.held.wait(20)
+    assert server.held.wait(20) and waits.wait(20)
+    assert said == ["Another process is pulling small; this one waits for it."]
     server.release.set()
     for thread in threads:
         thread.join(20)
@@ -539,6 +583,83 @@ def test_files_placed_by_hand_are_recorded_and_demanded(tmp_path: Path) -> None:
         locate(own, tmp_path)
     record(own, tmp_path, replace=True)
     assert locate(own, tmp_path)
+
+
+def test_of_a_recorded_checkpoint_nothing_unrecorded_is_loaded(server: ModelServer, tmp_path: Path) -> None:
+    server.add_repository("someone/small", SHARDS)
+    downloader(tmp_path).pull(HUB)
+    folder = tmp_path / "small"
+    (folder / "notes.md").write_text("mine")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "hidden.json").write_text("{}")
+    assert locate(HUB, tmp_path)
+    assert [file.path for file in unrecorded_files(HUB, tmp_path)] == ["notes.md"]
+    assert is_complete(HUB, tmp_path), "what lies beside it is no matter for a pull"
+    (folder / "templates").mkdir()
+    for name in ("adapter_config.json", "model-00003-of-00003.safetensors", "templates/other.jinja"):
+        (folder / name).write_bytes(b"{}")
+        with pytest.raises(
+            BackendUnavailable, match=rf"{name}, which nobody recorded.*verify small --record.*remove it"
+        ):
+            locate(HUB, tmp_path)
+        (folder / name).unlink()
+    assert locate(HUB, tmp_path)
+
+
+def test_weights_of_any_name_have_to_be_there(tmp_path: Path) -> None:
+    own = card(
+        key="own-captions",
+        folder="own-captions",
+        files=(ModelFile(path="config.json"),),
+        weights_pattern="*.safetensors",
+    )
+    folder = tmp_path / "own-captions"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for look in (locate, locate_unread):
+        with pytest.raises(BackendUnavailable, match=r"there is no .*own-captions/\*\.safetensors"):
+            look(own, tmp_path)
+    assert [state.state for state in file_states(own, tmp_path)] == ["unknown", "missing"]
+    (folder / "model-00001-of-00001.safetensors").write_bytes(b"weights")
+    assert locate(own, tmp_path)
+    locate_unread(own, tmp_path)
+
+
+def test_files_of_a_repository_that_were_recorded_by_hand_are_complete(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    server.add_repository("someone/small", SHARDS)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(SHARDS["config.json"])
+    record(HUB, tmp_path)
+    assert not is_complete(HUB, tmp_path), "no weights"
+    (folder / "model-00001-of-00002.safetensors").write_bytes(WEIGHTS)
+    assert not is_complete(HUB, tmp_path), "weights that nobody recorded"
+    record(HUB, tmp_path)
+    assert is_complete(HUB, tmp_path)
+    (folder / "config.json").unlink()
+    assert not is_complete(HUB, tmp_path)
+    downloader(tmp_path).pull(HUB)
+    assert (folder / "tokenizer.json").is_file() and "small" in read_lock(tmp_path).repositories
+    record(HUB, tmp_path, replace=True)
+    assert "small" not in read_lock(tmp_path).repositories, "people may have brought another commit"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors"])
+def test_what_was_recorded_by_hand_is_not_replaced_by_what_is_published_now(
+    server: ModelServer, tmp_path: Path, name: str
+) -> None:
+    server.add_repository("someone/small", SHARDS)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / name).write_bytes(b"earlier")
+    record(HUB, tmp_path)
+    with pytest.raises(DownloadFailed, match=f"expected {sha256(b'earlier')}|--again"):
+        downloader(tmp_path).pull(HUB)
+    assert (folder / name).read_bytes() == b"earlier"
+    downloader(tmp_path).pull(HUB, again=True)
+    assert (folder / name).read_bytes() == SHARDS[name]
 
 
 def test_the_digest_of_a_checkpoint_does_not_depend_on_what_was_recorded(tmp_path: Path) -> None:

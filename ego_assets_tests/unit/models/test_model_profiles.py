@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import sys
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +13,7 @@ import yaml
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
 from resources import profiles
 from resources.models import registry
-from resources.models.backends import BACKENDS
+from resources.models.backends import BACKENDS, BackendSpec
 from resources.models.weights import is_installed
 from resources.platform import ProfileModels
 from resources.profiles import (
@@ -120,18 +121,67 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
                     "raft",
                     "batch_size",
                     -1,
-                    "flow backend 'raft': batch_size .*number of 0 or more, got -1",
+                    "flow backend 'raft': batch_size: expected 0 or more, got -1",
                 ),
                 ("flow", "raft", "batch_size", 1.5, "whole number"),
                 ("flow", "raft", "batch_size", True, "whole number"),
-                ("faces", "retinaface_resnet50", "batch_size", 0, "number of 1 or more, got 0"),
-                ("flow", "raft", "compile", "yes", "compile expects one of auto, always, never, got 'yes'"),
+                ("faces", "retinaface_resnet50", "batch_size", 0, "batch_size: expected 1 or more, got 0"),
+                ("flow", "raft", "compile", "yes", "compile: expected one of auto, always, never, got 'yes'"),
                 ("flow", "raft", "compile", True, "write always or never"),
-                ("masks", "sam2", "vos_optimized", False, "vos_optimized .*write always or never"),
-                ("flow", "raft", "precision", "float64", "precision expects one of auto, float32"),
-                ("flow", "raft", "device", "mps", "device expects auto, cpu, cuda or cuda:N, got 'mps'"),
-                ("text", "paddleocr", "device", "cuda", "device expects auto, cpu, gpu or gpu:N, got 'cuda'"),
-                ("faces", "retinaface_resnet50", "device", "cuda:", "device expects auto"),
+                ("masks", "sam2", "vos_optimized", False, "vos_optimized: .*write always or never"),
+                ("flow", "raft", "precision", "float64", "precision: expected one of auto, float32"),
+                ("flow", "raft", "device", "mps", "device: expected auto, cpu, cuda or cuda:N, got 'mps'"),
+                (
+                    "text",
+                    "paddleocr",
+                    "device",
+                    "cuda",
+                    "device: expected auto, cpu, gpu or gpu:N, got 'cuda'",
+                ),
+                ("faces", "retinaface_resnet50", "device", "cuda:", "device: expected auto"),
+                (
+                    "faces",
+                    "retinaface_resnet50",
+                    "large_face_side",
+                    16,
+                    "large_face_side: expected 32 or more",
+                ),
+                ("depth", "depth_anything_v2", "input_side", 500, "multiple of 14, such as 504, got 500"),
+                ("depth", "depth_anything_v2", "input_side", 0, "input_side: expected 14 or more"),
+                (
+                    "captions",
+                    "transformers_vlm",
+                    "prompt",
+                    "short",
+                    "expected one of guide, plain, with_facts",
+                ),
+                ("captions", "transformers_vlm", "prompt", True, "expected one of guide"),
+                ("actions", "videomae", "label_map", "nowhere.yaml", "there is no 'nowhere.yaml'.*ego4d"),
+                ("actions", "videomae", "label_map", 4, "label_map: expected words, got 4"),
+                ("actions", "videomae", "window_s", 61, "window_s: expected a number above 0 and at most 60"),
+                ("actions", "videomae", "licence_permits_commercial_use", "yes", "true or false, got 'yes'"),
+                ("hands", "mediapipe_hands", "model_complexity", True, "expected one of 0, 1, got True"),
+                ("hands", "hands23", "timeout_s", 0, "timeout_s: expected a number above 0, got 0"),
+                ("depth", "sparse_motion", "max_side", 5000, "max_side: expected 64 to 4096, got 5000"),
+                ("flow", "raft", "iterations", float("nan"), "iterations: expected a whole number, got nan"),
+                ("faces", "centerface", "nms_iou", float("nan"), "nms_iou: expected a number .*, got nan"),
+            )
+        ),
+        *(
+            ({"backends": {task: {"backend": backend, "settings": settings}}}, message)
+            for task, backend, settings, message in (
+                (
+                    "faces",
+                    "centerface",
+                    {"score_threshold": 0.1, "strict_score_threshold": 0.2},
+                    r"strict_score_threshold: expected at most score_threshold \(0\.1\), got 0\.2",
+                ),
+                (
+                    "masks",
+                    "sam2",
+                    {"chunk_frames": 4, "overlap_frames": 6},
+                    r"overlap_frames: expected at most chunk_frames \(4\), got 6",
+                ),
             )
         ),
     ],
@@ -146,7 +196,10 @@ def test_mistakes_are_named_with_what_exists(tmp_path: Path, content: object, me
     [
         ("flow", "raft", {"batch_size": 0, "device": "cuda:1", "precision": "bfloat16", "compile": "never"}),
         ("text", "paddleocr", {"batch_size": 1, "device": "gpu:0"}),
-        ("faces", "retinaface_resnet50", {"batch_size": 1, "device": "cuda"}),
+        ("faces", "retinaface_resnet50", {"batch_size": 1, "device": "cuda", "large_face_side": 0}),
+        ("depth", "depth_anything_v2", {"input_side": 392}),
+        ("captions", "transformers_vlm", {"prompt": "with_facts"}),
+        ("actions", "videomae", {"label_map": "identity", "smoothing_s": 0}),
     ],
 )
 def test_values_that_backends_take_are_read(
@@ -154,6 +207,69 @@ def test_values_that_backends_take_are_read(
 ) -> None:
     content = {"backends": {task: {"backend": backend, "settings": settings}}}
     assert load_profile(write(tmp_path, content)).backends[task].settings == settings
+
+
+def test_a_label_map_is_read_with_the_profile(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.yaml"
+    entry = {"backend": "videomae", "settings": {"label_map": str(labels)}}
+    path = write(tmp_path, {"backends": {"actions": entry}})
+    labels.write_text("cooking: stirring")
+    with pytest.raises(ConfigurationError, match="expected activities, each with a list of class names"):
+        load_profile(path)
+    labels.write_text("cooking: [stirring]")
+    assert load_profile(path).backends["actions"].settings["label_map"] == str(labels)
+
+
+#: Values of each kind on both sides of every limit that a backend has.
+PROBES: dict[type, tuple[object, ...]] = {
+    int: (0, 1, 2, 13, 14, 15, 16, 31, 32, 63, 64, 65, 100, 101, 256, 257, 5000),
+    float: (-0.5, 0.0, 0.2, 0.5, 0.7, 1.0, 2.0, 60.0, 61.0),
+    bool: (True, False),
+    str: ("auto", "medium", "rgb", "guide", "nonsense"),
+}
+#: What profiles are asked and classes are not: OpenCV follows no corner by a patch of fewer than 3 pixels.
+OF_PROFILES = {"patch", "large_line_share", "large_line_score", "licence_permits_commercial_use"}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [spec for specs in BACKENDS.values() for spec in specs.values()],
+    ids=lambda spec: f"{spec.task}-{spec.backend}",
+)
+def test_a_profile_takes_what_the_class_of_the_backend_takes(
+    monkeypatch: pytest.MonkeyPatch, spec: BackendSpec
+) -> None:
+    def no_weights(*_: object, **__: object) -> Path:
+        raise BackendUnavailable("not looked for")
+
+    backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
+    for name, module in list(sys.modules.items()):
+        for function in ("locate", "located_folder"):
+            if name.startswith("resources.models.") and hasattr(module, function):
+                monkeypatch.setattr(module, function, no_weights)
+    parameters = inspect.signature(backend_class).parameters
+    defaults = {name: parameters[name].default for name in spec.settings}
+    spec.check(defaults)
+    for name, default in defaults.items():
+        for value in PROBES[type(default)]:
+            settings = {**defaults, name: value}
+            try:
+                spec.check(settings)
+                is_taken = True
+            except ValueError:
+                is_taken = False
+            try:
+                backend_class(**settings, **dict.fromkeys(spec.uses))
+                is_built = True
+            except (BackendUnavailable, ModuleNotFoundError, AttributeError):
+                # Settings come first: weights, programs and PyTorch are looked for after them.
+                is_built = True
+            except (ValueError, TypeError):
+                is_built = False
+            assert is_built or not is_taken, f"{name}: {value!r} is found wrong only when a layer runs"
+            # Words are looked at by whoever they are handed to.
+            if name not in OF_PROFILES and not (type(default) is str and not is_taken):
+                assert is_taken or not is_built, f"{name}: {value!r} is refused, and the backend takes it"
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -290,6 +406,41 @@ def test_commercial_use_asks_what_licence_a_program_of_ones_own_has(tmp_path: Pa
     assert commercial(tmp_path, "hands", {"backend": "hands23", "settings": settings})
 
 
+@pytest.mark.parametrize(
+    ("task", "backend", "settings"),
+    [("hands", "hands23", {"command": "hands23"}), ("actions", "videomae", {"checkpoint": "own"})],
+)
+def test_a_licence_that_is_stated_and_not_said_to_permit_is_called_that(
+    tmp_path: Path, task: str, backend: str, settings: dict[str, object]
+) -> None:
+    stated = {**settings, "licence": "CC-BY-NC", "licence_permits_commercial_use": False}
+    with pytest.raises(ConfigurationError) as refused:
+        commercial(tmp_path, task, {"backend": backend, "settings": stated})
+    said = str(refused.value)
+    assert (
+        "whose licence CC-BY-NC is not said to permit it. Set licence_permits_commercial_use: true if" in said
+    )
+    assert "not stated" not in said
+
+
+def test_other_backends_are_offered_with_what_has_to_be_set(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        commercial(tmp_path, "plates", {"backend": "yolo_plates"})
+    assert "whose licence is not stated. Set licence_permits_commercial_use: true, and licence, if" in str(
+        refused.value
+    )
+    choices = {
+        (task, name): spec.permitted_choice
+        for task, specs in BACKENDS.items()
+        for name, spec in specs.items()
+    }
+    assert choices["depth", "depth_anything_v2_relative"] == "checkpoint: small"
+    assert choices["actions", "videomae"] == "checkpoint: own, with a licence that you state"
+    assert choices["hands", "hands23"] == choices["plates", "yolo_plates"] == "with a licence that you state"
+    assert choices["embeddings", "open_clip"] == choices["masks", "sam2"] == ""
+    assert choices["hands", "hands_100doh"] is None
+
+
 def test_commercial_use_looks_at_fallbacks_and_the_leak_check_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,9 +473,7 @@ def test_commercial_use_names_every_refused_backend_at_once(tmp_path: Path) -> N
     assert "not stated for the weights: nothing permits it. Use hands23 with a licence that you state" in said
     depth = next(part for part in said.split(". ") if "another backend: " in part)
     offered = depth.partition("another backend: ")[2].split(", ")
-    assert "depth_anything_v2" not in offered and {"depth_from_motion", "depth_anything_v2_relative"} <= {
-        *offered
-    }
+    assert offered == ["depth_anything_v2_relative (checkpoint: small)", "depth_from_motion", "sparse_motion"]
     assert profiles.demands_commercial_use(path), "although it is refused"
     with pytest.raises(ConfigurationError, match=r"100DOH.*nothing permits it"):
         profiles.require_permitted("mine", registry.HANDS_100DOH)
@@ -339,7 +488,6 @@ def test_a_backend_without_what_it_needs_is_not_available(tmp_path: Path) -> Non
         ({}, "used", unset),
         ({"command": ""}, "used", unset),
         ({"command": "no-such-program worker.py"}, "used", "there is no program 'no-such-program'"),
-        ({"command": "true", "timeout_s": 0}, "used", "timeout_s: expected seconds above 0"),
         ({"command": "true"}, "used", ""),
     ):
         entry = {} if settings is None else {"hands": {**hands, "settings": settings}}

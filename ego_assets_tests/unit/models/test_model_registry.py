@@ -67,7 +67,7 @@ def test_settings_are_the_keyword_parameters_of_the_class(spec) -> None:
     backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
     parameters = inspect.signature(backend_class).parameters
     given = (("models_dir",) if spec.from_models_dir else ()) + spec.uses
-    assert tuple(parameters) == given + spec.settings
+    assert tuple(parameters) == (*given, *spec.settings)
     assert all(parameters[name].default is not inspect.Parameter.empty for name in spec.settings)
 
 

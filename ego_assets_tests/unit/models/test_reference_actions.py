@@ -329,7 +329,7 @@ def test_the_reference_profile_shows_the_defaults(task: str, built: type) -> Non
     parameters = inspect.signature(built).parameters
     defaults = {name: each.default for name, each in parameters.items() if name != "models_dir"}
     assert dict(config.settings) == defaults
-    assert tuple(defaults) == BACKENDS[task][config.backend].settings
+    assert tuple(defaults) == tuple(BACKENDS[task][config.backend].settings)
 
 
 def test_weights_without_a_head_are_refused(tmp_path: Path) -> None:

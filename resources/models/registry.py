@@ -640,17 +640,11 @@ def _llava_onevision(size: str, *, weights: tuple[str, ...], about_bytes: int) -
             ModelFile(path=path)
             for path in (
                 *weights,
+                # What else there is beside them (templates, lists of tokens) differs by release, and is pulled as well.
                 "config.json",
-                "generation_config.json",
                 "preprocessor_config.json",
-                "processor_config.json",
-                "chat_template.json",
                 "tokenizer.json",
                 "tokenizer_config.json",
-                "special_tokens_map.json",
-                "added_tokens.json",
-                "vocab.json",
-                "merges.txt",
             )
         ),
         about_bytes=about_bytes,

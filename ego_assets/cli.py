@@ -12,7 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -139,7 +139,7 @@ def demo(
     # A clip that a gate stops is what the demo shows; only a crash is a failure of the demo.
     if ingested.rejected or outcome.crashed:
         raise typer.Exit(STOPPED)
-    raise typer.Exit(ENVIRONMENT if outcome.postponed else 0)
+    raise typer.Exit(replace(outcome, stopped=0).exit_status)
 
 
 @app.command()
@@ -217,7 +217,8 @@ def run(
     """Process what is pending, one clip after another. Interrupt it at any time; it resumes.
 
     The exit status is 1 when clips were stopped, and 3 when layers were postponed because something is missing or out
-    of reach: it says what, and the next run tries again.
+    of reach: it says what, and the next run with the same profile tries again. A layer that was tried with another
+    profile is left as it is (exit status 2), until --profile names one for it, or --again the layer.
     """
     from ego_assets.partitions import require_clip_id
 
@@ -332,7 +333,7 @@ def doctor(
         print_json([finding.as_dict() for finding in findings])
     else:
         shown = [finding for finding in findings if finding.in_use or everything]
-        colours = {"ok": "green", "missing": "red", "note": "yellow"}
+        colours = {"ok": "green", "missing": "red", "wrong": "red", "note": "yellow"}
         width = max(len(finding.subject) for finding in shown)
         for finding in shown:
             mark = f"[{colours[finding.state]}]{finding.state:7}[/{colours[finding.state]}]"
@@ -346,7 +347,7 @@ def doctor(
         if downloads_missing(settings):
             command = f"ego-assets models pull --profile {settings.profile}"
             console.print(f"Fetch what can be downloaded: {escape(command)}", soft_wrap=True)
-    raise typer.Exit(ENVIRONMENT if any(finding.state == "missing" for finding in findings) else 0)
+    raise typer.Exit(ENVIRONMENT if any(finding.stops_work for finding in findings) else 0)
 
 
 @app.command()
@@ -509,10 +510,15 @@ def _show_status(
             f"{len(row.layers)} of {total}",
         )
     console.print(table)
+    said: dict[str, str] = {}
     for row in rows:
         console.print(f"\n[bold]{escape(row.name)}[/bold]: {', '.join(row.layers) or 'no layers yet'}")
         for note in row.notes:
-            console.print(f"  - {escape(note)}")
+            # What holds for many clips is said once.
+            first = said.setdefault(note.replace(row.clip_id, "..."), row.name)
+            about, colon, _ = note.partition(": ")
+            again = colon and first != row.name
+            console.print(f"  - {escape(f'{about}: as for {first}' if again else note)}")
     left_out = project.left_out_of_delivery() if with_paths else {}
     if left_out:
         console.print("\n[bold]Not delivered[/bold]")

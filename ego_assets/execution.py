@@ -39,6 +39,7 @@ from ego_assets.schema.gates import GateOutcome, GateResult
 from ego_assets.schema.ladder import Rung
 from ego_assets.schema.layers import COMPLETED, LayerSpec
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk, VaultPurpose
+from ego_assets.settings import same_profile_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +76,10 @@ MAX_DEATHS = 3
 NOTE_AGE_S = 30 * 24 * 3600.0
 
 
+#: Detail of the gate ``completed`` of a layer that was not made, or that a gate refused: the profile that it was tried
+#: with, for layers that run its backends.
+PROFILE_DETAIL = "profile"
+
 #: Said of a layer that was postponed although it had been made before.
 EARLIER_VERSION_UNUSED = "Its earlier version is not used until it is made again."
 
@@ -82,11 +87,11 @@ EARLIER_VERSION_UNUSED = "Its earlier version is not used until it is made again
 class ProcessDied(EgoAssetsError):
     """Whoever made a layer of a clip was ended at once, time after time."""
 
-    def __init__(self, layer: str, clip_id: str, deaths: int) -> None:
+    def __init__(self, layer: str, clip_id: str, deaths: int, *, settings: Settings) -> None:
         super().__init__(
             f"{layer} of clip {clip_id} was being made {deaths} times in a row when the process was ended at once: it "
             "probably needs more memory than there is, or its video crashes a decoder. Give it more memory and use "
-            f"`ego-assets run --retry-failed --clip {clip_id}`."
+            f"`{same_profile_command(f'run --retry-failed --clip {clip_id}', settings)}`."
         )
 
 
@@ -187,6 +192,8 @@ class LayerOutcome:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     attempts: int = 1
     duration_s: float = 0.0
+    #: What kind of error kept it from being made, where one did.
+    error: type[Exception] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -327,7 +334,7 @@ class ClipWork:
         if len(self._services.corrections.of_clip(self.clip.clip_id)) != len(self._orders):
             raise ClipRefused(
                 f"Clip {self.clip.clip_id}: while {self.spec.name} ran, a person ordered something to be "
-                "covered, so what it made is dropped. Use `ego-assets run`."
+                f"covered, so what it made is dropped. Use `{self._command('run')}`."
             )
 
     def require_intact_inputs(self) -> None:
@@ -347,6 +354,10 @@ class ClipWork:
                 damaged.append(str(damage))
         if damaged:
             raise ClipRefused(f"Clip {self.clip.clip_id}: {self.spec.name} was not made: {' '.join(damaged)}")
+
+    def _command(self, arguments: str) -> str:
+        """A command as it is typed to get the profile of this run."""
+        return same_profile_command(arguments, self._services.settings)
 
     @property
     def settings(self) -> EnrichmentSettings:
@@ -388,7 +399,7 @@ class ClipWork:
         if document is None:
             raise ClipRefused(
                 f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, which has no committed version. "
-                f"Materialize {layer} first, or use `ego-assets run`."
+                f"Materialize {layer} first, or use `{self._command('run')}`."
             )
         return document
 
@@ -423,7 +434,7 @@ class ClipWork:
             raise ClipRefused(
                 f"Clip {self.clip.clip_id}: {self.spec.name} needs {layer}, whose committed version was not "
                 f"judged: the run that made it was interrupted. Materialize {layer} again, or use "
-                "`ego-assets run`."
+                f"`{self._command('run')}`."
             )
         return document, ""
 
@@ -486,7 +497,7 @@ class ClipWork:
         if MOTION_FILE not in {entry.name for entry in document.files}:
             raise ArtifactMissing(
                 f"Clip {self.clip.clip_id}: its {PRIVACY_LAYER} has no {MOTION_FILE}, because an older version made "
-                f"it. Make it again: `ego-assets run --layer {PRIVACY_LAYER} --again`."
+                f"it. Make it again: `{self._command(f'run --layer {PRIVACY_LAYER} --again')}`."
             )
         return read_motion(self.store.read_bytes(document, MOTION_FILE), resolution=resolution)
 
@@ -573,7 +584,7 @@ def _run_layer(
                 is_held, started = True, time.monotonic()
                 deaths = held.enter_context(_noted(spec, clip_id, services.settings.root / RUNNING_FOLDER))
                 if deaths >= MAX_DEATHS:
-                    raise ProcessDied(spec.name, clip_id, deaths)
+                    raise ProcessDied(spec.name, clip_id, deaths, settings=services.settings)
             # Before every attempt: while the last one ran, the clip may have been withdrawn. An incident that is
             # opened after this question is noticed by the order it adds, which is why orders are read first.
             orders = services.corrections.of_clip(clip_id)
@@ -685,8 +696,9 @@ def _attempt(
         with services.store.stage(clip_id, spec.name) as staged:
             draft = make(work, staged)
             _check_verdicts(spec, draft.gates)
-            gates = (spec.completed_gate.passed(f"{spec.name} was made."), *draft.gates)
-            blocking = [verdict for verdict in gates if verdict.blocks]
+            blocking = [verdict for verdict in draft.gates if verdict.blocks]
+            tried_with = _profile_detail(spec, services) if blocking else {}
+            gates = (spec.completed_gate.passed(f"{spec.name} was made.", **tried_with), *draft.gates)
             pictures = {title: staged.path(name).read_bytes() for title, name in draft.pictures.items()}
             document = None
             work.require_present_orders()
@@ -770,7 +782,7 @@ def _record_failure(
     # Without an artifact this is where the attempts are kept.
     tried = [dict(item) for item in error.attempts] if isinstance(error, AllAttemptsFailed) else []
     gates = (
-        spec.completed_gate.failed(message, tried=tried),
+        spec.completed_gate.failed(message, tried=tried, **_profile_detail(spec, services)),
         *(gate.not_evaluated(f"{spec.name} was not made.") for gate in spec.gates),
     )
     outcome = LayerOutcome(
@@ -780,6 +792,7 @@ def _record_failure(
         gates=gates,
         attempts=attempts,
         duration_s=time.monotonic() - started,
+        error=type(error),
     )
     review = ReviewRequest(
         kind=ReviewKind.LAYER_FAILED,
@@ -792,6 +805,11 @@ def _record_failure(
         if published is not None:
             services.database.record_artifact(published, uri=services.store.uri(published))
     return outcome
+
+
+def _profile_detail(spec: LayerSpec, services: Services) -> dict[str, Any]:
+    """So that no other profile takes the layer up unasked."""
+    return {PROFILE_DETAIL: services.settings.profile_place} if spec.tasks else {}
 
 
 def _says_nothing_about_clip(error: Exception) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -64,6 +64,7 @@ def plan_clip(
     store: ArtifactStore,
     retry_failed: bool = False,
     retry_postponed: bool = True,
+    leave: Collection[str] = (),
 ) -> ClipPlan:
     """Compare what is committed and judged with what the chain asks for.
 
@@ -71,7 +72,8 @@ def plan_clip(
     among them, and its gates were judged on that very version. A layer that failed or was given up stays so, unless
     ``retry_failed`` asks for another try; one that was given up is also tried again when an input is pending. One that
     was postponed is pending, unless ``retry_postponed`` is false: then it counts as given up, or as failed where
-    everything depends on it. One that is damaged is pending.
+    everything depends on it. One that is damaged is pending. Of layers that were not made, those in ``leave`` stay so,
+    whatever else asks for them.
     """
     from resources.corrections import CorrectionLog
 
@@ -93,7 +95,10 @@ def plan_clip(
             for layer in (*spec.inputs, *spec.optional_inputs)
         )
         state = states.get(name)
-        if state in (LayerState.FAILED, LayerState.BLOCKED):
+        done_without = LayerPlan.STOPPED if spec.essential or inputs_stopped else LayerPlan.DONE
+        if name in leave:
+            plans[name] = done_without
+        elif state in (LayerState.FAILED, LayerState.BLOCKED):
             plans[name] = LayerPlan.PENDING if retry_failed and not inputs_stopped else LayerPlan.STOPPED
         elif inputs_stopped:
             plans[name] = LayerPlan.STOPPED
@@ -102,7 +107,6 @@ def plan_clip(
         elif state == LayerState.GIVEN_UP:
             plans[name] = LayerPlan.PENDING if retry_failed else LayerPlan.DONE
         elif state == LayerState.POSTPONED:
-            done_without = LayerPlan.STOPPED if spec.essential else LayerPlan.DONE
             plans[name] = LayerPlan.PENDING if retry_failed or retry_postponed else done_without
         elif state == LayerState.DAMAGED:
             plans[name] = LayerPlan.PENDING

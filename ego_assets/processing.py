@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from ego_assets.execution import EARLIER_VERSION_UNUSED, RUNNING_FOLDER, LayerState, forget_notes
-from ego_assets.terminal import ENVIRONMENT, STOPPED, messages, progress_bar
+from ego_assets.settings import command_with_profile, same_profile_command
+from ego_assets.terminal import ENVIRONMENT, STOPPED, USAGE, messages, progress_bar
 
 if TYPE_CHECKING:
     from ego_assets.project import Project
@@ -24,18 +26,25 @@ class Outcome:
         stopped: Number of these that did not come to the end, crashed ones among them.
         crashed: Number of these that no gate stopped.
         postponed: Number of these with layers that this machine could not make, and that the next run tries again.
+        left: Number of clips with layers that were left as they are, because another profile was asked for them.
     """
 
     ran: int = 0
     stopped: int = 0
     crashed: int = 0
     postponed: int = 0
+    left: int = 0
 
     @property
     def exit_status(self) -> int:
-        """Of a command that did nothing else: 1 where clips were stopped, else 3 where layers are postponed."""
+        """Of a command that did nothing else.
+
+        1 where clips were stopped, else 2 where layers were left, else 3 where layers are postponed.
+        """
         if self.stopped:
             return STOPPED
+        if self.left:
+            return USAGE
         return ENVIRONMENT if self.postponed else 0
 
 
@@ -48,7 +57,11 @@ def process_clips(
     again: bool = False,
     quiet: bool,
 ) -> Outcome:
-    """Run what is pending, clip by clip."""
+    """Run what is pending, clip by clip.
+
+    Layers that were tried with another profile and not made are left as they are, unless this one was named for the
+    command, or ``again`` names the layer.
+    """
     from ego_assets.batching import ancestors_of
 
     known = [project.database.clip(clip_id) for clip_id in clip_ids] if clip_ids else project.database.clips()
@@ -57,15 +70,29 @@ def process_clips(
     chosen = set(specs if layers is None else layers)
     needed = chosen.union(*(ancestors_of(name, specs) for name in chosen))
     work = []
+    left: dict[str, dict[str, list[str]]] = {}
     for plan in project.plans(known, retry_failed=retry_failed):
+        others = {
+            layer: profile
+            for layer, profile in project.tried_with_other_profiles(
+                plan.clip_id, retry_failed=retry_failed
+            ).items()
+            if layer in needed.intersection(plan.pending) and not (again and layer in chosen)
+        }
+        if others:
+            [plan] = project.plans([clips[plan.clip_id]], retry_failed=retry_failed, leave=others)
+            for layer, profile in others.items():
+                left.setdefault(profile, {}).setdefault(layer, []).append(plan.clip_id)
         pending = needed.intersection(plan.pending) | (chosen if again else set())
         wanted = [name for name in specs if name in pending]
         if wanted:
             work.append((plan.clip_id, wanted))
+    _say_what_is_left(project, left, retry_failed=retry_failed)
+    left_clips = len({clip_id for layers in left.values() for ids in layers.values() for clip_id in ids})
     if not work:
-        if not quiet:
+        if not quiet and not left:
             messages.print("Nothing is pending.")
-        return Outcome()
+        return Outcome(left=left_clips)
     project.store.clean_staging()
     forget_notes(project.settings.root / RUNNING_FOLDER)
     project.require_intact_models({name for _, wanted in work for name in wanted})
@@ -92,27 +119,49 @@ def process_clips(
             ]
             if missed:
                 postponed[clip_id] = missed
-            if not result.success:
-                # Behind a layer that everything depends on the clip waits as well: nothing is wrong with it.
-                if not any(specs[state.layer].essential for state in missed):
-                    stopped += 1
-                    crashed += not project.database.clip(clip_id).failed
+            # Behind a layer that everything depends on the clip waits as well: nothing is wrong with it.
+            if not result.success and not any(specs[state.layer].essential for state in missed):
+                stopped += 1
+                crashed += not project.database.clip(clip_id).failed
                 progress.console.print(f"[yellow]{escape(result.error)}[/yellow]", soft_wrap=True)
     _say_what_waits(project, [state for states in postponed.values() for state in states])
-    return Outcome(ran=len(work), stopped=stopped, crashed=crashed, postponed=len(postponed))
+    return Outcome(ran=len(work), stopped=stopped, crashed=crashed, postponed=len(postponed), left=left_clips)
 
 
-def _say_what_waits(project: Project, postponed: list[LayerStateRecord]) -> None:
-    """One line for each layer that was postponed for a reason, however many clips wait for it."""
-    reasons: dict[tuple[str, str], list[LayerStateRecord]] = {}
+def _say_what_is_left(
+    project: Project, left: Mapping[str, Mapping[str, Sequence[str]]], *, retry_failed: bool
+) -> None:
+    """One line for each other profile: its layers, and how either profile is chosen."""
+    arguments = "run --retry-failed" if retry_failed else "run"
+    for profile, layers in left.items():
+        counted = ", ".join(f"{layer} of {len(clip_ids)} clip(s)" for layer, clip_ids in layers.items())
+        here = project.settings.profile
+        message = (
+            f"Left as it is: {counted}, last tried with the profile {profile}. This run has {here}, which was not "
+            f"named for it and may make something else. Go on with `{command_with_profile(arguments, profile)}`, or "
+            f"choose this one with `{command_with_profile(arguments, here)}`."
+        )
+        messages.print(f"[red]{escape(message)}[/red]", soft_wrap=True)
+
+
+def _say_what_waits(project: Project, postponed: Sequence[LayerStateRecord]) -> None:
+    """One line for each reason to postpone layers, however many layers and clips wait for it; then what to do."""
+    reasons: dict[str, dict[str, list[LayerStateRecord]]] = {}
     for state in postponed:
         reason = state.reason.replace(state.clip_id, "...").rstrip(".") + "."
-        reasons.setdefault((state.layer, reason), []).append(state)
-    for (layer, reason), states in reasons.items():
-        had_it = any(project.store.document(state.clip_id, layer) is not None for state in states)
-        earlier = f" {EARLIER_VERSION_UNUSED}" if had_it else ""
-        messages.print(
-            f"[yellow]{layer} of {len(states)} clip(s) was postponed: {escape(reason)} The next `ego-assets run` tries "
-            f"again.{earlier}[/yellow]",
-            soft_wrap=True,
+        reasons.setdefault(reason, {}).setdefault(state.layer, []).append(state)
+    for reason, layers in reasons.items():
+        counted = ", ".join(f"{layer} of {len(states)} clip(s)" for layer, states in layers.items())
+        had_it = any(
+            project.store.document(state.clip_id, state.layer) is not None
+            for states in layers.values()
+            for state in states
         )
+        was = "was" if len(layers) == 1 else "were"
+        earlier = f" {EARLIER_VERSION_UNUSED}" if had_it else ""
+        message = f"{counted} {was} postponed: {reason}{earlier}"
+        messages.print(f"[yellow]{escape(message)}[/yellow]", soft_wrap=True)
+    if reasons:
+        again, doctor = (same_profile_command(words, project.settings) for words in ("run", "doctor"))
+        message = f"The next `{again}` tries again. `{doctor}` lists all that is missing."
+        messages.print(f"[yellow]{escape(message)}[/yellow]", soft_wrap=True)

@@ -18,12 +18,18 @@ import yaml
 from ego_assets.assembling import DeliveryMaker
 from ego_assets.delivering import DATASET, DELIVERY_NAME
 from ego_assets.disk import require_space
-from ego_assets.execution import LayerState, Services, layers_done_without, listen_to_progress
+from ego_assets.execution import (
+    PROFILE_DETAIL,
+    LayerState,
+    Services,
+    layers_done_without,
+    listen_to_progress,
+)
 from ego_assets.planning import ClipPlan, plan_clip
 from ego_assets.schema.embeddings import EMBEDDINGS_LAYER
 from ego_assets.schema.errors import ArtifactCorrupted, ArtifactMissing, TransientError
 from ego_assets.schema.gates import GateOutcome
-from ego_assets.schema.layers import LayerSpec
+from ego_assets.schema.layers import COMPLETED, LayerSpec
 from ego_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,10 +108,16 @@ class ClipRun:
 
 
 class Project:
-    """Everything below one data folder, and the Dagster instance beside it."""
+    """Everything below one data folder, and the Dagster instance beside it.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: The settings.
+        profile_is_named: Whether their profile was named for this very command.
+    """
+
+    def __init__(self, settings: Settings, *, profile_is_named: bool = False) -> None:
         self.settings = settings
+        self.profile_is_named = profile_is_named
 
     @cached_property
     def specs(self) -> tuple[LayerSpec, ...]:
@@ -192,8 +204,14 @@ class Project:
         _limit_gpu_pool(instance)
         return instance
 
-    def plans(self, clips: Sequence[Clip] | None = None, *, retry_failed: bool = False) -> list[ClipPlan]:
-        """What is left to do, clip by clip."""
+    def plans(
+        self,
+        clips: Sequence[Clip] | None = None,
+        *,
+        retry_failed: bool = False,
+        leave: Collection[str] = (),
+    ) -> list[ClipPlan]:
+        """What is left to do, clip by clip; arguments as of :func:`ego_assets.planning.plan_clip`."""
         return [
             plan_clip(
                 clip.clip_id,
@@ -201,9 +219,36 @@ class Project:
                 database=self.database,
                 store=self.store,
                 retry_failed=retry_failed,
+                leave=leave,
             )
             for clip in (self.database.clips() if clips is None else clips)
         ]
+
+    def tried_with_other_profiles(self, clip_id: str, *, retry_failed: bool = False) -> dict[str, str]:
+        """Layers that were last tried with another profile and not made, and that a run would try again.
+
+        A profile that was named for this very command was chosen for whatever it makes: then there are none.
+
+        Args:
+            clip_id: The clip.
+            retry_failed: Whether the run tries layers again that failed or were given up.
+
+        Returns:
+            Layer to the other profile.
+        """
+        if self.profile_is_named:
+            return {}
+        tried_again = {LayerState.POSTPONED}
+        if retry_failed:
+            tried_again |= {LayerState.FAILED, LayerState.BLOCKED, LayerState.GIVEN_UP}
+        waiting = {state.layer for state in self.database.layer_states(clip_id) if state.state in tried_again}
+        present = self.settings.profile_place
+        tried = {
+            gate.layer: str(gate.details.get(PROFILE_DETAIL, present))
+            for gate in self.database.gates(clip_id)
+            if gate.gate == COMPLETED and gate.layer in waiting
+        }
+        return {layer: profile for layer, profile in tried.items() if profile != present}
 
     def ingest(self, root: Path, path: Path, given: Mapping[str, Any]) -> Clip:
         """Copy one video into the vault and register it as a clip.

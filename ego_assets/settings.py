@@ -6,6 +6,7 @@ need no account, no GPU and no download, and keep all data below one folder.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -456,6 +457,12 @@ class Settings(BaseSettings):
         )
 
     @property
+    def profile_place(self) -> str:
+        """The profile's name, or the absolute path of its file: the same from whichever folder it was named."""
+        path = Path(self.profile)
+        return str(path.resolve()) if path.suffix in (".yaml", ".yml") else self.profile
+
+    @property
     def root(self) -> Path:
         """The data folder, absolute."""
         return self.data_dir.expanduser().resolve()
@@ -566,3 +573,19 @@ def load_settings() -> Settings:
             for found in error.errors()
         ]
         raise ConfigurationError(f"{'; '.join(wrong)}. Correct the environment or .env.") from None
+
+
+def command_with_profile(arguments: str, profile: str) -> str:
+    """An ``ego-assets`` command as it is typed, with its profile named."""
+    return f"ego-assets {arguments} --profile {shlex.quote(profile)}"
+
+
+def same_profile_command(arguments: str, settings: Settings) -> str:
+    """An ``ego-assets`` command as it is typed to get these settings' profile, which is named where it has to be.
+
+    Raises:
+        ConfigurationError: The settings of this process are wrong.
+    """
+    if settings.profile == load_settings().profile:
+        return f"ego-assets {arguments}"
+    return command_with_profile(arguments, settings.profile)

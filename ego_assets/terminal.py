@@ -56,7 +56,7 @@ def open_project(profile: str = "") -> Project:
     """The project that the settings name."""
     from ego_assets.project import Project
 
-    return Project(open_settings(profile))
+    return Project(open_settings(profile), profile_is_named=bool(profile))
 
 
 @contextmanager

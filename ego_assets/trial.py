@@ -15,11 +15,13 @@ from ego_assets.execution import (
     ClipWork,
     LayerDraft,
     LayerFunction,
+    LayerOutcome,
+    LayerState,
     listen_to_progress,
     run_layer,
 )
 from ego_assets.schema.clip import PRIVACY_LAYER
-from ego_assets.schema.errors import ConfigurationError, EgoAssetsError
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, EgoAssetsError
 from ego_assets.settings import load_settings
 
 if TYPE_CHECKING:
@@ -86,7 +88,8 @@ def try_layer(
         The files written to ``out``, and what the gates say of them.
 
     Raises:
-        ConfigurationError: There is no such layer.
+        ConfigurationError: There is no such layer, or a setting is wrong.
+        BackendUnavailable: This machine lacks something that a layer needs, or cannot reach it.
         EgoAssetsError: The file was rejected, or a layer was stopped; the message says why.
     """
     from ego_assets.assets import LAYERS
@@ -130,13 +133,22 @@ def try_layer(
                     ancestors=essential_ancestors(spec.name, specs),
                 )
             document, gates = outcome.document, outcome.gates
-            if not outcome.lets_clip_pass and not (document and spec.name == layer):
-                raise EgoAssetsError(f"{spec.name} of {file.name}: {outcome.reason}")
+            is_there = document is not None if spec.name == layer else outcome.lets_clip_pass
+            if not is_there:
+                raise _failure(outcome, f"{spec.name} of {file.name}: {outcome.reason}")
+        assert document is not None
         on_progress(layer, 1.0)
-        if document is None:
-            raise EgoAssetsError(f"{layer} of {file.name} was not made.")
         files = _export(project.store, document, out)
         return Trial(files=tuple(files), gates=gates, attempts=document.attempts)
+
+
+def _failure(outcome: LayerOutcome, message: str) -> EgoAssetsError:
+    """Why a layer is not there: a wrong setting, something that this machine lacks, or the file."""
+    if outcome.error is not None and issubclass(outcome.error, ConfigurationError):
+        return ConfigurationError(message)
+    if outcome.state is LayerState.POSTPONED:
+        return BackendUnavailable(message)
+    return EgoAssetsError(message)
 
 
 def _without_detection(make: LayerFunction, layer: str) -> LayerFunction:

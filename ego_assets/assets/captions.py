@@ -158,6 +158,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             similarities=[caption.similarity for caption in captions],
             refusals=[caption.refused for caption in captions if caption.refused],
             no_similarity=no_similarity,
+            space="" if embedder is None else embedder.space,
         ),
         config={
             "interval_s": settings.interval_s,

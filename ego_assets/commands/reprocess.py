@@ -98,7 +98,9 @@ def reprocess(
                     crashed=outcome.crashed + after.crashed,
                     # What the first pass postponed was tried again by the second.
                     postponed=after.postponed,
+                    left=after.left,
                 )
     if as_json:
-        print_json({**summary, "stopped": outcome.stopped, "postponed": outcome.postponed})
+        counts = {"stopped": outcome.stopped, "postponed": outcome.postponed, "left": outcome.left}
+        print_json({**summary, **counts})
     raise typer.Exit(outcome.exit_status)

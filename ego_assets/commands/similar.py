@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ego_assets.settings import same_profile_command
 from ego_assets.terminal import (
     STOPPED,
     USAGE,
@@ -109,9 +110,10 @@ def _of_clip(project: Project, index: EmbeddingIndex, clip_id: str) -> Embedding
     project.database.clip(clip_id)
     found = index.get(clip_id)
     if found is None:
+        make = same_profile_command(f"run --clip {clip_id} --layer embeddings", project.settings)
         stop(
-            f"Clip {clip_id} has no embedding. Make it with `ego-assets run --clip {clip_id} --layer embeddings`; "
-            "if the layer is there, `ego-assets reindex` brings its vector into the database.",
+            f"Clip {clip_id} has no embedding. Make it with `{make}`; if the layer is there, `ego-assets reindex` "
+            "brings its vector into the database.",
             STOPPED,
         )
     return found.embedding
@@ -123,20 +125,23 @@ def _of_text(project: Project, index: EmbeddingIndex, text: str) -> Embedding:
 
     embedder = project.services.models.ladder("embeddings")[0].open()
     profile = project.settings.profile
-    if not embedder.embeds_text:
-        stop(
-            f"The embeddings backend {embedder.info.backend} of the profile {profile!r} reads no words. Name one that "
-            "does, such as open_clip, in the profile, and make the layer again: `ego-assets run --layer embeddings "
-            "--again`.",
-            STOPPED,
-        )
     stored = index.spaces()
-    if embedder.space not in stored:
-        spaces = ", ".join(f"{space} ({count})" for space, count in sorted(stored.items())) or "none"
+    if embedder.embeds_text and embedder.space in stored:
+        return Embedding(embedder.space, embedder.embed_texts([text])[0])
+    others = [f"{space} ({count})" for space, count in sorted(stored.items()) if space != embedder.space]
+    if embedder.embeds_text:
+        why = f"No clip has an embedding in the space {embedder.space} of the profile {profile!r}."
+        make = f"`{same_profile_command('run --layer embeddings --again', project.settings)}`"
+    else:
+        why = f"The embeddings backend {embedder.info.backend} of the profile {profile!r} reads no words."
+        make = (
+            "`ego-assets run --layer embeddings --again --profile P`, P naming a backend that reads words, such as "
+            "open_clip"
+        )
+    if others:
         stop(
-            f"No clip has an embedding in the space {embedder.space} of the profile {profile!r}; there are: {spaces}. "
-            "Vectors of different spaces cannot be compared: make them with `ego-assets run --layer embeddings "
-            "--again`, or choose the profile they were made with.",
+            f"{why} There are embeddings in other spaces: {', '.join(others)}. Name the profile of the run that made "
+            f"them with --profile. Only where you want others, make them anew: {make}.",
             STOPPED,
         )
-    return Embedding(embedder.space, embedder.embed_texts([text])[0])
+    stop(f"{why} Make embeddings: {make}.", STOPPED)

@@ -11,6 +11,8 @@ from ego_assets.schema.gates import GateOutcome, GateResult, GateSpec
 FEWEST_WORDS, MOST_WORDS = 15, 40
 #: A caption less like its frame is probably made up (collection guide, frequent questions: CLIP similarity of 0.25).
 MIN_SIMILARITY = 0.25
+#: How the spaces begin that this number was chosen for: what a cosine of words and pictures means differs by model.
+CHOSEN_FOR = "clip-vit-l-14"
 #: A single caption outside of these is none, and is asked for again. Ours: half and one and a half of the bounds of the
 #: mean.
 SHORTEST_WORDS, LONGEST_WORDS = 8, 60
@@ -72,6 +74,7 @@ def judge_captions(
     similarities: Sequence[float | None],
     refusals: Sequence[str] = (),
     no_similarity: str = "",
+    space: str = "",
 ) -> list[GateResult]:
     """Judge the captions of a clip; one verdict per gate, in the order of :data:`GATES`.
 
@@ -80,12 +83,15 @@ def judge_captions(
         similarities: Cosine between text and picture per moment; ``None`` where nobody can tell.
         refusals: Why captions were refused, for the message.
         no_similarity: Why nobody can tell.
+        space: Space in which text and picture were compared.
     """
     said = [count for count in words if count]
     return [
         _judge_answered(len(words), sum(map(is_answer, words)), refusals),
         _judge_length(said),
-        _judge_relevance([value for value in similarities if value is not None], len(said), no_similarity),
+        _judge_relevance(
+            [value for value in similarities if value is not None], len(said), no_similarity, space
+        ),
     ]
 
 
@@ -121,7 +127,7 @@ def _judge_length(words: Sequence[int]) -> GateResult:
     )
 
 
-def _judge_relevance(similarities: Sequence[float], said: int, no_similarity: str) -> GateResult:
+def _judge_relevance(similarities: Sequence[float], said: int, no_similarity: str, space: str) -> GateResult:
     if said == 0:
         return RELEVANCE.not_evaluated("There is no caption.")
     if not similarities:
@@ -135,5 +141,11 @@ def _judge_relevance(similarities: Sequence[float], said: int, no_similarity: st
         "lowest_similarity": min(similarities),
     }
     if share < RELEVANCE.limit:
-        return RELEVANCE.failed(f"{seen} The others may be made up: look at them.", value=share, **details)
+        advice = "The others may be made up: look at them."
+        if space and not space.startswith(CHOSEN_FOR):
+            advice = (
+                f"The limit was chosen for CLIP ViT-L/14, and these were compared in the space {space}, where captions "
+                "that fit may be less like their frames: look at them, or use the checkpoint vit_l_14 for embeddings."
+            )
+        return RELEVANCE.failed(f"{seen} {advice}", value=share, **details)
     return RELEVANCE.passed(seen, value=share, **details)

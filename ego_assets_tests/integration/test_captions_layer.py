@@ -374,6 +374,17 @@ def test_captions_unlike_their_frames_are_asked_again_and_judged(root: Path, ser
     assert compared["picture"] == [1.0, 1.0, 1.0]
 
 
+def test_the_space_is_named_where_captions_are_refused_in_one_that_the_limit_was_not_chosen_for(
+    root: Path, server: CaptionServer
+) -> None:
+    bench = Bench(root, **endpoint(server))
+    bench.models = WithLookAlike(load_profile("local"))
+    made_up = "The wearer walks through a wide field of ripe wheat under a clear blue sky in late summer."
+    server.respond = lambda body, number: completion(made_up)
+    [relevance] = [gate for gate in bench.run()["captions"].gates if gate.spec.name == "relevance"]
+    assert relevance.blocks and "in the space test" in relevance.message
+
+
 class WithModel(WithLookAlike):
     """A model of the profile, asked with two of the prompts that ship."""
 

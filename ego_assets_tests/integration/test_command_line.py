@@ -22,6 +22,7 @@ import yaml
 
 from ego_assets.cli import main
 from ego_assets.project import Project
+from ego_assets.schema.errors import ArtifactMissing
 from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk
 from ego_assets.settings import load_settings
 from ego_assets_tests.clips import write_clip, write_renamed_picture
@@ -331,7 +332,7 @@ def test_a_layer_that_this_machine_cannot_make_is_status_three(
         outcome = processed.ego("run", "--again", "--layer", "embeddings", "--clip", good)
     assert outcome.code == 3
     assert "embeddings of 1 clip(s) was postponed:" in outcome.err and "EGO_DECODER" in outcome.err
-    assert "The next `ego-assets run` tries again." in outcome.err
+    assert "The next `ego-assets run` tries again. `ego-assets doctor` lists" in outcome.err
     assert "earlier version is not used" in outcome.err and "earlier version is not used" in outcome.out
     # What was asked for went well.
     assert processed.ego("run", "--again", "--layer", "frames", "--clip", good).code == 0
@@ -353,8 +354,110 @@ def test_a_clip_that_waits_for_the_privacy_pass_is_not_blamed(
     [note] = row["notes"]
     assert "waits: blurred_video was postponed" in note and "The next `ego-assets run` tries again" in note
     assert "better recording" not in note and "earlier version" not in note
-    assert ego("run", "--layer", "blurred_video").code == 0
+    # Privacy fails closed: other detectors than those that were asked for do not step in unasked.
+    left = ego("run", "--json")
+    assert left.code == 2 and "Left as it is: blurred_video of 1 clip(s)" in left.err
+    assert left.json["clips"][0]["layers"] == ["raw_clip", "clip_quality"]
+    assert ego("run", "--profile", "local", "--layer", "blurred_video").code == 0
     assert ego("status", "--json").json["clips"][0]["notes"] == []
+
+
+@pytest.fixture
+def other_profile(tmp_path: Path) -> Path:
+    """A profile whose embeddings this machine cannot make; its name has to be quoted."""
+    content = yaml.safe_load((Path(profiles.__file__).parent / "local.yaml").read_text())
+    content["backends"]["embeddings"] = {"backend": "open_clip"}
+    path = tmp_path / "of mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_what_one_profile_was_asked_for_no_other_makes_unasked(
+    ego: CommandLine, tmp_path: Path, other_profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2):
+        assert ego("ingest", write_clip(tmp_path / f"{seed}.mp4", seed=seed)).code == 0
+    same = f"--profile '{other_profile}'`"
+    waits = ego("run", "--profile", other_profile, "--layer", "embeddings")
+    assert (
+        waits.code == 3
+        and waits.err.count("backend 'open_clip'") == 1
+        and "embeddings of 2 clip(s)" in waits.err
+    )
+    assert f"The next `ego-assets run {same} tries again." in waits.err
+    assert f"`ego-assets doctor {same} lists all that is missing." in waits.err
+    assert waits.out.count("backend 'open_clip'") == 1 and "embeddings: as for 1.mp4" in waits.out
+
+    first = ego.project.database.clips()[0].clip_id
+    left = ego("run", "--layer", "embeddings", "--layer", "frames", "--clip", first, "--json")
+    assert left.code == 2 and "Left as it is: embeddings of 1 clip(s)" in left.err
+    assert f"`ego-assets run {same}, or choose this one with `ego-assets run --profile local`" in left.err
+    layers = left.json["clips"][0]["layers"]
+    assert "frames" in layers and "embeddings" not in layers, "the rest goes on"
+    nothing = ego("run", "--layer", "embeddings", "--clip", first)
+    assert nothing.code == 2 and "Nothing is pending" not in nothing.err
+    assert ego("run", "--layer", "frames", "--clip", first).code == 0, "what is not asked for is no matter"
+
+    # The same profile, whichever way and from wherever it is named.
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setenv("EGO_PROFILE", other_profile.name)
+        waits = ego("run", "--layer", "embeddings", "--clip", first)
+    assert waits.code == 3 and "The next `ego-assets run` tries again. `ego-assets doctor` lists" in waits.err
+
+    def embedded() -> set[str]:
+        return {
+            row["clip_id"] for row in ego("status", "--json").json["clips"] if "embeddings" in row["layers"]
+        }
+
+    second = ego.project.database.clips()[1].clip_id
+    assert ego("run", "--layer", "embeddings", "--clip", first, "--profile", "local").code == 0
+    assert embedded() == {first}
+    assert ego("run", "--layer", "embeddings", "--clip", second, "--again").code == 0
+    assert embedded() == {first, second}
+    assert ego("run", "--layer", "embeddings").code == 0
+
+
+def test_what_failed_with_one_profile_is_retried_with_another_only_where_that_is_named(
+    ego: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resources.models.embeddings import AppearanceEmbedder
+
+    def fails(self: AppearanceEmbedder, images: object) -> None:
+        raise ArtifactMissing("There is no picture.")
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text((Path(profiles.__file__).parent / "local.yaml").read_text())
+    assert ego("ingest", write_clip(tmp_path / "a.mp4")).code == 0
+    only = ("--layer", "embeddings")
+    with monkeypatch.context() as patch:
+        patch.setattr(AppearanceEmbedder, "embed_images", fails)
+        ego("run", "--profile", mine, *only)
+    [clip] = ego.project.database.clips()
+    states = {state.layer: state.state for state in ego.project.database.layer_states(clip.clip_id)}
+    assert states["embeddings"] == "given_up"
+    assert ego("run", *only).code == 0, "nobody asked for another try"
+    left = ego("run", "--retry-failed", *only)
+    assert left.code == 2 and f"`ego-assets run --retry-failed --profile {mine}`" in left.err
+    assert "`ego-assets run --retry-failed --profile local`" in left.err
+    assert ego("run", "--retry-failed", "--profile", "local", *only).code == 0
+    assert "embeddings" in ego("status", "--json").json["clips"][0]["layers"]
+
+
+def test_try_ends_as_run_does(ego: CommandLine, tmp_path: Path, other_profile: Path) -> None:
+    video = write_clip(tmp_path / "a.mp4")
+    lacks = ego("try", "embeddings", video, "--out", tmp_path / "out", "--profile", other_profile)
+    assert lacks.code == 3 and "embeddings of a.mp4: " in lacks.err and "backend 'open_clip'" in lacks.err
+    content = yaml.safe_load(other_profile.read_text())
+    del content["backends"]["embeddings"]
+    other_profile.write_text(yaml.safe_dump(content))
+    wrong = ego("try", "embeddings", video, "--out", tmp_path / "out", "--profile", other_profile)
+    assert wrong.code == 2 and "names no backend for 'embeddings'" in wrong.err
+    content["backends"]["faces"] = {"backend": "egoblur"}
+    other_profile.write_text(yaml.safe_dump(content))
+    lacks = ego("try", "frames", video, "--out", tmp_path / "out", "--profile", other_profile)
+    assert lacks.code == 3 and "blurred_video of a.mp4: " in lacks.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_release_lets_a_held_clip_go_on(processed: Processed) -> None:

@@ -23,12 +23,14 @@ from ego_assets.cli import main
 from ego_assets.execution import LayerOutcome, LayerState, run_layer
 from ego_assets.labels.embeddings import read_embedding
 from ego_assets.project import Project
+from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS, Embedding
 from ego_assets.schema.errors import TransientError
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.layers import RetryPolicySpec
 from ego_assets.schema.vocabulary import ReviewKind
 from ego_assets.settings import load_settings
 from ego_assets_tests.clips import write_clip
+from resources import profiles
 from resources.embeddings import EmbeddingIndex
 
 SPECS = {spec.name: spec for spec in (*(spec for spec, _ in PRIVACY_CHAIN), asset.SPEC)}
@@ -261,11 +263,8 @@ def words(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_clips_are_found_by_words(bench: Bench, words: dict[str, Any]) -> None:
     first, second, gone = bench.clip(seed=1), bench.clip(seed=2), bench.clip(seed=1, frames=13)
     code, _, err = bench.command("similar", "--text", "the clip 2")
-    assert (
-        code == 1
-        and "No clip has an embedding in the space appearance-v1" in err
-        and "there are: none" in err
-    )
+    assert code == 1 and "No clip has an embedding in the space appearance-v1" in err
+    assert "--profile" not in err and "`ego-assets run --layer embeddings --again`" in err
     for clip_id in (first, second, gone):
         bench.embed(clip_id)
     for name, clip_id in (("the clip 1", first), ("the clip 2", second)):
@@ -295,15 +294,38 @@ def test_words_are_compared_with_vectors_of_their_space_alone(
     monkeypatch.setattr(AppearanceEmbedder, "space", "another-space")
     code, out, err = bench.command("similar", "--text", "the clip 1")
     assert code == 1 and not out and "in the space another-space" in err and "appearance-v1 (1)" in err
-    assert "--layer embeddings --again" in err
+    named, again = err.index("with --profile"), err.index("`ego-assets run --layer embeddings --again`")
+    assert named < again, "the cheap way comes first"
 
 
 def test_a_backend_that_reads_no_words_is_named(bench: Bench) -> None:
     bench.embed(bench.clip(seed=1))
     code, _, err = bench.command("similar", "--text", "a person pours water")
     assert code == 1 and "appearance of the profile 'local' reads no words" in err and "open_clip" in err
+    assert "other spaces" not in err, "no other profile made any"
     code, _, err = bench.command("similar", "--text", "a person pours water", "--profile", "nothing")
     assert code == 2 and "There is no profile 'nothing'" in err
+
+
+def test_vectors_that_another_profile_made_are_named(bench: Bench) -> None:
+    for seed in (1, 2):
+        clip_id = bench.clip(seed=seed)
+        vector = np.eye(EMBEDDING_DIMENSIONS, dtype=np.float32)[seed]
+        bench.index.put(clip_id, Embedding("clip-vit-l-14-0a1b", vector), data_version="v")
+    code, _, err = bench.command("similar", "--text", "a person pours water")
+    assert code == 1 and "clip-vit-l-14-0a1b (2)" in err
+    assert err.index("with --profile") < err.index("make them anew")
+
+
+def test_a_clip_without_a_vector_gets_the_command_for_the_profile_of_the_call(
+    bench: Bench, tmp_path: Path
+) -> None:
+    clip_id = bench.clip(seed=1)
+    mine = tmp_path / "of mine.yaml"
+    mine.write_text((Path(profiles.__file__).parent / "local.yaml").read_text())
+    make = f"`ego-assets run --clip {clip_id} --layer embeddings"
+    assert f"{make}`" in bench.command("similar", clip_id)[2]
+    assert f"{make} --profile '{mine}'`" in bench.command("similar", clip_id, "--profile", mine)[2]
 
 
 @pytest.mark.parametrize(

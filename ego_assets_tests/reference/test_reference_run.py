@@ -260,6 +260,11 @@ def test_a_missing_checkpoint_says_what_to_pull(
     ran = ego("run", "--profile", processed.machine.profile, "--layer", "depth_maps", "--again", "--json")
     assert ran.code == 3 and f"ego-assets models pull {card.key}" in ran.err
     assert f"ego-assets models pull {card.key}" in ran.out and "earlier version is not used" in ran.out
+    assert f"The next `ego-assets run --profile {processed.machine.profile}` tries again" in ran.err
+    # Depth from motion does not step in for the network because somebody left the profile out.
+    left = ego("run", "--layer", "depth_maps")
+    assert left.code == 2 and "Left as it is: depth_maps of 2 clip(s)" in left.err
+    assert ego("run").code == 2 and "depth_maps" not in ego("run", "--json").json["clips"][0]["layers"]
 
 
 def killed_during(layer: str, data: Path, *arguments: object, models: Path) -> int:

@@ -13,10 +13,11 @@ import yaml
 from dagster import AssetKey, DagsterInstance, DefaultScheduleStatus, DefaultSensorStatus, Definitions
 
 from ego_assets.definitions import build_definitions
+from ego_assets.execution import ProcessDied
 from ego_assets.partitions import clip_partitions
 from ego_assets.project import prepare_dagster_home
 from ego_assets.schema.errors import ConfigurationError
-from ego_assets.settings import Settings, load_settings
+from ego_assets.settings import Settings, load_settings, same_profile_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -273,3 +274,24 @@ def test_jobs_schedules_and_sensors(definitions: Definitions) -> None:
         "incidents_sensor": {"process_clip", "collection"},
     }
     assert all(sensor.default_status is DefaultSensorStatus.RUNNING for sensor in repository.sensor_defs)
+
+
+def test_a_command_names_the_profile_where_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EGO_PROFILE", "reference")
+    load_settings.cache_clear()
+    try:
+        assert same_profile_command("run", load_settings()) == "ego-assets run"
+        mine = load_settings().model_copy(update={"profile": "my own.yaml"})
+        assert same_profile_command("run", mine) == "ego-assets run --profile 'my own.yaml'"
+        died = ProcessDied("frames", "c", 3, settings=mine)
+        assert "`ego-assets run --retry-failed --clip c --profile 'my own.yaml'`" in str(died)
+    finally:
+        load_settings.cache_clear()
+
+
+def test_a_profile_file_is_the_same_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(profile="./mine.yaml").profile_place == str(tmp_path / "mine.yaml")
+    assert Settings(profile="reference").profile_place == "reference"

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from ego_assets.gates.captions import GATES, MIN_SIMILARITY, judge_caption, judge_captions
+from ego_assets.gates.captions import (
+    CHOSEN_FOR,
+    GATES,
+    MIN_SIMILARITY,
+    judge_caption,
+    judge_captions,
+)
 from ego_assets.schema.gates import GateOutcome, GateResult
+from resources.models.registry import CLIP_VIT_L_14
 
 
 def verdicts(
@@ -55,6 +62,20 @@ def test_a_clip_without_a_frame_fails() -> None:
 )
 def test_mean_length(words: list[int], outcome: GateOutcome) -> None:
     assert verdicts(words)["length"].outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("space", "is_named"), [("clip-vit-l-14-0a1b", False), ("siglip-vit-b-16-0a1b", True)]
+)
+def test_a_space_that_the_limit_was_not_chosen_for_is_named(space: str, is_named: bool) -> None:
+    found = verdicts([20, 20], [0.1, 0.1], space=space)["relevance"]
+    assert found.outcome is GateOutcome.FAILED
+    assert (space in found.message and "chosen for CLIP ViT-L/14" in found.message) == is_named
+    assert ("may be made up" in found.message) != is_named
+
+
+def test_the_limit_was_chosen_for_the_checkpoint_that_the_reference_profile_names() -> None:
+    assert CLIP_VIT_L_14.key == CHOSEN_FOR
 
 
 def test_relevance_is_not_evaluated_where_nobody_can_tell() -> None:

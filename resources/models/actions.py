@@ -13,6 +13,7 @@ from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.motion import CameraMotion
+from resources.models.backends import BACKENDS
 
 
 class MotionRulesRecognizer:
@@ -26,6 +27,7 @@ class MotionRulesRecognizer:
     """
 
     def __init__(self, *, certainty: float = MotionRules.certainty) -> None:
+        BACKENDS["actions"]["motion_rules"].check_arguments(locals())
         self._rules = MotionRules(certainty=certainty)
 
     @property

@@ -20,6 +20,7 @@ from resources.models.setting_checks import (
     number,
     one_of,
     paddle_device,
+    precision,
     switch,
     true_or_false,
     whole,
@@ -106,6 +107,18 @@ class BackendSpec:
                     f"{smaller}: expected at most {larger} ({settings[larger]}), got {settings[smaller]}"
                 )
 
+    def check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse what :meth:`check` does, in the constructor of the backend.
+
+        Args:
+            arguments: All that the constructor was given: ``locals()`` where it begins. What is no setting is left
+                alone.
+
+        Raises:
+            ValueError: As of :meth:`check`.
+        """
+        self.check({name: arguments[name] for name in self.settings})
+
     @property
     def permitted_choice(self) -> str | None:
         """What to set so that commercial use is permitted: empty where nothing has to be, ``None`` if it never is."""
@@ -152,10 +165,9 @@ _TORCH_SETTINGS: Mapping[str, Check] = MappingProxyType(
     {**_THRESHOLDS, **_NMS, "device": device, "batch_size": whole(1)}
 )
 
-_PRECISION = one_of("auto", "float32", "bfloat16", "float16")
 #: Where and how networks of PyTorch run.
 _RUNTIME_SETTINGS: Mapping[str, Check] = MappingProxyType(
-    {"device": device, "precision": _PRECISION, "compile": switch, "batch_size": whole(0)}
+    {"device": device, "precision": precision, "compile": switch, "batch_size": whole(0)}
 )
 #: The same for those that are never compiled.
 _UNCOMPILED_SETTINGS: Mapping[str, Check] = MappingProxyType(

@@ -17,33 +17,6 @@ from ego_assets.schema.detections import BgrImage, Detections
 FloatArray = npt.NDArray[np.float32]
 
 
-def check_thresholds(*, score_threshold: float, strict_score_threshold: float, nms_iou: float = 1.0) -> None:
-    """Refuse thresholds that cannot be meant; detectors that drop no overlapping boxes have no ``nms_iou``.
-
-    Raises:
-        ValueError: Not ``0 < strict_score_threshold <= score_threshold < 1`` or not ``0 < nms_iou <= 1``.
-    """
-    if not 0 < strict_score_threshold <= score_threshold < 1:
-        raise ValueError(
-            "expected 0 < strict_score_threshold <= score_threshold < 1, got "
-            f"{strict_score_threshold} and {score_threshold}"
-        )
-    if not 0 < nms_iou <= 1:
-        raise ValueError(f"nms_iou: expected above 0 and at most 1, got {nms_iou}")
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Refuse what is no whole number, or one below ``least``: profiles are written by hand.
-
-    Raises:
-        ValueError: It is one of these.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}: expected a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: expected {least} or more, got {value}")
-
-
 def check_finite(*outputs: npt.NDArray[np.float32]) -> None:
     """Refuse what a network answers when it has broken down: it must not pass for one that saw nothing.
 

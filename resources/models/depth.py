@@ -12,6 +12,7 @@ from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.flow import FlowEstimator
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.vocabulary import LocationType
+from resources.models.backends import BACKENDS
 
 
 class _FromMotion:
@@ -67,6 +68,7 @@ class MotionDepth(_FromMotion):
         completion: bool = True,
         calibration: bool = True,
     ) -> None:
+        BACKENDS["depth"]["depth_from_motion"].check_arguments(locals())
         self._config = MotionDepthConfig(
             max_side=max_side, window_frames=window_frames, completion=completion, calibration=calibration
         )
@@ -104,6 +106,7 @@ class SparseMotionDepth(_FromMotion):
         patch: int = 15,
         calibration: bool = True,
     ) -> None:
+        BACKENDS["depth"]["sparse_motion"].check_arguments(locals())
         self._config = MotionDepthConfig(
             max_side=max_side, window_frames=window_frames, calibration=calibration, footprint_px=patch // 2
         )

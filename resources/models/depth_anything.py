@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -27,14 +27,13 @@ from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.vocabulary import LocationType
-from resources.models.registry import DEPTH_ANYTHING_METRIC, DEPTH_ANYTHING_RELATIVE, ModelCard
+from resources.models.backends import BACKENDS
+from resources.models.registry import ModelCard
+from resources.models.setting_checks import Compile, Precision
 from resources.models.torch_device import without_bars
 from resources.models.torch_runtime import (
     Batches,
-    Compile,
     HeldNetwork,
-    Precision,
-    check_runtime_settings,
     runtime_key,
     shared_network,
 )
@@ -292,27 +291,10 @@ class _Runtime:
     input_side: int
     batch_size: int
 
-    def __post_init__(self) -> None:
-        check_runtime_settings(precision=self.precision, compile=self.compile)
-        if (
-            isinstance(self.input_side, bool)
-            or not isinstance(self.input_side, int)
-            or self.input_side < PATCH
-        ):
-            raise ValueError(f"input_side: expected pixels, at least {PATCH}, got {self.input_side!r}")
-        if self.input_side % PATCH:
-            nearest = round(self.input_side / PATCH) * PATCH
-            raise ValueError(
-                f"input_side: expected a multiple of {PATCH}, such as {nearest}, got {self.input_side}"
-            )
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 0:
-            raise ValueError(f"batch_size: expected 0 or more, got {self.batch_size!r}")
-
 
 class _DepthAnything:
     """What metric and relative checkpoints share: where weights lie, and that each is loaded once, when needed."""
 
-    _checkpoints: Mapping[str, tuple[ModelCard, ...]]
     _backend: str
     #: What the file ``config.json`` calls the checkpoints' kind.
     _kind: str
@@ -328,14 +310,12 @@ class _DepthAnything:
         compile: Compile = "auto",
         batch_size: int = 0,
     ) -> None:
-        if checkpoint not in self._checkpoints:
-            raise ValueError(
-                f"checkpoint: expected one of {', '.join(self._checkpoints)}, got {checkpoint!r}"
-            )
+        spec = BACKENDS["depth"][self._backend]
+        spec.check_arguments(locals())
         self._runtime = _Runtime(
             device=device, precision=precision, compile=compile, input_side=input_side, batch_size=batch_size
         )
-        self._cards = self._checkpoints[checkpoint]
+        self._cards = spec.models_for({"checkpoint": checkpoint})
         self._folders = [located_folder(card, models_dir) for card in self._cards]
         self._digests = [card_digest(card, models_dir) for card in self._cards]
         self._digest = self._digests[0] if len(self._digests) == 1 else joint_digest(self._digests)
@@ -437,7 +417,6 @@ class MetricDepthAnything(_DepthAnything):
         BackendUnavailable: Weights are missing or others.
     """
 
-    _checkpoints = DEPTH_ANYTHING_METRIC
     _backend = "depth_anything_v2"
     _kind = "metric"
 
@@ -474,7 +453,6 @@ class RelativeDepthAnything(_DepthAnything):
         BackendUnavailable: Weights are missing or others.
     """
 
-    _checkpoints = DEPTH_ANYTHING_RELATIVE
     _backend = "depth_anything_v2_relative"
     _kind = "relative"
 

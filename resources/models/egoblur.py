@@ -11,7 +11,8 @@ import numpy as np
 
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
 from ego_assets.schema.errors import BackendUnavailable
-from resources.models.boxes import check_at_least, check_thresholds, equal_batches, suppressed
+from resources.models.backends import BACKENDS
+from resources.models.boxes import equal_batches, suppressed
 from resources.models.images import check_image
 from resources.models.registry import EGOBLUR_FACES, EGOBLUR_PLATES, ModelCard
 from resources.models.torch_device import torch_device
@@ -42,11 +43,7 @@ class _EgoBlurDetector:
         device: str = "auto",
         batch_size: int = 4,
     ) -> None:
-        check_thresholds(
-            score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=nms_iou
-        )
-        check_at_least("longer_side", longer_side, 32)
-        check_at_least("batch_size", batch_size, 1)
+        BACKENDS[self._card.task]["egoblur"].check_arguments(locals())
         self._longer_side = longer_side
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold

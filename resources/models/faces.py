@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_matrix
-from resources.models.boxes import check_at_least, check_finite, check_thresholds, suppressed
-from resources.models.images import STRIDE, check_image, fit
+from resources.models.backends import BACKENDS
+from resources.models.boxes import check_finite, suppressed
+from resources.models.images import check_image, fit
 from resources.models.onnx_session import cpu_session
 from resources.models.registry import BLAZEFACE, CENTERFACE
 from resources.models.weights import locate
@@ -61,10 +62,7 @@ class CenterFaceDetector:
         nms_iou: float = 0.3,
         threads: int = 0,
     ) -> None:
-        check_at_least("max_side", max_side, STRIDE)
-        check_thresholds(
-            score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=nms_iou
-        )
+        BACKENDS["faces"]["centerface"].check_arguments(locals())
         self._max_side = max_side
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
@@ -142,16 +140,7 @@ class SecondOpinionFaceDetector:
         nms_iou: float = 0.3,
         threads: int = 0,
     ) -> None:
-        if not 0 < candidate_threshold <= score_threshold:
-            raise ValueError(
-                f"candidate_threshold: expected more than 0 and at most score_threshold ({score_threshold}), got "
-                f"{candidate_threshold}"
-            )
-        if not 0 < confirmation_threshold < 1 or max_candidates < 0:
-            raise ValueError(
-                f"expected confirmation_threshold between 0 and 1 and max_candidates of 0 or more, got "
-                f"{confirmation_threshold}, {max_candidates}"
-            )
+        BACKENDS["faces"]["centerface_blazeface"].check_arguments(locals())
         self._centerface = CenterFaceDetector(
             max_side=max_side,
             score_threshold=score_threshold,

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ego_assets.geometry.flow import DIS_PRESETS, DisPreset, dense_flow
+from ego_assets.geometry.flow import DisPreset, dense_flow
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.flow import FlowField
+from resources.models.backends import BACKENDS
 
 
 class DisFlow:
@@ -20,8 +21,7 @@ class DisFlow:
     """
 
     def __init__(self, *, preset: DisPreset = "medium") -> None:
-        if preset not in DIS_PRESETS:
-            raise ValueError(f"preset: expected one of {', '.join(DIS_PRESETS)}, got {preset!r}")
+        BACKENDS["flow"]["dis"].check_arguments(locals())
         self._preset = preset
 
     @property

@@ -20,6 +20,7 @@ from ego_assets.media.resize import shrink
 from ego_assets.schema.detections import BackendInfo, iou_matrix
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import LANDMARK_COUNT, HandDetections
+from resources.models.backends import BACKENDS
 from resources.models.images import check_image
 from resources.models.mediapipe_runtime import without_start_messages
 from resources.models.registry import (
@@ -77,13 +78,7 @@ class MediaPipeHandDetector:
         tracking_confidence: float = 0.5,
         second_look: bool = True,
     ) -> None:
-        if max_hands < 1 or max_side < 1:
-            raise ValueError(f"max_hands, max_side: expected 1 or more, got {max_hands}, {max_side}")
-        if model_complexity not in (0, 1):
-            raise ValueError(f"model_complexity: expected 0 or 1, got {model_complexity}")
-        for name, value in (("detection", detection_confidence), ("tracking", tracking_confidence)):
-            if not 0 < value < 1:
-                raise ValueError(f"{name}_confidence: expected a value between 0 and 1, got {value}")
+        BACKENDS["hands"]["mediapipe_hands"].check_arguments(locals())
         self._max_hands = max_hands
         self._max_side = max_side
         self._model_complexity = model_complexity

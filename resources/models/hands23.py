@@ -33,6 +33,7 @@ from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.errors import BackendUnavailable, TransientError
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import LANDMARK_COUNT, HandDetections
+from resources.models.backends import BACKENDS
 from resources.models.images import check_image
 from resources.models.registry import OWN_LICENCE
 
@@ -159,13 +160,7 @@ class Hands23Detector:
         licence: str = OWN_LICENCE,
         licence_permits_commercial_use: bool = False,
     ) -> None:
-        for name, value in (("start_timeout_s", start_timeout_s), ("timeout_s", timeout_s)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name}: expected seconds above 0, got {value}")
-        if not isinstance(licence_permits_commercial_use, bool):
-            raise ValueError(
-                f"licence_permits_commercial_use: expected true or false, got {licence_permits_commercial_use!r}"
-            )
+        BACKENDS["hands"]["hands23"].check_arguments(locals())
         if not model:
             raise ValueError("model: expected the name of the weights, got nothing")
         try:

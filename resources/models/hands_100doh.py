@@ -19,14 +19,13 @@ from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import LANDMARK_COUNT, HandDetections
-from resources.models.boxes import check_at_least
+from resources.models.backends import BACKENDS
 from resources.models.images import check_image
 from resources.models.registry import HANDS_100DOH
+from resources.models.setting_checks import Compile, Precision
 from resources.models.torch_runtime import (
     Batches,
-    Compile,
     HeldNetwork,
-    Precision,
     runtime_key,
     shared_network,
 )
@@ -81,17 +80,7 @@ class HundredDaysOfHandsDetector:
         compile: Compile = "auto",
         batch_size: int = 0,
     ) -> None:
-        check_at_least("shorter_side", shorter_side, _LEAST_SIDE)
-        check_at_least("max_hands", max_hands, 1)
-        check_at_least("proposals", proposals, 1)
-        check_at_least("batch_size", batch_size, 0)
-        for name, value in (
-            ("score_threshold", score_threshold),
-            ("object_threshold", object_threshold),
-            ("nms_iou", nms_iou),
-        ):
-            if not 0 < value < 1:
-                raise ValueError(f"{name}: expected a value between 0 and 1, got {value}")
+        BACKENDS["hands"]["hands_100doh"].check_arguments(locals())
         path = locate(HANDS_100DOH, models_dir)
         self._digest = card_digest(HANDS_100DOH, models_dir)
         self._shorter_side = shorter_side

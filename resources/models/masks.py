@@ -21,6 +21,7 @@ from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.masks import MASK_CATEGORIES, MaskFrame
+from resources.models.backends import BACKENDS
 from resources.models.images import check_image
 from resources.models.mediapipe_runtime import without_start_messages
 from resources.models.registry import POSE_DETECTION, POSE_LANDMARKS_FULL, SELFIE_SEGMENTATION
@@ -52,9 +53,6 @@ class SelfiePersonFinder:
     """
 
     def __init__(self, *, score_threshold: float = 0.8, pose_confidence: float = 0.9) -> None:
-        for name, value in (("score_threshold", score_threshold), ("pose_confidence", pose_confidence)):
-            if not 0 < value < 1:
-                raise ValueError(f"person {name}: expected a value between 0 and 1, got {value}")
         self._score_threshold = score_threshold
         self._pose_confidence = pose_confidence
         self._network = cv2.dnn.readNetFromTFLite(str(locate(SELFIE_SEGMENTATION)))
@@ -171,6 +169,7 @@ class RegionsFlowTracker:
         person_threshold: float = 0.8,
         pose_confidence: float = 0.9,
     ) -> None:
+        BACKENDS["masks"]["regions_flow"].check_arguments(locals())
         self._options = TrackingOptions(
             max_side=max_side,
             regions=RegionOptions(

@@ -33,12 +33,7 @@ def cpu_session(model: Path, *, threads: int, any_input_size: bool = False) -> o
         threads: Threads per call; 0 takes one per core, at most :data:`MAX_THREADS`.
         any_input_size: Ignore the sizes that the file declares for its inputs and outputs. Meant for fully
             convolutional networks that were exported with a fixed size; see :func:`without_declared_sizes`.
-
-    Raises:
-        ValueError: ``threads`` is negative.
     """
-    if threads < 0:
-        raise ValueError(f"threads: expected 0 or more, got {threads}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
     options.inter_op_num_threads = 1

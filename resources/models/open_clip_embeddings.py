@@ -18,14 +18,12 @@ from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS
-from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.registry import CLIP_VIT_L_14, MOBILECLIP_S2, OWN_LICENCE, SIGLIP_B_16, ModelCard
+from resources.models.setting_checks import Compile, Precision
 from resources.models.torch_runtime import (
     Batches,
-    Compile,
     HeldNetwork,
-    Precision,
     runtime_key,
     shared_network,
 )
@@ -100,9 +98,10 @@ class OpenClipEmbedder:
         licence: str = OWN_LICENCE,
         licence_permits_commercial_use: bool = False,
     ) -> None:
-        (card,) = BACKENDS[_TASK][_BACKEND].models_for({"checkpoint": checkpoint})
+        spec = BACKENDS[_TASK][_BACKEND]
+        spec.check_arguments(locals())
+        (card,) = spec.models_for({"checkpoint": checkpoint})
         runtime = runtime_key(device=device, precision=precision, compile=compile)
-        check_at_least("batch_size", batch_size, 0)
         folder = located_folder(card, models_dir)
         self._card = card
         self._digest = card_digest(card, models_dir)

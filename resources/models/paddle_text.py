@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
 from ego_assets.schema.errors import BackendUnavailable
-from resources.models.boxes import check_at_least, check_thresholds, equal_batches
-from resources.models.images import STRIDE, check_image
+from resources.models.backends import BACKENDS
+from resources.models.boxes import equal_batches
+from resources.models.images import check_image
 from resources.models.registry import PADDLE_TEXT
 from resources.models.torch_device import torch_device
 from resources.models.weights import card_digest, locate
@@ -57,16 +58,7 @@ class PaddleTextDetector:
         device: str = "auto",
         batch_size: int = 8,
     ) -> None:
-        check_thresholds(
-            score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=1.0
-        )
-        check_at_least("max_side", max_side, STRIDE)
-        check_at_least("batch_size", batch_size, 1)
-        if not 0 < pixel_threshold < 1 or unclip_ratio <= 0:
-            raise ValueError(
-                "expected pixel_threshold between 0 and 1 and unclip_ratio above 0, got "
-                f"{pixel_threshold}, {unclip_ratio}"
-            )
+        BACKENDS["text"]["paddleocr"].check_arguments(locals())
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
         self._batch_size = batch_size

@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
 from ego_assets.schema.errors import BackendUnavailable
+from resources.models.backends import BACKENDS
 from resources.models.boxes import (
     FloatArray,
-    check_at_least,
-    check_thresholds,
     equal_batches,
     letterbox,
     suppressed,
@@ -139,12 +138,6 @@ class _OnnxPlates:
         threads: int,
         licence: str,
     ) -> None:
-        check_thresholds(
-            score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=nms_iou
-        )
-        check_at_least("input_side", input_side, STRIDE)
-        check_at_least("class_count", class_count, 1)
-        check_at_least("batch_size", batch_size, 1)
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
         self._nms_iou = nms_iou
@@ -154,8 +147,6 @@ class _OnnxPlates:
         self._digest = weights_digest(path)
         try:
             self._session = cpu_session(path, threads=threads)
-        except ValueError:
-            raise
         # ONNX Runtime's errors have no base class but Exception.
         except Exception as error:
             raise BackendUnavailable(
@@ -265,6 +256,7 @@ class YoloPlateDetector(_OnnxPlates):
         licence: str = YOLO_PLATES.licence,
         licence_permits_commercial_use: bool = False,
     ) -> None:
+        BACKENDS["plates"][self._backend].check_arguments(locals())
         super().__init__(
             models_dir=models_dir,
             input_side=input_side,
@@ -307,6 +299,7 @@ class HyperLprPlateDetector(_OnnxPlates):
         nms_iou: float = 0.5,
         threads: int = 0,
     ) -> None:
+        BACKENDS["plates"][self._backend].check_arguments(locals())
         super().__init__(
             models_dir=models_dir,
             input_side=640,
@@ -353,13 +346,7 @@ class WpodNetPlateDetector:
         device: str = "auto",
         batch_size: int = 4,
     ) -> None:
-        check_thresholds(
-            score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=nms_iou
-        )
-        check_at_least("shorter_side", shorter_side, _WPOD_STRIDE)
-        check_at_least("batch_size", batch_size, 1)
-        if channel_order not in ("rgb", "bgr"):
-            raise ValueError(f"channel_order: expected rgb or bgr, got {channel_order!r}")
+        BACKENDS["plates"]["wpod_net"].check_arguments(locals())
         self._shorter_side = shorter_side
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold

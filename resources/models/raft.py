@@ -13,15 +13,13 @@ import numpy as np
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.flow import FlowField
 from resources.models.backends import BACKENDS
-from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.registry import RAFT_LARGE, RAFT_SMALL_PRINCETON, ModelCard
+from resources.models.setting_checks import Compile, Precision
 from resources.models.torch_device import load_weights, torch_device
 from resources.models.torch_runtime import (
     Batches,
-    Compile,
     HeldNetwork,
-    Precision,
     compiles,
     runtime_key,
     shared_network,
@@ -79,9 +77,9 @@ class RaftFlow:
         compile: Compile = "auto",
         batch_size: int = 0,
     ) -> None:
-        (card,) = BACKENDS["flow"]["raft"].models_for({"checkpoint": checkpoint})
-        check_at_least("iterations", iterations, 1)
-        check_at_least("batch_size", batch_size, 0)
+        spec = BACKENDS["flow"]["raft"]
+        spec.check_arguments(locals())
+        (card,) = spec.models_for({"checkpoint": checkpoint})
         runtime = runtime_key(device=device, precision=precision, compile=compile)
         self._card = card
         path = locate(self._card, models_dir)

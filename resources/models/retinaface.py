@@ -11,16 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
+from resources.models.backends import BACKENDS
 from resources.models.boxes import (
     FloatArray,
-    check_at_least,
-    check_thresholds,
     decode_priors,
     equal_batches,
     prior_boxes,
     suppressed,
 )
-from resources.models.images import STRIDE, check_image, fit
+from resources.models.images import check_image, fit
 from resources.models.registry import RETINAFACE_MOBILENET, RETINAFACE_RESNET50, ModelCard
 from resources.models.torch_device import load_weights, torch_device
 from resources.models.weights import locate, weights_digest
@@ -54,12 +53,7 @@ class _RetinaFaceDetector:
         device: str = "auto",
         batch_size: int = 8,
     ) -> None:
-        check_thresholds(
-            score_threshold=score_threshold, strict_score_threshold=strict_score_threshold, nms_iou=nms_iou
-        )
-        check_at_least("max_side", max_side, STRIDE)
-        check_at_least("batch_size", batch_size, 1)
-        check_at_least("large_face_side", large_face_side or STRIDE, STRIDE)
+        BACKENDS["faces"][self._backend].check_arguments(locals())
         self._sides = [max_side] if large_face_side in (0, max_side) else [max_side, large_face_side]
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold

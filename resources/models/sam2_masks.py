@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,11 +44,9 @@ from resources.models.sam2_network import (
     Sam2Network,
     build_network,
 )
+from resources.models.setting_checks import Compile, Precision
 from resources.models.torch_device import torch_device
 from resources.models.torch_runtime import (
-    Compile,
-    Precision,
-    check_runtime_settings,
     compiles,
     runtime_key,
     shared_network,
@@ -97,21 +95,6 @@ class Sam2Options:
     lost_coverage: float = 0.15
     chunk_frames: int = 120
     overlap_frames: int = 6
-
-    def __post_init__(self) -> None:
-        whole = {"points_per_side": 256, "max_objects": 100, "chunk_frames": 100_000, "overlap_frames": 64}
-        for name, most in whole.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name}: expected 1 to {most}, got {getattr(self, name)}")
-        if self.overlap_frames > self.chunk_frames:
-            raise ValueError(
-                f"overlap_frames: expected at most chunk_frames, {self.chunk_frames}, got {self.overlap_frames}"
-            )
-        for name in ("predicted_iou_threshold", "stability_threshold", "min_share", "lost_coverage"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
-        if not self.reseed_interval_s > 0:
-            raise ValueError(f"reseed_interval_s: expected more than 0, got {self.reseed_interval_s}")
 
 
 class Sam2MaskTracker:
@@ -173,6 +156,9 @@ class Sam2MaskTracker:
         licence: str = OWN_LICENCE,
         licence_permits_commercial_use: bool = False,
     ) -> None:
+        spec = BACKENDS["masks"]["sam2"]
+        spec.check_arguments(locals())
+        (card,) = spec.models_for({"checkpoint": checkpoint})
         self._options = Sam2Options(
             points_per_side=points_per_side,
             predicted_iou_threshold=predicted_iou_threshold,
@@ -184,14 +170,6 @@ class Sam2MaskTracker:
             chunk_frames=chunk_frames,
             overlap_frames=overlap_frames,
         )
-        (card,) = BACKENDS["masks"]["sam2"].models_for({"checkpoint": checkpoint})
-        if not 0 <= category_threshold <= 1:
-            raise ValueError(f"category_threshold: expected 0 to 1, got {category_threshold}")
-        if vos_optimized not in get_args(Compile):
-            raise ValueError(
-                f"vos_optimized: expected one of {', '.join(get_args(Compile))}, got {vos_optimized!r}"
-            )
-        check_runtime_settings(precision=precision, compile=vos_optimized)
         configuration, weights = _files(card, checkpoint, models_dir)
         digest = card_digest(card, models_dir)
         # Arithmetic below float32 is a matter of each call: parameters are float32 always.

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
-from resources.models.torch_runtime import Batches, HeldNetwork, Precision, resolved_precision
+from resources.models.setting_checks import Precision
+from resources.models.torch_runtime import Batches, HeldNetwork, resolved_precision
 
 #: ImageNet's, of the RGB channels from 0 to 1.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -6,11 +6,17 @@ imports a model library.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 from resources.models.label_maps import load_label_map
+
+#: Arithmetic of a network; ``auto`` is bfloat16 on a GPU that has it and float32 elsewhere.
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+#: Whether ``torch.compile`` prepares a network; ``auto`` does on a GPU.
+Compile = Literal["auto", "always", "never"]
 
 #: Raises ``ValueError`` where the setting of that name cannot have that value.
 Check = Callable[[str, Any], None]
@@ -39,7 +45,7 @@ def number(
     below: float | None = None,
     most: float | None = None,
 ) -> Check:
-    """A number within limits; ``above`` and ``below`` are themselves outside."""
+    """A finite number within limits; ``above`` and ``below`` are themselves outside."""
     limits = [
         f"{words} {limit:g}"
         for words, limit in (("above", above), ("at least", least), ("below", below), ("at most", most))
@@ -51,8 +57,8 @@ def number(
         is_right = (
             isinstance(value, int | float)
             and not isinstance(value, bool)
-            # Written so that NaN is outside of every limit.
-            and value == value
+            # NaN is outside as well.
+            and -math.inf < value < math.inf
             and (above is None or value > above)
             and (least is None or value >= least)
             and (below is None or value < below)
@@ -88,7 +94,7 @@ def one_of(*choices: str | int) -> Check:
 def switch(name: str, value: Any) -> None:
     """Whether something is done: ``auto``, ``always`` or ``never``."""
     try:
-        one_of("auto", "always", "never")(name, value)
+        one_of(*get_args(Compile))(name, value)
     except ValueError as error:
         if not isinstance(value, bool):
             raise
@@ -96,6 +102,11 @@ def switch(name: str, value: Any) -> None:
         raise ValueError(
             f"{error} (YAML takes on and off for true and false: write always or never)"
         ) from None
+
+
+def precision(name: str, value: Any) -> None:
+    """Arithmetic of a network of PyTorch."""
+    one_of(*get_args(Precision))(name, value)
 
 
 def true_or_false(name: str, value: Any) -> None:
@@ -111,7 +122,10 @@ def words(name: str, value: Any) -> None:
 
 
 def device(name: str, value: Any) -> None:
-    """Where a network of PyTorch runs."""
+    """Where a network of PyTorch runs.
+
+    Other devices that PyTorch knows (mps, meta) were never tried, and some hold no numbers at all.
+    """
     _device("cuda", name, value)
 
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_matrix
-from resources.models.boxes import check_at_least, check_finite, check_thresholds
+from resources.models.backends import BACKENDS
+from resources.models.boxes import check_finite
 from resources.models.images import STRIDE, check_image, fit
 from resources.models.onnx_session import cpu_session
 from resources.models.registry import PP_OCR_DETECTOR
@@ -113,13 +114,7 @@ class PPOCRTextDetector:
         large_line_score: float = 0.5,
         threads: int = 0,
     ) -> None:
-        check_at_least("max_side", max_side, STRIDE)
-        check_thresholds(score_threshold=score_threshold, strict_score_threshold=strict_score_threshold)
-        if not 0 < pixel_threshold < 1 or unclip_ratio <= 0:
-            raise ValueError(
-                "expected pixel_threshold between 0 and 1 and unclip_ratio above 0, got "
-                f"{pixel_threshold}, {unclip_ratio}"
-            )
+        BACKENDS["text"]["pp_ocr"].check_arguments(locals())
         self._max_side = max_side
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ego_assets.schema.errors import BackendUnavailable
-
-#: Other devices that PyTorch knows (mps, meta) were never tried, and some hold no numbers at all.
-_DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
+from resources.models import setting_checks
 
 _log = logging.getLogger(__name__)
 
@@ -33,13 +30,12 @@ def torch_device(name: str) -> Any:
     """
     import torch  # type: ignore[import-not-found,unused-ignore]
 
+    setting_checks.device("device", name)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", _own_gpu(torch.cuda))
         _warn_of_cpu(torch.__version__, torch.version.cuda)
         return torch.device("cpu")
-    if not isinstance(name, str) or not _DEVICE.fullmatch(name):
-        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BackendUnavailable(

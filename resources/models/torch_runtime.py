@@ -18,20 +18,16 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 from ego_assets.schema.errors import BackendUnavailable, DeviceMemoryExhausted
-from resources.models.boxes import check_at_least
+from resources.models import setting_checks
+from resources.models.setting_checks import Compile, Precision, whole
 from resources.models.torch_device import torch_device
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 NetworkT = TypeVar("NetworkT")
-
-#: Arithmetic of a network; ``auto`` is bfloat16 on a GPU that has it and float32 elsewhere.
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-#: Whether ``torch.compile`` prepares a network; ``auto`` does on a GPU.
-Compile = Literal["auto", "always", "never"]
 
 #: Largest batch that is chosen by itself.
 MAX_AUTO_BATCH = 64
@@ -233,12 +229,8 @@ def check_runtime_settings(*, precision: str, compile: str) -> None:
     Raises:
         ValueError: One does not.
     """
-    for name, value, known in (
-        ("precision", precision, get_args(Precision)),
-        ("compile", compile, get_args(Compile)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    setting_checks.precision("precision", precision)
+    setting_checks.switch("compile", compile)
 
 
 def compiles(setting: Compile, device: Any) -> bool:
@@ -392,7 +384,7 @@ class Batches:
     """
 
     def __init__(self, batch_size: int, *, device: Any, is_compiled: bool = False) -> None:
-        check_at_least("batch_size", batch_size, 0)
+        whole(0)("batch_size", batch_size)
         self._device = device
         self._limit = batch_size
         self._has_to_compile = is_compiled
@@ -421,7 +413,7 @@ class Batches:
             DeviceMemoryExhausted: A single item does not fit: other programs fill the memory, or it is too large.
         """
         if max_batch is not None:
-            check_at_least("max_batch", max_batch, 1)
+            whole(1)("max_batch", max_batch)
         source = iter(items)
         while batch := list(islice(source, min(self.size, max_batch or self.size))):
             yield from self.run(batch, call)

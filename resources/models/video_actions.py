@@ -26,22 +26,22 @@ from ego_assets.schema.hands import HandObjectTracks
 from ego_assets.schema.motion import CameraMotion
 from ego_assets.schema.timeline import NANOSECONDS
 from resources.models.backends import BACKENDS
-from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.label_maps import LabelMap, load_label_map
 from resources.models.registry import OWN_LICENCE
+from resources.models.setting_checks import Compile, Precision
 from resources.models.torch_device import without_bars
 from resources.models.torch_runtime import (
     Batches,
-    Compile,
     HeldNetwork,
-    Precision,
     runtime_key,
     shared_network,
 )
 from resources.models.weights import card_digest, located_folder
 
 Scores = npt.NDArray[np.float32]
+
+_SPEC = BACKENDS["actions"]["videomae"]
 
 #: Label map that ``auto`` takes for a checkpoint.
 _AUTO_MAPS = {"kinetics": "ego4d", "own": "identity"}
@@ -113,7 +113,8 @@ class VideoWindowRecognizer:
         smoothing_s: float,
         batch_size: int,
     ) -> None:
-        check_windows(window_s=window_s, smoothing_s=smoothing_s)
+        # What a window can be does not depend on the network.
+        _SPEC.check({"window_s": window_s, "smoothing_s": smoothing_s})
         if len(set(classes)) != len(classes) or not classes:
             raise ValueError(f"classes: expected different names, got {list(classes)[:10]}")
         self._held = held
@@ -285,9 +286,8 @@ class VideoMAERecognizer(VideoWindowRecognizer):
         licence: str = OWN_LICENCE,
         licence_permits_commercial_use: bool = False,
     ) -> None:
-        (card,) = BACKENDS["actions"]["videomae"].models_for({"checkpoint": checkpoint})
-        check_windows(window_s=window_s, smoothing_s=smoothing_s)
-        check_at_least("batch_size", batch_size, 0)
+        _SPEC.check_arguments(locals())
+        (card,) = _SPEC.models_for({"checkpoint": checkpoint})
         # Asked for before anything is read.
         runtime = runtime_key(device=device, precision=precision, compile=compile)
         chosen = _AUTO_MAPS[checkpoint] if label_map == "auto" else label_map
@@ -326,21 +326,6 @@ class VideoMAERecognizer(VideoWindowRecognizer):
 
     def _logits(self, network: Any, windows: Any) -> Any:
         return network(pixel_values=windows).logits
-
-
-def check_windows(*, window_s: float, smoothing_s: float) -> None:
-    """Refuse lengths that make no sense.
-
-    Raises:
-        ValueError: One does not.
-    """
-    for name, value in (("window_s", window_s), ("smoothing_s", smoothing_s)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name}: expected a number of seconds, got {value!r}")
-    if not 0 < window_s <= 60:
-        raise ValueError(f"window_s: expected more than 0 and at most 60, got {window_s}")
-    if not 0 <= smoothing_s <= 60:
-        raise ValueError(f"smoothing_s: expected 0 to 60, got {smoothing_s}")
 
 
 def smoothed(scores: Scores, times_ns: npt.NDArray[np.int64], *, width_s: float) -> Scores:

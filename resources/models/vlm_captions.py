@@ -19,14 +19,13 @@ from ego_assets.schema.captions import CaptionAnswer, CaptionRequest, CaptionSou
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS
-from resources.models.boxes import check_at_least
 from resources.models.images import check_image
 from resources.models.registry import OWN_LICENCE, ModelCard
+from resources.models.setting_checks import Precision
 from resources.models.torch_device import without_bars
 from resources.models.torch_runtime import (
     Batches,
     HeldNetwork,
-    Precision,
     runtime_key,
     shared_network,
 )
@@ -83,13 +82,10 @@ class VisionLanguageCaptioner:
         licence: str = OWN_LICENCE,
         licence_permits_commercial_use: bool = False,
     ) -> None:
-        (card,) = BACKENDS[_TASK][_BACKEND].models_for({"checkpoint": checkpoint})
-        if prompt not in _PROMPTS:
-            raise ValueError(f"prompt: expected one of {', '.join(_PROMPTS)}, got {prompt!r}")
-        check_at_least("max_new_tokens", max_new_tokens, 1)
-        check_at_least("max_side", max_side, _LEAST_SIDE_PX)
+        spec = BACKENDS[_TASK][_BACKEND]
+        spec.check_arguments(locals())
+        (card,) = spec.models_for({"checkpoint": checkpoint})
         runtime = runtime_key(device=device, precision=precision, compile="never")
-        check_at_least("batch_size", batch_size, 0)
         self._card = card
         self._prompt = _PROMPTS[prompt]
         self._max_new_tokens = max_new_tokens

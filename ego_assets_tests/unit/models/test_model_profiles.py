@@ -165,6 +165,11 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
                 ("depth", "sparse_motion", "max_side", 5000, "max_side: expected 64 to 4096, got 5000"),
                 ("flow", "raft", "iterations", float("nan"), "iterations: expected a whole number, got nan"),
                 ("faces", "centerface", "nms_iou", float("nan"), "nms_iou: expected a number .*, got nan"),
+                ("faces", "centerface", "nms_iou", 0.0, "nms_iou: expected a number above 0 and at most 1"),
+                ("faces", "centerface", "nms_iou", 1.1, "nms_iou: expected a number above 0 and at most 1"),
+                ("faces", "centerface", "score_threshold", 1.0, "score_threshold: .*below 1, got 1.0"),
+                ("faces", "centerface", "strict_score_threshold", 0.0, "above 0 and below 1, got 0.0"),
+                ("hands", "hands23", "timeout_s", float("inf"), "timeout_s: expected a number .*, got inf"),
             )
         ),
         *(
@@ -189,6 +194,22 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 def test_mistakes_are_named_with_what_exists(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load_profile(write(tmp_path, content))
+
+
+@needs_local
+@pytest.mark.parametrize(
+    ("spec", "setting"),
+    [
+        pytest.param(spec, name, id=f"{spec.task}-{spec.backend}-{name}")
+        for specs in BACKENDS.values()
+        for spec in specs.values()
+        for name in spec.settings
+    ],
+)
+def test_what_no_profile_may_set_is_refused_by_the_class_as_well(spec: BackendSpec, setting: str) -> None:
+    backend_class = getattr(importlib.import_module(spec.module), spec.class_name)
+    with pytest.raises(ValueError, match=f"^{setting}: expected "):
+        backend_class(**dict.fromkeys(spec.uses), **{setting: None})
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,12 @@ def test_red_is_red() -> None:
     assert scored(recognizer, [ClipFrame(0, 0, picture)], [0.0])[0].argmax() == 0
 
 
+@pytest.mark.parametrize("wrong", [{"window_s": 0}, {"smoothing_s": 61}, {"batch_size": -1}])
+def test_a_network_of_ones_own_is_refused_what_no_window_can_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
+        bare(**wrong)
+
+
 def test_times_without_frames_are_refused() -> None:
     recognizer, _ = bare()
     with pytest.raises(ValueError, match="frames: expected one or more, got none"):
@@ -398,16 +404,16 @@ def test_nothing_is_fetched(models_dir: Path) -> None:
     ("settings", "message"),
     [
         ({"checkpoint": "somethings"}, "checkpoint: expected one of kinetics, own, got 'somethings'"),
-        ({"window_s": 0}, "window_s: expected more than 0 and at most 60, got 0"),
-        ({"smoothing_s": -1}, "smoothing_s: expected 0 to 60, got -1"),
+        ({"window_s": 0}, "window_s: expected a number above 0 and at most 60, got 0"),
+        ({"smoothing_s": -1}, "smoothing_s: expected a number at least 0 and at most 60, got -1"),
         ({"label_map": "nothing"}, "label_map: there is no 'nothing'"),
         ({"precision": "int4"}, "precision: expected one of"),
         ({"compile": "maybe"}, "compile: expected one of"),
         ({"batch_size": -2}, "batch_size: expected 0 or more, got -2"),
         ({"batch_size": "many"}, "batch_size: expected a whole number, got 'many'"),
         ({"batch_size": True}, "batch_size: expected a whole number, got True"),
-        ({"window_s": "two"}, "window_s: expected a number of seconds, got 'two'"),
-        ({"smoothing_s": False}, "smoothing_s: expected a number of seconds, got False"),
+        ({"window_s": "two"}, "window_s: expected a number above 0 and at most 60, got 'two'"),
+        ({"smoothing_s": False}, "smoothing_s: expected a number at least 0 and at most 60, got False"),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     ],
 )

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from resources.models.boxes import (
-    check_thresholds,
     decode_priors,
     equal_batches,
     letterbox,
@@ -226,12 +225,3 @@ def test_polygons_become_upright_boxes_inside_the_picture() -> None:
     assert found.boxes_xyxy.tolist() == [[10, 10, 62, 30], [90, 90, 100, 95]]
     assert found.scores.tolist() == [pytest.approx(0.9), 0.5]
     assert len(boxes_of_polygons([], [], width=5, height=5)) == 0
-
-
-@pytest.mark.parametrize(
-    ("score", "strict", "iou"),
-    [(0.2, 0.3, 0.5), (1.0, 0.1, 0.5), (0.3, 0.0, 0.5), (0.3, 0.1, 0.0), (0.3, 0.1, 1.1)],
-)
-def test_thresholds_out_of_order_are_refused(score: float, strict: float, iou: float) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        check_thresholds(score_threshold=score, strict_score_threshold=strict, nms_iou=iou)

@@ -381,8 +381,8 @@ def test_the_last_layer_stays_exact_in_bfloat16(tmp_path: Path) -> None:
     [
         ({"checkpoint": "huge"}, "checkpoint: expected one of large, base, small, got 'huge'"),
         ({"input_side": 500}, "input_side: expected a multiple of 14, such as 504, got 500"),
-        ({"input_side": 0}, "input_side: expected pixels, at least 14, got 0"),
-        ({"input_side": 51.8}, "input_side: expected pixels"),
+        ({"input_side": 0}, "input_side: expected 14 or more, got 0"),
+        ({"input_side": 51.8}, "input_side: expected a whole number, got 51.8"),
         ({"batch_size": -1}, "batch_size: expected 0 or more, got -1"),
         ({"precision": "int8"}, "precision: expected one of"),
         ({"compile": "maybe"}, "compile: expected one of"),

@@ -21,7 +21,7 @@ which Dagster recognises outputs whose events were already reported.
 
 import base64
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -69,6 +69,7 @@ from ego_assets.partitions import clip_partitions
 from ego_assets.schema.errors import InsufficientDisk
 from ego_assets.schema.gates import GateOutcome, GateResult
 from ego_assets.schema.layers import LayerSpec
+from ego_assets.settings import EnrichmentSettings
 
 #: Clips per run of a backfill. Each stage takes one less than the stage before: assets whose policies
 #: differ never share a backfill run, so a stage starts only on clips that the stage before let pass.
@@ -404,7 +405,7 @@ def require_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, s
     folder = services.store.local_root
     if folder is None:
         return
-    settings = services.settings.for_enrichment()
+    settings = estimating(services, specs)
     clips = [clip for clip_id in clip_ids if (clip := services.database.find_clip(clip_id))]
     require_space(
         folder,
@@ -412,6 +413,14 @@ def require_disk_space(specs: Sequence[LayerSpec], clip_ids: Sequence[str], *, s
         reserve_bytes=services.settings.free_disk_reserve_bytes,
         what=f"{', '.join(spec.name for spec in specs)} of {len(clips)} clip(s)",
     )
+
+
+def estimating(services: Services, specs: Iterable[LayerSpec]) -> EnrichmentSettings:
+    """The settings that disk space is estimated with: rates are the profile's where the settings state none."""
+    settings = services.settings.for_enrichment()
+    rates = {task: services.models.frames_per_second(task) for spec in specs for task in spec.tasks}
+    stated = {task: rate for task, rate in rates.items() if rate is not None}
+    return replace(settings, layer_frames_per_second={**stated, **settings.layer_frames_per_second})
 
 
 def build_layer_assets(

@@ -118,13 +118,17 @@ def _brings_cv2(distribution: str) -> bool:
 
 def _gpu(settings: Settings) -> list[Finding]:
     """The GPU that PyTorch sees, where the profile has work for one and PyTorch is there to be asked."""
-    from resources.models.weights import is_installed
+    from resources.models.weights import installation_hint, is_installed
     from resources.profiles import gpu_tasks
 
     if not gpu_tasks(settings.profile) or not is_installed("torch"):
         return []
-    import torch  # type: ignore[import-not-found,unused-ignore]
-
+    try:
+        import torch  # type: ignore[import-not-found,unused-ignore]
+    except (ImportError, OSError) as error:
+        found = f"PyTorch cannot be loaded: {error}"
+        advice = f"Mend what that names, or in a new environment: {installation_hint('reference')}"
+        return [Finding(subject="GPU", state="missing", found=found, advice=advice)]
     if torch.cuda.is_available():
         device = torch.cuda.get_device_properties(0)
         found = f"{device.name}, {device.total_memory / 2**30:.0f} GiB"

@@ -808,7 +808,7 @@ def _record_failure(
 
 
 def _profile_detail(spec: LayerSpec, services: Services) -> dict[str, Any]:
-    """So that no other profile takes the layer up unasked."""
+    """The profile, of a layer that runs its backends: commands leave the layer to it when it was not made."""
     return {PROFILE_DETAIL: services.settings.profile_place} if spec.tasks else {}
 
 

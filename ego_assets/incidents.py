@@ -27,12 +27,12 @@ from ego_assets.schema.incidents import (
     QuarantinedVersion,
 )
 from ego_assets.schema.vocabulary import PrivacyStatus, ReviewKind, ReviewRisk
+from ego_assets.settings import Settings, same_profile_command
 
 if TYPE_CHECKING:
     from ego_assets.event_pictures import InstanceSource
     from ego_assets.project import Project
     from ego_assets.schema.layers import LayerSpec
-    from ego_assets.settings import Settings
     from resources.corrections import CorrectionLog
     from resources.database import Database
     from resources.incidents import IncidentLog
@@ -139,7 +139,7 @@ class IncidentDesk:
     """Opens, advances and closes incidents.
 
     Attributes:
-        settings: Where deliveries and reports lie.
+        settings: Where deliveries and reports lie, and the profile of what is advised.
         specs: All layers.
         database: Keeps the record.
         store: Holds what leaked.
@@ -505,10 +505,11 @@ class IncidentDesk:
     def _advice(self, incident: Incident, plan: ClipPlan) -> str:
         """What to do so that the layers are made anew."""
         if not plan.reason:
-            return f"Use `ego-assets run --clip {incident.clip_id}`."
+            return f"Use `{same_profile_command(f'run --clip {incident.clip_id}', self.settings)}`."
         if plan.pending or not self._plan(incident.clip_id, retry_failed=True).pending:
             return plan.reason
-        return f"{plan.reason} Try again with `ego-assets run --retry-failed --clip {incident.clip_id}`."
+        retry = same_profile_command(f"run --retry-failed --clip {incident.clip_id}", self.settings)
+        return f"{plan.reason} Try again with `{retry}`."
 
     def _correct(self, incident: Incident, quarantine: Quarantine, plan: ClipPlan) -> Incident:
         """Record that nothing is left to make; a run that was killed may have left versions from before."""

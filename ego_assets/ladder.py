@@ -29,7 +29,7 @@ class AllAttemptsFailed(EgoAssetsError):
         tried = "; ".join(f"{attempt['attempt']}: {attempt['refused']}" for attempt in attempts)
         super().__init__(
             f"{len(attempts)} attempt(s) failed. {tried}. Look at the clip, or name another backend in the profile, "
-            "and use `ego-assets run --retry-failed`."
+            "and use `ego-assets run --retry-failed` with the same profile."
         )
         self.attempts = tuple(attempts)
 

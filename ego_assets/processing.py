@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from ego_assets.execution import EARLIER_VERSION_UNUSED, RUNNING_FOLDER, LayerState, forget_notes
+from ego_assets.planning import LayerPlan
 from ego_assets.settings import command_with_profile, same_profile_command
 from ego_assets.terminal import ENVIRONMENT, STOPPED, USAGE, messages, progress_bar
 
 if TYPE_CHECKING:
     from ego_assets.project import Project
     from resources.database import LayerStateRecord
+
+#: Advice names so many clips at most.
+_FEW_CLIPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ def process_clips(
     """Run what is pending, clip by clip.
 
     Layers that were tried with another profile and not made are left as they are, unless this one was named for the
-    command, or ``again`` names the layer.
+    command, or ``again`` names the layer. So is what cannot be made without them.
     """
     from ego_assets.batching import ancestors_of
 
@@ -71,24 +75,25 @@ def process_clips(
     needed = chosen.union(*(ancestors_of(name, specs) for name in chosen))
     work = []
     left: dict[str, dict[str, list[str]]] = {}
+    left_clips = 0
     for plan in project.plans(known, retry_failed=retry_failed):
-        others = {
-            layer: profile
-            for layer, profile in project.tried_with_other_profiles(
-                plan.clip_id, retry_failed=retry_failed
-            ).items()
-            if layer in needed.intersection(plan.pending) and not (again and layer in chosen)
-        }
+        forced = chosen if again else set()
+        others = project.tried_with_other_profiles(
+            plan.clip_id, needed.intersection(plan.pending) - forced, retry_failed=retry_failed
+        )
         if others:
             [plan] = project.plans([clips[plan.clip_id]], retry_failed=retry_failed, leave=others)
+            left_clips += 1
+            forced = {name for name in forced if plan.layers[name] is not LayerPlan.STOPPED}
             for layer, profile in others.items():
                 left.setdefault(profile, {}).setdefault(layer, []).append(plan.clip_id)
-        pending = needed.intersection(plan.pending) | (chosen if again else set())
+        pending = needed.intersection(plan.pending) | forced
         wanted = [name for name in specs if name in pending]
         if wanted:
             work.append((plan.clip_id, wanted))
-    _say_what_is_left(project, left, retry_failed=retry_failed)
-    left_clips = len({clip_id for layers in left.values() for ids in layers.values() for clip_id in ids})
+    options = ["--retry-failed"] * retry_failed + ["--again"] * again
+    options += [f"--layer {name}" for name in layers or ()]
+    _say_what_is_left(project, left, arguments=" ".join(["run", *options]), of_all_clips=not clip_ids)
     if not work:
         if not quiet and not left:
             messages.print("Nothing is pending.")
@@ -129,17 +134,31 @@ def process_clips(
 
 
 def _say_what_is_left(
-    project: Project, left: Mapping[str, Mapping[str, Sequence[str]]], *, retry_failed: bool
+    project: Project,
+    left: Mapping[str, Mapping[str, Sequence[str]]],
+    *,
+    arguments: str,
+    of_all_clips: bool,
 ) -> None:
-    """One line for each other profile: its layers, and how either profile is chosen."""
-    arguments = "run --retry-failed" if retry_failed else "run"
+    """One line for each other profile: its layers, and how either profile is chosen.
+
+    Args:
+        project: The project.
+        left: Profile -> layer -> clips.
+        arguments: Of the command that asks for the same work, but for its clips and its profile.
+        of_all_clips: Whether no clips were chosen.
+    """
     for profile, layers in left.items():
-        counted = ", ".join(f"{layer} of {len(clip_ids)} clip(s)" for layer, clip_ids in layers.items())
+        clip_ids = dict.fromkeys(clip_id for ids in layers.values() for clip_id in ids)
+        few = len(clip_ids) <= _FEW_CLIPS
+        command = " ".join([arguments, *(f"--clip {one}" for one in clip_ids if few and not of_all_clips)])
+        hint = "" if of_all_clips or few else " Name the clips with --clip."
+        counted = ", ".join(f"{layer} of {len(ids)} clip(s)" for layer, ids in layers.items())
         here = project.settings.profile
         message = (
             f"Left as it is: {counted}, last tried with the profile {profile}. This run has {here}, which was not "
-            f"named for it and may make something else. Go on with `{command_with_profile(arguments, profile)}`, or "
-            f"choose this one with `{command_with_profile(arguments, here)}`."
+            f"named for it and may make something else. Go on with `{command_with_profile(command, profile)}`, or "
+            f"choose this one with `{command_with_profile(command, here)}`.{hint}"
         )
         messages.print(f"[red]{escape(message)}[/red]", soft_wrap=True)
 

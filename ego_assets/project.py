@@ -224,24 +224,33 @@ class Project:
             for clip in (self.database.clips() if clips is None else clips)
         ]
 
-    def tried_with_other_profiles(self, clip_id: str, *, retry_failed: bool = False) -> dict[str, str]:
-        """Layers that were last tried with another profile and not made, and that a run would try again.
+    def tried_with_other_profiles(
+        self, clip_id: str, layers: Collection[str], *, retry_failed: bool = False
+    ) -> dict[str, str]:
+        """Which of some pending layers were last tried with another profile and not made.
 
         A profile that was named for this very command was chosen for whatever it makes: then there are none.
 
         Args:
             clip_id: The clip.
+            layers: Its layers that a run would make.
             retry_failed: Whether the run tries layers again that failed or were given up.
 
         Returns:
             Layer to the other profile.
         """
-        if self.profile_is_named:
+        if self.profile_is_named or not layers:
             return {}
         tried_again = {LayerState.POSTPONED}
         if retry_failed:
             tried_again |= {LayerState.FAILED, LayerState.BLOCKED, LayerState.GIVEN_UP}
-        waiting = {state.layer for state in self.database.layer_states(clip_id) if state.state in tried_again}
+        waiting = {
+            state.layer
+            for state in self.database.layer_states(clip_id)
+            if state.layer in layers and state.state in tried_again
+        }
+        if not waiting:
+            return {}
         present = self.settings.profile_place
         tried = {
             gate.layer: str(gate.details.get(PROFILE_DETAIL, present))
@@ -427,8 +436,10 @@ class Project:
         folder = self.store.local_root
         if folder is None:
             return
+        from ego_assets.batching import estimating
+
         specs = {spec.name: spec for spec in self.specs}
-        settings = self.settings.for_enrichment()
+        settings = estimating(self.services, self.specs)
         clips = {clip_id: self.database.clip(clip_id) for clip_id, _ in work}
         require_space(
             folder,

@@ -433,7 +433,7 @@ def _rendering(item: ReviewItem, store: ArtifactStore) -> ArtifactDocument:
     if document is None:
         raise ReviewRefused(
             f"Clip {item.clip_id} has no blurred video that may be shown: {item.reason} Correct the cause and run "
-            "`ego-assets run --retry-failed`."
+            "`ego-assets run --retry-failed` with the same profile."
         )
     return document
 

@@ -22,8 +22,8 @@ from ego_assets.schema.errors import ConfigurationError
 from ego_assets.schema.masks import MASK_VOCABULARIES, UNKNOWN_CATEGORY
 from ego_assets.schema.vocabulary import AudioPolicy, PlatesPolicy, RedactionMethod
 
-#: Rate of depth and masks that disk space is estimated for where the settings state none.
-USUAL_RASTERS_PER_SECOND = 5.0
+#: Frame rate that disk space is estimated for while a clip's own is not known.
+USUAL_FPS = 30.0
 #: Pixels of a proxy of a widescreen clip.
 PROXY_PIXELS = 1280 * 720
 
@@ -79,11 +79,15 @@ class EnrichmentSettings:
             return clip.width * clip.height
         return PROXY_PIXELS
 
+    def pictures(self, clip: Clip, task: str) -> float:
+        """About how many pictures of a clip a task looks at: every frame where no rate is set."""
+        rate = self.layer_frames_per_second.get(task, clip.fps or USUAL_FPS)
+        return clip.estimated_duration_s * rate
+
     def raster_bytes(self, clip: Clip, task: str, *, bits_per_pixel: float) -> int:
-        """About how much disk space the pictures of a task take; its rate is that of ``local`` where none is set."""
-        rate = self.layer_frames_per_second.get(task, USUAL_RASTERS_PER_SECOND)
+        """About how much disk space the pictures of a task take."""
         pixels = self.pixels(clip, self.enrichment_input)
-        return int(clip.estimated_duration_s * rate * pixels * bits_per_pixel / 8)
+        return int(self.pictures(clip, task) * pixels * bits_per_pixel / 8)
 
 
 class Settings(BaseSettings):

@@ -306,7 +306,8 @@ class EndpointCaptioner:
             problem += ", which is a redirection: give the address that it leads to"
         raise ConfigurationError(
             f"The caption endpoint {self._options.base_url} refuses model {self._model!r} ({problem}). Check "
-            "EGO_CAPTION_BASE_URL, EGO_CAPTION_API_KEY and EGO_CAPTION_MODELS, then use `ego-assets run`."
+            "EGO_CAPTION_BASE_URL, EGO_CAPTION_API_KEY and EGO_CAPTION_MODELS, then use `ego-assets run` with the same "
+            "profile."
         )
 
     def _masked(self, content: bytes) -> bytes:
@@ -350,8 +351,8 @@ def require_reachable(options: EndpointOptions, shared: SharedState | None = Non
 
 def _unavailable(options: EndpointOptions, problem: str) -> CaptionEndpointUnavailable:
     return CaptionEndpointUnavailable(
-        f"The caption endpoint {options.base_url} gives no answer ({problem}). Nothing is lost: the next "
-        "`ego-assets run` asks again."
+        f"The caption endpoint {options.base_url} gives no answer ({problem}). Nothing is lost: the next run "
+        "with the same profile asks again."
     )
 
 

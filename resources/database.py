@@ -397,8 +397,8 @@ class ClipStanding:
         if failed and len(waiting) == len(failed):
             found = " ".join(_sentence(gate.message) for gate in waiting)
             return (
-                f"Clip {clip.clip_id} waits: {found} The next `ego-assets run` tries again; it goes on once what is "
-                "missing is there."
+                f"Clip {clip.clip_id} waits: {found} The next run with the same profile tries again; it goes on once "
+                "what is missing is there."
             )
         if failed:
             found = " ".join(

@@ -227,7 +227,8 @@ def _reviews(
                 risk=ReviewRisk.HIGH,
                 reason=(
                     f"{len(leaks)} region(s) of a rendering were in the clear; it was not published. They will be "
-                    "covered when the clip is tried again: `ego-assets run --retry-failed`. Look at the result."
+                    "covered when the clip is tried again: `ego-assets run --retry-failed` with the same profile. "
+                    "Look at the result."
                 ),
                 details={
                     "frames": sorted({leak.frame_index for leak in leaks}),

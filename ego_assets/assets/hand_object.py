@@ -35,9 +35,8 @@ _TILES = 12
 
 
 def _estimate_bytes(clip: Clip, settings: EnrichmentSettings) -> int:
-    """About 1.5 KB a record with two hands, at 10 records a second."""
-    rate = settings.layer_frames_per_second.get(TASK, 10.0)
-    return int(clip.estimated_duration_s * rate * 1500)
+    """About 1.5 KB a record with two hands."""
+    return int(settings.pictures(clip, TASK) * 1500)
 
 
 def deliver(document: ArtifactDocument, read: Callable[[str], bytes]) -> list[DeliveryMember]:

@@ -241,7 +241,14 @@ def verify(
         if row["state"] == "damaged" or (row["state"] == "missing" and row["key"] in demanded | there)
     ]
     if as_json:
-        print_json({"models_dir": str(settings.models), "files": rows, "recorded": recorded})
+        print_json(
+            {
+                "models_dir": str(settings.models),
+                "files": rows,
+                "recorded": recorded,
+                "unrecorded": unrecorded,
+            }
+        )
         raise typer.Exit(STOPPED if wrong or unrecorded else 0)
     shipped = {card.key for card in cards if card.shipped_in is not None}
     for row in rows:

@@ -98,7 +98,7 @@ def reprocess(
                     crashed=outcome.crashed + after.crashed,
                     # What the first pass postponed was tried again by the second.
                     postponed=after.postponed,
-                    left=after.left,
+                    left=max(outcome.left, after.left),
                 )
     if as_json:
         counts = {"stopped": outcome.stopped, "postponed": outcome.postponed, "left": outcome.left}

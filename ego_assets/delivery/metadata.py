@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from ego_assets.curation.score import QualityScore
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.documents import json_document
+
+#: A path from the root, from a home or from a drive; no address, and no slash between two words.
+_PLACE = re.compile(r"(?<![\w.:/~-])(?:~?/|~\w+/|[A-Za-z]:\\)[^\s'\"`,;()<>]+")
 
 #: Raised whenever the meaning of a field changes.
 METADATA_FORMAT = 1
@@ -156,7 +160,7 @@ def _provenance(document: ArtifactDocument, grid: TimeGrid | None) -> dict[str, 
         "config_digest": document.config_digest,
         "inputs": dict(document.inputs),
         "backends": [asdict(backend) for backend in document.backends],
-        "attempts": [dict(attempt) for attempt in document.attempts],
+        "attempts": [without_places(dict(attempt)) for attempt in document.attempts],
         "resolution": list(document.resolution) if document.resolution else None,
         "counts": dict(document.counts),
         "facts": dict(document.facts),
@@ -164,3 +168,17 @@ def _provenance(document: ArtifactDocument, grid: TimeGrid | None) -> dict[str, 
         "files": [asdict(entry) for entry in document.files],
         "software": document.software,
     }
+
+
+def without_places(value: Any) -> Any:
+    """A JSON value in whose texts paths of the machine that made it are cut to their last name.
+
+    Errors of refused attempts and settings name files; who receives a delivery has no use for folders and accounts.
+    """
+    if isinstance(value, str):
+        return _PLACE.sub(lambda found: re.split(r"[/\\\\]", found.group().rstrip("/\\"))[-1], value)
+    if isinstance(value, Mapping):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(item) for item in value]
+    return value

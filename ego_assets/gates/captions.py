@@ -105,7 +105,8 @@ def _judge_answered(moments: int, answered: int, refusals: Sequence[str]) -> Gat
         last = f" The last one was refused: {refusals[-1]}." if refusals else ""
         return ANSWERED.failed(
             f"{seen}{last} Look at the clip, or set other prompts or models (in the profile, or of an endpoint with "
-            "EGO_CAPTION_PROMPTS_FILE and EGO_CAPTION_MODELS) and use `ego-assets run --retry-failed`.",
+            "EGO_CAPTION_PROMPTS_FILE and EGO_CAPTION_MODELS) and use `ego-assets run --retry-failed` with "
+            "the same profile.",
             value=share,
             **details,
         )

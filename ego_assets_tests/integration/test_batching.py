@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import uuid
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from dagster import AssetCheckKey, AssetKey
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
 
-from ego_assets.batching import MAX_PICTURE_BYTES, build_layer_assets, picture_metadata
+from ego_assets.batching import MAX_PICTURE_BYTES, build_layer_assets, estimating, picture_metadata
 from ego_assets.execution import ClipWork, LayerDraft
+from ego_assets.schema.clip import Clip
 from ego_assets.schema.layers import LayerSpec
+from ego_assets.settings import Settings
 
 from .conftest import NO_WAIT, SPECS, Bench
 
@@ -216,6 +221,26 @@ def test_too_little_disk_space_stops_before_anything_runs(make_bench: MakeBench)
     assert "GB" in message and "Free some space" in message
     assert bench.behaviour.calls == []
     assert bench.database.layer_states() == []
+
+
+@pytest.mark.parametrize(
+    ("profile_rate", "set_rate", "expected"),
+    [(None, None, 30), (5.0, None, 5), (5.0, 2.0, 2), (None, 2.0, 2)],
+)
+def test_disk_space_is_estimated_at_the_rate_that_layers_look_at(
+    profile_rate: float | None, set_rate: float | None, expected: float
+) -> None:
+    stated = {"depth_frames_per_second": set_rate} if set_rate else {}
+    services = SimpleNamespace(
+        settings=Settings(**stated),
+        models=SimpleNamespace(frames_per_second=lambda task: profile_rate),
+    )
+    spec = LayerSpec(name="d", group="t", description="", stage=0, tasks=("depth",))
+    clip = Clip(clip_id=str(uuid.uuid4()), source_name="a.mp4", duration_s=10.0)
+    found = estimating(services, [spec])  # type: ignore[arg-type]
+    assert found.pictures(clip, "depth") == 10 * expected
+    if set_rate is None and profile_rate is None:
+        assert found.pictures(dataclasses.replace(clip, fps=60.0), "depth") == 600
 
 
 def test_layers_must_depend_on_earlier_stages() -> None:

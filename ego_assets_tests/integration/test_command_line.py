@@ -7,6 +7,7 @@ import getpass
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from ego_assets.schema.vocabulary import ReviewKind, ReviewRisk
 from ego_assets.settings import load_settings
 from ego_assets_tests.clips import write_clip, write_renamed_picture
 from resources import profiles
+from resources.database import Database
 
 UNKNOWN = "3b241101-e2bb-4255-8caf-4136c566a962"
 
@@ -341,18 +343,45 @@ def test_a_layer_that_this_machine_cannot_make_is_status_three(
     assert "embeddings" in next(row["layers"] for row in outcome.json["clips"] if row["clip_id"] == good)
 
 
-def test_a_clip_that_waits_for_the_privacy_pass_is_not_blamed(
-    ego: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_nothing_was_postponed_of_costs_no_look_at_the_gates(
+    processed: Processed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ego("ingest", write_clip(tmp_path / "a.mp4")).code == 0
+    project, good = processed.ego.project, processed.clip_id("good.mp4")
+
+    def gates(self: Database, clip_id: str | None = None) -> None:
+        raise AssertionError("asked for gates")
+
+    def layer_states(self: Database, clip_id: str | None = None) -> None:
+        raise AssertionError("asked for states")
+
+    monkeypatch.setattr(Database, "gates", gates)
+    assert project.tried_with_other_profiles(good, ["frames", "embeddings"], retry_failed=True) == {}
+    monkeypatch.setattr(Database, "layer_states", layer_states)
+    assert project.tried_with_other_profiles(good, [], retry_failed=True) == {}
+
+
+@pytest.fixture
+def other_detector(tmp_path: Path) -> Path:
+    """A profile whose privacy pass this machine cannot make."""
     profile = yaml.safe_load((Path(profiles.__file__).parent / "local.yaml").read_text())
     profile["backends"]["faces"] = {"backend": "egoblur"}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
-    outcome = ego("run", "--profile", tmp_path / "mine.yaml")
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(profile))
+    return path
+
+
+def test_a_clip_that_waits_for_the_privacy_pass_is_not_blamed(
+    ego: CommandLine, tmp_path: Path, other_detector: Path
+) -> None:
+    assert ego("ingest", write_clip(tmp_path / "a.mp4")).code == 0
+    outcome = ego("run", "--profile", other_detector)
     assert outcome.code == 3 and "blurred_video of 1 clip(s) was postponed:" in outcome.err
     [row] = ego("status", "--json").json["clips"]
     [note] = row["notes"]
-    assert "waits: blurred_video was postponed" in note and "The next `ego-assets run` tries again" in note
+    assert (
+        "waits: blurred_video was postponed" in note
+        and "The next run with the same profile tries again" in note
+    )
     assert "better recording" not in note and "earlier version" not in note
     # Privacy fails closed: other detectors than those that were asked for do not step in unasked.
     left = ego("run", "--json")
@@ -360,6 +389,41 @@ def test_a_clip_that_waits_for_the_privacy_pass_is_not_blamed(
     assert left.json["clips"][0]["layers"] == ["raw_clip", "clip_quality"]
     assert ego("run", "--profile", "local", "--layer", "blurred_video").code == 0
     assert ego("status", "--json").json["clips"][0]["notes"] == []
+
+
+def test_advice_on_what_was_left_asks_for_no_more_than_the_command_did(
+    ego: CommandLine, tmp_path: Path, other_detector: Path
+) -> None:
+    for seed in range(4):
+        path = write_clip(tmp_path / f"{seed}.mp4", seed=seed, frames=6, rate=6)
+        assert ego("ingest", path).code == 0
+    assert ego("run", "--profile", other_detector).code == 3
+    clips = [clip.clip_id for clip in ego.project.database.clips()]
+
+    def advised(*arguments: str) -> str:
+        """The arguments that are advised with the one profile, and again with the other."""
+        left = ego("run", *arguments)
+        assert left.code == 2 and "stopped" not in left.err, left.err
+        found = re.search(
+            r"Go on with `ego-assets (.*?) --profile .*? with `ego-assets (.*?) --profile", left.err
+        )
+        assert found and found[1] == found[2], left.err
+        assert ("Name the clips with --clip." in left.err) == (arguments.count("--clip") > 3)
+        return found[1]
+
+    def chosen(count: int) -> list[str]:
+        return [argument for clip_id in clips[:count] for argument in ("--clip", clip_id)]
+
+    assert advised() == "run"
+    assert advised(*chosen(3)) == " ".join(["run", *chosen(3)])
+    assert advised(*chosen(4)) == "run"
+    assert advised("--retry-failed", *chosen(1)) == " ".join(["run --retry-failed", *chosen(1)])
+    # What needs the layer that was left is not forced without it.
+    again = ["--again", "--layer", "frames"]
+    assert advised(*again, *chosen(1)) == " ".join(["run", *again, *chosen(1)])
+    assert advised(*again) == " ".join(["run", *again])
+    states = {state.layer for state in ego.project.database.layer_states(clips[0])}
+    assert "frames" not in states, "it was not tried"
 
 
 @pytest.fixture
@@ -391,7 +455,11 @@ def test_what_one_profile_was_asked_for_no_other_makes_unasked(
     first = ego.project.database.clips()[0].clip_id
     left = ego("run", "--layer", "embeddings", "--layer", "frames", "--clip", first, "--json")
     assert left.code == 2 and "Left as it is: embeddings of 1 clip(s)" in left.err
-    assert f"`ego-assets run {same}, or choose this one with `ego-assets run --profile local`" in left.err
+    asked = f"run --layer embeddings --layer frames --clip {first}"
+    assert (
+        f"`ego-assets {asked} {same}, or choose this one with `ego-assets {asked} --profile local`"
+        in left.err
+    )
     layers = left.json["clips"][0]["layers"]
     assert "frames" in layers and "embeddings" not in layers, "the rest goes on"
     nothing = ego("run", "--layer", "embeddings", "--clip", first)
@@ -438,8 +506,8 @@ def test_what_failed_with_one_profile_is_retried_with_another_only_where_that_is
     assert states["embeddings"] == "given_up"
     assert ego("run", *only).code == 0, "nobody asked for another try"
     left = ego("run", "--retry-failed", *only)
-    assert left.code == 2 and f"`ego-assets run --retry-failed --profile {mine}`" in left.err
-    assert "`ego-assets run --retry-failed --profile local`" in left.err
+    asked = "ego-assets run --retry-failed --layer embeddings --profile"
+    assert left.code == 2 and f"`{asked} {mine}`" in left.err and f"`{asked} local`" in left.err
     assert ego("run", "--retry-failed", "--profile", "local", *only).code == 0
     assert "embeddings" in ego("status", "--json").json["clips"][0]["layers"]
 

@@ -645,6 +645,9 @@ def test_leaks_that_remain_are_covered_by_the_next_try(platform: Platform) -> No
     assert after.state is IncidentState.QUARANTINED and len(quarantined_files(platform)) == 4
     [advice] = platform.desk.what_is_left(after)
     assert "in the clear" in advice and f"`ego-assets run --retry-failed --clip {CLIP}`" in advice
+    other = platform.desk.settings.model_copy(update={"profile": "mine.yaml"})
+    [advice] = replace(platform.desk, settings=other).what_is_left(after)
+    assert f"`ego-assets run --retry-failed --clip {CLIP} --profile mine.yaml`" in advice
     assert platform.plan(CLIP).pending == [], "only who asks for it tries again"
     assert platform.desk.layers_to_run(after) == SHOWING
     assert opened(platform).id == incident.id

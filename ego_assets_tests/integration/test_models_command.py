@@ -365,8 +365,11 @@ def test_an_own_model_is_checked_as_a_whole(ego: CommandLine) -> None:
     later = ego("models", "verify", "own-captions")
     assert later.code == 1 and "2 of unknown digest" in later.out
     assert "holds model.safetensors, tokenizer.json, which nobody recorded" in later.err
-    assert ego("models", "verify", "own-captions", "--json").code == 1
-    assert ego("models", "verify", "own-captions", "--record").code == 0
+    as_json = ego("models", "verify", "own-captions", "--json")
+    [reason] = as_json.json["unrecorded"]
+    assert as_json.code == 1 and "holds model.safetensors, tokenizer.json, which nobody recorded" in reason
+    recorded = ego("models", "verify", "own-captions", "--record", "--json")
+    assert (recorded.code, recorded.json["unrecorded"]) == (0, [])
     (folder / "notes.md").write_text("what no library loads")
     assert ego("models", "verify", "own-captions").code == 0
     (folder / "tokenizer.json").write_text("[]")

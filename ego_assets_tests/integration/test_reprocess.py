@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ego_assets.processing import Outcome
 from ego_assets_tests.clips import write_clip
 
 from .test_command_line import CommandLine, command_line
@@ -54,6 +55,16 @@ def test_what_depends_on_a_changed_layer_follows(ego: CommandLine, monkeypatch: 
     changed = {key for key, run_id in runs(ego).items() if run_id != before[key]}
     assert changed == {(chosen, layer) for layer in ("frames", "manifest", "clip_package")}
     assert ego("run").err == "Nothing is pending."
+
+
+@pytest.mark.parametrize("left", [(1, 0), (0, 1), (2, 1)])
+def test_what_either_pass_left_decides_the_exit_status(
+    ego: CommandLine, monkeypatch: pytest.MonkeyPatch, left: tuple[int, int]
+) -> None:
+    outcomes = iter([Outcome(left=clips) for clips in left])
+    monkeypatch.setattr("ego_assets.commands.reprocess.process_clips", lambda *_, **__: next(outcomes))
+    outcome = ego("reprocess", "--layer", "frames", "--json")
+    assert (outcome.code, outcome.json["left"]) == (2, max(left))
 
 
 def test_a_dry_run_changes_nothing(ego: CommandLine) -> None:

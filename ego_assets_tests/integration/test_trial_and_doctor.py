@@ -271,6 +271,45 @@ def test_a_gpu_that_paddle_cannot_use_is_missing(
     assert found.state == "missing" and "PaddlePaddle can use 0 GPU(s)" in found.advice
 
 
+def break_package(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Put a package first in line that is there and cannot be imported."""
+    (folder / f"{name}.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("package", "backend", "device"),
+    [("paddle", "paddleocr", "gpu"), ("torch", "retinaface_resnet50", "cuda")],
+)
+def test_a_package_that_cannot_be_loaded_is_missing_with_the_reason(
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    backend: str,
+    device: str,
+) -> None:
+    from resources import profiles
+
+    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
+    monkeypatch.setattr(profiles, "locate", lambda card, models_dir: tmp_path)
+    break_package(tmp_path, monkeypatch, package)
+    task = "text" if package == "paddle" else "faces"
+    profile = own_profile(tmp_path, task, backend, device=device)
+    found = findings(settings.model_copy(update={"profile": profile}))[f"{task}: {backend}"]
+    assert found.state == "missing" and "cannot be loaded (libgomp.so.1: cannot open" in found.advice
+    assert "pip install 'ego-assets[reference]'" in found.advice
+
+
+def test_a_pytorch_that_cannot_be_loaded_is_missing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_package(tmp_path, monkeypatch, "torch")
+    found = findings(settings.model_copy(update={"profile": "reference"}))["GPU"]
+    assert found.state == "missing" and found.found.startswith("PyTorch cannot be loaded: libgomp.so.1")
+
+
 def test_an_offline_machine_is_told_where_weights_come_from(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -273,10 +273,15 @@ class Downloader:
             for file in files
         }
         with changed_lock(self._models_dir) as (recorded, repositories):
+            was_pulled = repository is not None and card.key in repositories
+            before = {path for path, entry in recorded.items() if entry.models == (card.key,)}
             forget(card, recorded)
             recorded.update(entries)
             if repository is not None:
                 repositories[card.key] = repository
+        for path in sorted(before - set(entries)) if was_pulled else ():
+            # The repository holds it no more; beside the new files libraries would load it.
+            _set_aside(self._models_dir / path)
         fetched = {file.path for file in missing}
         return Pulled(
             fetched=tuple(self._models_dir / path for path in entries if path in fetched),
@@ -547,6 +552,12 @@ class Downloader:
                 pause_s = min(_LONGEST_PAUSE_S, max(asked, self._first_pause_s * 2 ** (failures - 1)))
                 self._say(f"{url}: {_reason(error)}. Tried again in {pause_s:.0f} s.")
                 time.sleep(pause_s)
+
+
+def _set_aside(path: Path) -> None:
+    """Hide a file, if it is there, from whoever loads its folder."""
+    if path.is_file():
+        path.replace(path.with_name(f".{path.name}.replaced"))
 
 
 def wanted_files(card: ModelCard, listed: Mapping[str, Any]) -> list[str]:

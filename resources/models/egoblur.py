@@ -15,7 +15,7 @@ from resources.models.backends import BACKENDS
 from resources.models.boxes import equal_batches, suppressed
 from resources.models.images import check_image
 from resources.models.registry import EGOBLUR_FACES, EGOBLUR_PLATES, ModelCard
-from resources.models.torch_device import torch_device
+from resources.models.torch_runtime import Batches, shared_detector
 from resources.models.weights import locate, weights_digest
 
 
@@ -51,8 +51,8 @@ class _EgoBlurDetector:
         self._batch_size = batch_size
         path = locate(self._card, models_dir)
         self._digest = weights_digest(path)
-        self._device = torch_device(device)
-        self._model = _load(path, self._device)
+        self._held = shared_detector(self._card, path, self._digest, lambda: _load(path), device=device)
+        self._batches = Batches(batch_size, device=self._held.device)
 
     @property
     def info(self) -> BackendInfo:
@@ -67,8 +67,6 @@ class _EgoBlurDetector:
 
     def detect(self, images: Sequence[BgrImage], *, strict: bool = False) -> list[Detections]:
         """Regions in each image, strongest first, in its pixels; images of equal size share a call."""
-        import torch  # type: ignore[import-not-found,unused-ignore]
-
         for image in images:
             check_image(image)
         threshold = self._strict_score_threshold if strict else self._score_threshold
@@ -77,14 +75,9 @@ class _EgoBlurDetector:
         ]
         found = [Detections.empty()] * len(images)
         for positions in equal_batches(sizes, batch_size=self._batch_size):
-            batch = [
-                torch.from_numpy(_resized(images[position], sizes[position])).to(self._device)
-                for position in positions
-            ]
-            with torch.inference_mode():
-                answers = self._model(batch)
-            for position, answer in zip(positions, answers, strict=True):
-                boxes, scores, classes = (value.cpu().numpy() for value in answer)
+            pictures = [_resized(images[position], sizes[position]) for position in positions]
+            answers = self._batches.run(pictures, self._run)
+            for position, (boxes, scores, classes) in zip(positions, answers, strict=True):
                 kept = (classes == self._class) & ~(scores < threshold)
                 height, width = images[position].shape[:2]
                 scale = np.array([width / sizes[position][0], height / sizes[position][1]] * 2, np.float32)
@@ -92,6 +85,14 @@ class _EgoBlurDetector:
                     boxes[kept] * scale, scores[kept], iou=self._nms_iou, width=width, height=height
                 )
         return found
+
+    def _run(self, pictures: Sequence[BgrImage]) -> list[tuple[Any, ...]]:
+        """Boxes, scores and classes of each resized picture."""
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        with self._held.in_use() as network:
+            answers = network([torch.from_numpy(picture).to(self._held.device) for picture in pictures])
+            return [tuple(values.cpu().numpy() for values in answer) for answer in answers]
 
 
 def _resized(image: BgrImage, size: tuple[int, int]) -> BgrImage:
@@ -103,14 +104,14 @@ def _resized(image: BgrImage, size: tuple[int, int]) -> BgrImage:
     return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
-def _load(path: Path, device: Any) -> Any:
+def _load(path: Path) -> Any:
     import torch  # type: ignore[import-not-found,unused-ignore]
 
     from resources.models.torch_networks import EgoBlurAnswers
 
     try:
         model = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call,unused-ignore]
-        return torch.jit.script(EgoBlurAnswers(model.to(device).eval()))
+        return torch.jit.script(EgoBlurAnswers(model.eval()))
     except (RuntimeError, ValueError) as error:
         raise BackendUnavailable(
             f"{path} is no EgoBlur Gen2 model: {str(error)[:300]}. Put the published .jit file there."

@@ -161,8 +161,6 @@ class Hands23Detector:
         licence_permits_commercial_use: bool = False,
     ) -> None:
         BACKENDS["hands"]["hands23"].check_arguments(locals())
-        if not model:
-            raise ValueError("model: expected the name of the weights, got nothing")
         try:
             self._command = shlex.split(command)
         except ValueError as error:

@@ -75,7 +75,7 @@ class OpenClipEmbedder:
         models_dir: Folder of the weights.
         checkpoint: ``vit_l_14``, ``siglip_b_16``, ``mobileclip_s2`` or ``own``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+        precision: ``auto`` is bfloat16 on a GPU from compute capability 8.0 on, else float32.
         compile: Whether ``torch.compile`` prepares the network; ``auto`` does on a GPU.
         batch_size: Most pictures, or texts, in a call; 0 chooses by the memory.
         licence: Licence of weights of your own.

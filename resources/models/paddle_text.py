@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from resources.models.boxes import equal_batches
 from resources.models.images import check_image
 from resources.models.registry import PADDLE_TEXT
 from resources.models.torch_device import torch_device
+from resources.models.torch_runtime import Batches
 from resources.models.weights import card_digest, locate
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class PaddleTextDetector:
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
         self._batch_size = batch_size
+        self._batches = Batches(batch_size, device="PaddlePaddle's device")
         # A predictor of PaddlePaddle serves one thread.
         self._one_at_a_time = threading.Lock()
         path = locate(PADDLE_TEXT, models_dir)
@@ -105,8 +107,7 @@ class PaddleTextDetector:
         sizes = [(image.shape[1], image.shape[0]) for image in images]
         for positions in equal_batches(sizes, batch_size=self._batch_size):
             group = [images[position] for position in positions]
-            with self._one_at_a_time:
-                answers = self._model.predict(group, batch_size=len(group), box_thresh=threshold)
+            answers = self._batches.run(group, partial(self._predict, threshold=threshold))
             for position, answer in zip(positions, answers, strict=True):
                 found[position] = boxes_of_polygons(
                     answer["dt_polys"],
@@ -115,6 +116,17 @@ class PaddleTextDetector:
                     height=sizes[position][1],
                 )
         return found
+
+    def _predict(self, group: Sequence[BgrImage], *, threshold: float) -> list[Any]:
+        """PaddleOCR's answer to each image."""
+        try:
+            with self._one_at_a_time:
+                return list(self._model.predict(list(group), batch_size=len(group), box_thresh=threshold))
+        except Exception as error:
+            # Its class differs by release.
+            if "out of memory" not in str(error).lower():
+                raise
+            raise RuntimeError(f"out of memory: {str(error).strip()[:300]}") from error
 
 
 def _own_device() -> str:

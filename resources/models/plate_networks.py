@@ -23,7 +23,8 @@ from resources.models.boxes import (
 from resources.models.images import STRIDE, check_image
 from resources.models.onnx_session import cpu_session
 from resources.models.registry import HYPERLPR_PLATES, WPOD_NET, YOLO_PLATES, ModelCard
-from resources.models.torch_device import load_weights, torch_device
+from resources.models.torch_device import load_weights
+from resources.models.torch_runtime import Batches, shared_detector
 from resources.models.weights import locate, weights_digest
 
 #: Grey of the margin in YOLO's training.
@@ -355,13 +356,8 @@ class WpodNetPlateDetector:
         self._batch_size = batch_size
         path = locate(WPOD_NET, models_dir)
         self._digest = weights_digest(path)
-        self._device = torch_device(device)
-
-        from resources.models.torch_networks import WpodNet
-
-        network = WpodNet()
-        load_weights(network, path)
-        self._network = network.to(self._device).eval()
+        self._held = shared_detector(WPOD_NET, path, self._digest, lambda: _wpod_net(path), device=device)
+        self._batches = Batches(batch_size, device=self._held.device)
 
     @property
     def info(self) -> BackendInfo:
@@ -376,18 +372,14 @@ class WpodNetPlateDetector:
 
     def detect(self, images: Sequence[BgrImage], *, strict: bool = False) -> list[Detections]:
         """Plates in each image as upright boxes, strongest first, in its pixels; equal sizes share a call."""
-        import torch  # type: ignore[import-not-found,unused-ignore]
-
         for image in images:
             check_image(image)
         threshold = self._strict_score_threshold if strict else self._score_threshold
         sizes = [wpod_size(i.shape[1], i.shape[0], shorter_side=self._shorter_side) for i in images]
         found = [Detections.empty()] * len(images)
         for positions in equal_batches(sizes, batch_size=self._batch_size):
-            batch = np.stack([self._prepared(images[position], sizes[position]) for position in positions])
-            with torch.inference_mode():
-                probability, affine = self._network(torch.from_numpy(batch).to(self._device))
-            answers = zip(probability.cpu().numpy(), affine.cpu().numpy(), strict=True)
+            pictures = [self._prepared(images[position], sizes[position]) for position in positions]
+            answers = self._batches.run(pictures, self._run)
             for position, (chances, transforms) in zip(positions, answers, strict=True):
                 corners, scores = decode_affine(chances, transforms, threshold=threshold)
                 height, width = images[position].shape[:2]
@@ -396,12 +388,28 @@ class WpodNetPlateDetector:
                 found[position] = suppressed(boxes, scores, iou=self._nms_iou, width=width, height=height)
         return found
 
+    def _run(self, pictures: Sequence[FloatArray]) -> list[tuple[FloatArray, FloatArray]]:
+        """Chances and transforms of the cells of each picture; all are of one size."""
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        with self._held.in_use() as network:
+            probability, affine = network(torch.from_numpy(np.stack(pictures)).to(self._held.device))
+            return list(zip(probability.cpu().numpy(), affine.cpu().numpy(), strict=True))
+
     def _prepared(self, image: BgrImage, size: tuple[int, int]) -> FloatArray:
         if size != (image.shape[1], image.shape[0]):
             interpolation = cv2.INTER_AREA if size[0] < image.shape[1] else cv2.INTER_LINEAR
             image = np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
         ordered = image[..., ::-1] if self._reverse else image
         return np.ascontiguousarray(ordered.transpose(2, 0, 1)).astype(np.float32) / 255
+
+
+def _wpod_net(path: Path) -> Any:
+    from resources.models.torch_networks import WpodNet
+
+    network = WpodNet()
+    load_weights(network, path)
+    return network
 
 
 def wpod_size(width: int, height: int, *, shorter_side: int) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
 from resources.models.backends import BACKENDS
@@ -21,7 +20,8 @@ from resources.models.boxes import (
 )
 from resources.models.images import check_image, fit
 from resources.models.registry import RETINAFACE_MOBILENET, RETINAFACE_RESNET50, ModelCard
-from resources.models.torch_device import load_weights, torch_device
+from resources.models.torch_device import load_weights
+from resources.models.torch_runtime import Batches, shared_detector
 from resources.models.weights import locate, weights_digest
 
 _STRIDES = (8, 16, 32)
@@ -61,10 +61,15 @@ class _RetinaFaceDetector:
         self._batch_size = batch_size
         path = locate(self._card, models_dir)
         self._digest = weights_digest(path)
-        self._device = torch_device(device)
+        self._held = shared_detector(
+            self._card, path, self._digest, lambda: self._loaded(path), device=device
+        )
+        self._batches = Batches(batch_size, device=self._held.device)
+
+    def _loaded(self, path: Path) -> Any:
         network = self._make_network()
         load_weights(network, path)
-        self._network = network.to(self._device).eval()
+        return network
 
     def _make_network(self) -> Any:
         raise NotImplementedError
@@ -105,13 +110,13 @@ class _RetinaFaceDetector:
         sizes = [(picture.shape[1], picture.shape[0]) for picture in fitted]
         answers: dict[int, tuple[FloatArray, FloatArray]] = {}
         for positions in equal_batches(sizes, batch_size=self._batch_size):
-            batch = np.stack([self._normalised(fitted[position]) for position in positions])
-            regression, scores = self._run(batch)
-            for index, position in enumerate(positions):
+            pictures = [self._normalised(fitted[position]) for position in positions]
+            found = self._batches.run(pictures, self._run)
+            for position, (regression, scores) in zip(positions, found, strict=True):
                 width, height = sizes[position]
                 boxes, kept_scores = decode_faces(
-                    regression[index],
-                    scores[index],
+                    regression,
+                    scores,
                     width=width,
                     height=height,
                     prior_sides=self._prior_sides,
@@ -122,15 +127,15 @@ class _RetinaFaceDetector:
                 answers[position] = (boxes * scale, kept_scores)
         return [answers[position] for position in range(len(images))]
 
-    def _run(self, batch: npt.NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
-        """Regression ``[batch, N, 4]`` and probability of a face ``[batch, N]``."""
+    def _run(self, pictures: Sequence[FloatArray]) -> list[tuple[FloatArray, FloatArray]]:
+        """Regression ``[N, 4]`` and probability of a face ``[N]`` of each normalised picture; all are of one size."""
         import torch  # type: ignore[import-not-found,unused-ignore]
 
-        blob = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-        with torch.inference_mode():
-            regression, logits = self._network(torch.from_numpy(blob).to(self._device))[:2]
+        blob = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+        with self._held.in_use() as network:
+            regression, logits = network(torch.from_numpy(blob).to(self._held.device))[:2]
             scores = torch.softmax(logits, dim=-1)[..., 1]
-        return regression.float().cpu().numpy(), scores.float().cpu().numpy()
+            return list(zip(regression.float().cpu().numpy(), scores.float().cpu().numpy(), strict=True))
 
 
 def decode_faces(

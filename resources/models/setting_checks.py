@@ -121,6 +121,13 @@ def words(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected words, got {value!r}; put it into quotation marks")
 
 
+def some_words(name: str, value: Any) -> None:
+    """Text that says something."""
+    words(name, value)
+    if not value.strip():
+        raise ValueError(f"{name}: expected words, got none")
+
+
 def device(name: str, value: Any) -> None:
     """Where a network of PyTorch runs.
 

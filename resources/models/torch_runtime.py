@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from ego_assets.schema.errors import BackendUnavailable, DeviceMemoryExhausted
 from resources.models import setting_checks
+from resources.models.registry import ModelCard
 from resources.models.setting_checks import Compile, Precision, whole
 from resources.models.torch_device import torch_device
 
@@ -112,7 +113,10 @@ class HeldNetwork:
         self.name = name or type(network).__name__
         self.device = torch_device(device)
         self.dtype = getattr(torch, resolved_precision(precision, self.device))
-        self.network = network.to(dtype=self.dtype).eval().requires_grad_(False)
+        self.network = network.to(dtype=self.dtype).eval()
+        # One by one: scripted networks cannot be asked as a whole.
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(False)
         tensors = (*self.network.parameters(), *self.network.buffers())
         self._weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         is_compiled_whole = compiles(compile, self.device)
@@ -313,6 +317,26 @@ def shared_network(key: tuple[Hashable, ...], load: Callable[[], NetworkT]) -> N
             network = load()
             _shared[key] = network
         return network
+
+
+def shared_detector(
+    card: ModelCard, path: Path, digest: str, load: Callable[[], Any], *, device: str
+) -> HeldNetwork:
+    """A network of the privacy pass, once per process: in single precision and never compiled, as it was measured.
+
+    Args:
+        card: The checkpoint.
+        path: Its file.
+        digest: Of that file.
+        load: Gives the ``torch.nn.Module``, on the CPU.
+        device: As of :func:`resources.models.torch_device.torch_device`.
+    """
+
+    def held() -> HeldNetwork:
+        return HeldNetwork(load(), device=device, precision="float32", compile="never", name=card.name)
+
+    way = runtime_key(device=device, precision="float32", compile="never")
+    return shared_network((card.key, path, digest, *way), held)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

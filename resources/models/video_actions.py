@@ -259,7 +259,7 @@ class VideoMAERecognizer(VideoWindowRecognizer):
         smoothing_s: Steps within half of this around a step are averaged into it, less the further away; 0 leaves
             every step as it is.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: Arithmetic of the network; ``auto`` is bfloat16 on a GPU and float32 on the CPU.
+        precision: Arithmetic; ``auto`` is bfloat16 on a GPU from compute capability 8.0 on, else float32.
         compile: Whether ``torch.compile`` prepares it; ``auto`` does on a GPU.
         batch_size: Most windows in one call; 0 chooses by the memory that the first window took.
         licence: Licence of your own weights, for the records.

@@ -29,7 +29,7 @@ from resources.models.torch_runtime import (
     runtime_key,
     shared_network,
 )
-from resources.models.weights import card_digest, joint_digest, located_folder, weights_digest
+from resources.models.weights import joint_digest, located_folder, weights_digest
 
 _TASK, _BACKEND = "captions", "transformers_vlm"
 _PROMPTS = {prompt.name: prompt for prompt in DEFAULT_PROMPTS}
@@ -57,8 +57,8 @@ class VisionLanguageCaptioner:
         max_new_tokens: Most tokens of an answer; an answer that is cut off there is refused.
         max_side: Longer side in pixels to which pictures are shrunk before the model cuts them into tiles.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` is bfloat16 on a GPU and float32 on a CPU. In float32 the answer to a picture does not
-            depend on what else is in its batch.
+        precision: ``auto`` is bfloat16 on a GPU from compute capability 8.0 on, else float32. In float32 the answer
+            to a picture does not depend on what else is in its batch.
         batch_size: Most pictures in a call; 0 chooses by the memory.
         licence: Licence of weights of your own.
         licence_permits_commercial_use: Whether that licence permits commercial use; the profile asks.
@@ -92,9 +92,7 @@ class VisionLanguageCaptioner:
         self._max_side = max_side
         self._licence = licence if card.licence == OWN_LICENCE else card.licence
         folder = located_folder(card, models_dir)
-        self._digest = (
-            _folder_digest(folder) if card.licence == OWN_LICENCE else card_digest(card, models_dir)
-        )
+        self._digest = _folder_digest(folder)
         self._model = shared_network(
             (card.key, folder, self._digest, *runtime),
             lambda: _load(card, folder, device=device, precision=precision),
@@ -277,7 +275,7 @@ def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision) -
 
 
 def _folder_digest(folder: Path) -> str:
-    """One SHA-256 of all files that say what a model of the user's own does, by name."""
+    """One SHA-256 of all files that say what a model does, by name: the template of its chats as well."""
     paths = sorted({path for pattern in _TELLING_FILES for path in folder.glob(pattern)})
     return joint_digest([weights_digest(path) for path in paths])
 

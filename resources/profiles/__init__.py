@@ -291,9 +291,16 @@ def gpu_tasks(name_or_path: str | Path) -> frozenset[str]:
     return frozenset(
         task
         for task, config in entries
-        for attempt in config.attempts
-        if BACKENDS[task][attempt.backend].uses_gpu and attempt.settings.get("device") != "cpu"
+        if any(_runs_on_gpu(profile, task, attempt) for attempt in config.attempts)
     )
+
+
+def _runs_on_gpu(profile: Profile, task: str, config: BackendConfig) -> bool:
+    """Whether a backend, or one that it uses, runs on a GPU where there is one."""
+    spec = BACKENDS[task][config.backend]
+    if spec.uses_gpu and config.settings.get("device") != "cpu":
+        return True
+    return any(_runs_on_gpu(profile, used, profile.backends[used]) for used in spec.uses)
 
 
 def used_tasks(profile: Profile, tasks: Collection[str]) -> frozenset[str]:
@@ -446,6 +453,8 @@ def _status(
             _build(profile_name, spec, settings, models_dir)
         except (BackendUnavailable, ConfigurationError) as error:
             return status(False, str(error))
+        except (ImportError, OSError) as error:
+            return status(False, _broken_package(spec, error))
     lacking = []
     if role != "other" and (reason := _lacking_gpu(spec, settings)):
         lacking.append(reason)
@@ -468,20 +477,27 @@ def _lacking_gpu(spec: BackendSpec, settings: Mapping[str, Any]) -> str:
     device = str(settings.get("device", "auto"))
     if device in ("auto", "cpu"):
         return ""
-    if "paddle" not in spec.requires:
-        try:
+    try:
+        if "paddle" not in spec.requires:
             torch_device(device)
-        except BackendUnavailable as error:
-            return str(error)
-        return ""
-    paddle = importlib.import_module("paddle")
-    count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+            return ""
+        paddle = importlib.import_module("paddle")
+        count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    except BackendUnavailable as error:
+        return str(error)
+    except (ImportError, OSError) as error:
+        return _broken_package(spec, error)
     if int(device.partition(":")[2] or 0) < count:
         return ""
     return (
         f"device {device!r}: PaddlePaddle can use {count} GPU(s). Set `device: auto` or `cpu`, check the driver with "
         "nvidia-smi, or install paddlepaddle-gpu."
     )
+
+
+def _broken_package(spec: BackendSpec, error: Exception) -> str:
+    """What to say of a package that is there and cannot be imported, such as one that lacks a library of the system."""
+    return f"it cannot be loaded ({error}); mend what that names, or in a new environment: {spec.hint}"
 
 
 def _build(

@@ -232,6 +232,33 @@ def test_metadata_holds_nothing_that_leads_to_a_person_or_the_original():
         assert secret not in text
 
 
+def test_attempts_name_files_but_not_where_they_lay():
+    attempts = [
+        {
+            "attempt": "first",
+            "config": {
+                "label_map": "/home/anna/maps/mine.yaml",
+                "sides": [1, 2],
+                "command": "/opt/h 23/python worker.py",
+            },
+            "refused": "BackendUnavailable: there is no '/home/anna/models/egoblur.jit'; 3/4 of C:\\Users\\anna\\a.pt, "
+            "~/b.pt and ~anna/c.pt, see https://example.org/anna and pull it (or put it at /data/x.pt).",
+        }
+    ]
+    found = metadata(artifacts={"frames": replace(artifact(), attempts=tuple(attempts))})
+    [attempt] = found["layers"]["frames"]["attempts"]
+    assert attempt["attempt"] == "first"
+    assert attempt["config"] == {
+        "label_map": "mine.yaml",
+        "sides": [1, 2],
+        "command": "h 23/python worker.py",
+    }
+    assert attempt["refused"] == (
+        "BackendUnavailable: there is no 'egoblur.jit'; 3/4 of a.pt, b.pt and c.pt, see https://example.org/anna and "
+        "pull it (or put it at x.pt)."
+    )
+
+
 def test_metadata_is_valid_json():
     with pytest.raises(ValueError, match="JSON"):
         metadata_json(metadata(clip=replace(CLIP, fps=float("nan"))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from skimage import data
 
 from ego_assets.schema.detections import Detections, RegionDetector
+from ego_assets.schema.errors import DeviceMemoryExhausted
 from ego_assets_tests.checkpoints import small_backend
 from resources.models.backends import BACKENDS
 
@@ -84,6 +86,36 @@ def test_a_picture_gets_the_same_answer_in_any_company(detector: RegionDetector)
     backwards = detector.detect(images[::-1])
     for found, expected in zip(backwards[::-1], together, strict=True):
         assert_same(found, expected)
+
+
+@pytest.mark.parametrize("room", [1, 2, 0])
+def test_want_of_memory_loses_no_picture(
+    case: tuple[str, str, RegionDetector], monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    task, backend, detector = case
+    if not BACKENDS[task][backend].uses_gpu:
+        pytest.skip("it runs on the CPU only")
+    run = detector._predict if backend == "paddleocr" else detector._run  # type: ignore[attr-defined]
+    sizes: list[int] = []
+
+    def limited(pictures: Any, **options: Any) -> Any:
+        sizes.append(len(pictures))
+        if len(pictures) > room:
+            raise RuntimeError("CUDA error: out of memory")
+        return run(pictures, **options)
+
+    images = [pictures()[0], pictures()[5], pictures()[0][:, ::-1].copy()]
+    expected = detector.detect(images)
+    monkeypatch.setattr(detector, run.__name__, limited)
+    # The size that was found is kept for the process.
+    monkeypatch.setattr(detector._batches, "_limit", 4)  # type: ignore[attr-defined]
+    if not room:
+        with pytest.raises(DeviceMemoryExhausted, match="One picture does not fit"):
+            detector.detect(images)
+        return
+    for found, one in zip(detector.detect(images), expected, strict=True):
+        assert_same(found, one)
+    assert max(sizes) == 3 and sizes[-1] <= room
 
 
 def test_the_same_call_gives_the_same_answer(detector: RegionDetector) -> None:

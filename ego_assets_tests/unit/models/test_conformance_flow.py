@@ -9,14 +9,10 @@ import numpy.typing as npt
 import pytest
 
 from ego_assets.schema.flow import FlowEstimator
-from ego_assets_tests.checkpoints import small_backend
+from ego_assets_tests.checkpoints import maker_of, small_backend
 from resources.models.backends import BACKENDS
 
 Image = npt.NDArray[np.uint8]
-
-
-#: Backends whose small checkpoint is random.
-UNTRAINED = {"raft"}
 
 
 @pytest.fixture(scope="module", params=sorted(BACKENDS["flow"]))
@@ -48,7 +44,7 @@ def test_offsets_lead_from_the_first_picture_to_the_second(
     field = flow.flow([(pattern(width, height), pattern(width, height, right=5, down=-3))])[0]
     assert field.shape == (height, width, 2)
     assert field.dtype == np.float32
-    if flow.info.backend in UNTRAINED:
+    if maker_of("flow", flow.info.backend) is not None:
         pytest.skip("small random weights see nothing")
     middle = field[height // 4 : -height // 4, width // 4 : -width // 4].reshape(-1, 2)
     assert np.median(middle, axis=0) == pytest.approx([5, -3], abs=0.5)

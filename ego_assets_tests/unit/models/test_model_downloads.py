@@ -440,6 +440,9 @@ def test_a_branch_is_followed_once(server: ModelServer, tmp_path: Path) -> None:
     downloader(tmp_path).pull(HUB, again=True)
     assert "small/tokenizer.json" not in read_lock(tmp_path).files
     assert is_complete(HUB, tmp_path)
+    assert locate(HUB, tmp_path), "what the repository holds no more is not in the way"
+    assert not (tmp_path / "small" / "tokenizer.json").exists()
+    assert (tmp_path / "small" / ".tokenizer.json.replaced").read_bytes() == SHARDS["tokenizer.json"]
 
 
 def test_another_revision_in_the_registry_is_fetched(server: ModelServer, tmp_path: Path) -> None:

@@ -3,17 +3,20 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import yaml
 
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
 from resources import profiles
-from resources.models import registry
+from resources.models import label_maps, registry
 from resources.models.backends import BACKENDS, BackendSpec
+from resources.models.label_maps import load_label_map
 from resources.models.weights import is_installed
 from resources.platform import ProfileModels
 from resources.profiles import (
@@ -241,23 +244,146 @@ def test_a_label_map_is_read_with_the_profile(tmp_path: Path) -> None:
     assert load_profile(path).backends["actions"].settings["label_map"] == str(labels)
 
 
-#: Values of each kind on both sides of every limit that a backend has.
-PROBES: dict[type, tuple[object, ...]] = {
-    int: (0, 1, 2, 13, 14, 15, 16, 31, 32, 63, 64, 65, 100, 101, 256, 257, 5000),
-    float: (-0.5, 0.0, 0.2, 0.5, 0.7, 1.0, 2.0, 60.0, 61.0),
-    bool: (True, False),
-    str: ("auto", "medium", "rgb", "guide", "nonsense"),
+def test_a_label_map_is_parsed_again_only_when_its_file_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def counted(text: str) -> object:
+        parsed.append(text)
+        return yaml.safe_load(text)
+
+    monkeypatch.setattr(label_maps, "yaml", SimpleNamespace(safe_load=counted, YAMLError=yaml.YAMLError))
+    path = tmp_path / "labels.yaml"
+    path.write_text("cooking: [stirring]")
+    assert load_label_map(str(path)) is load_label_map(str(path))
+    assert len(parsed) == 1
+    # As many bytes, a second later.
+    path.write_text("cooking: [slashing]")
+    os.utime(path, (0, path.stat().st_mtime + 1))
+    assert load_label_map(str(path)).classes == {"cooking": ("slashing",)}
+    assert len(parsed) == 2
+    path.write_text("cooking: [")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not valid YAML"):
+            load_label_map(str(path))
+
+
+JUST = 1e-9
+COUNT = ((0, 1.0), (1, 10**6))
+COUNT_OR_0 = ((-1, 0.0), (0, 10**6))
+SIDE = ((31, 32.0), (32, 10**6))
+POSITIVE = ((0, -JUST, "1"), (JUST, 1e6))
+WITHIN_0_AND_1 = ((0, 1), (JUST, 1 - JUST))
+FROM_0_TO_1 = ((-JUST, 1 + JUST), (0, 1))
+SWITCH = (("yes", True), ("auto", "always", "never"))
+WORDS = ((1, True), ("", "some words"))
+#: Setting -> what is refused just outside of its limits, and what is taken just inside; "BACKEND.SETTING" where a
+#: backend has others.
+LIMITS: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
+    "batch_size": COUNT_OR_0,
+    **{f"{name}.batch_size": COUNT for name in ("egoblur", "paddleocr", "wpod_net", "yolo_plates")},
+    **{f"retinaface_{name}.batch_size": COUNT for name in ("mobilenet", "resnet50")},
+    "calibration": ((0, "yes"), (True, False)),
+    "candidate_threshold": WITHIN_0_AND_1,
+    "category_threshold": FROM_0_TO_1,
+    "certainty": ((0.5, 1), (0.5 + JUST, 1 - JUST)),
+    "channel_order": (("rbg",), ("rgb", "bgr")),
+    "chunk_frames": ((0, 100_001), (1, 100_000)),
+    "class_count": COUNT,
+    "command": WORDS,
+    "compile": SWITCH,
+    "completion": ((0, "yes"), (True, False)),
+    "confirmation_threshold": WITHIN_0_AND_1,
+    "corners": COUNT_OR_0,
+    "detection_confidence": WITHIN_0_AND_1,
+    "device": (("mps", "cuda:", "gpu"), ("auto", "cpu", "cuda", "cuda:1")),
+    "paddleocr.device": (("cuda", "gpu:"), ("auto", "cpu", "gpu", "gpu:1")),
+    "input_side": ((0, 13, 21, 517), (14, 518, 14 * 10**5)),
+    "yolo_plates.input_side": SIDE,
+    "iterations": COUNT,
+    "large_face_side": ((-1, 31), (0, 32, 10**6)),
+    "large_line_score": ((-JUST,), (0, 1e6)),
+    "large_line_share": ((-JUST,), (0, 1e6)),
+    "licence": WORDS,
+    "licence_permits_commercial_use": ((0, "yes"), (True, False)),
+    "longer_side": SIDE,
+    "lost_coverage": FROM_0_TO_1,
+    "max_candidates": COUNT_OR_0,
+    "max_hands": COUNT,
+    "max_new_tokens": COUNT,
+    "max_objects": ((0, 101), (1, 100)),
+    "max_regions": COUNT,
+    "max_side": SIDE,
+    "mediapipe_hands.max_side": COUNT,
+    "regions_flow.max_side": ((63,), (64, 10**6)),
+    **{f"{name}.max_side": ((63, 4097), (64, 4096)) for name in ("depth_from_motion", "sparse_motion")},
+    "merge_threshold": POSITIVE,
+    "min_share": FROM_0_TO_1,
+    "regions_flow.min_share": ((-JUST, 1), (0, 1 - JUST)),
+    "model": ((*WORDS[0], ""), ("some words",)),
+    "model_complexity": ((-1, 2), (0, 1)),
+    "nms_iou": ((0, 1 + JUST), (JUST, 1)),
+    "hands_100doh.nms_iou": WITHIN_0_AND_1,
+    "object_threshold": WITHIN_0_AND_1,
+    "overlap_frames": ((0, 65), (1, 64)),
+    "patch": ((2,), (3, 10**6)),
+    "people": ((0, "yes"), (True, False)),
+    "person_interval_s": POSITIVE,
+    "person_threshold": WITHIN_0_AND_1,
+    "pixel_threshold": WITHIN_0_AND_1,
+    "points_per_side": ((0, 257), (1, 256)),
+    "pose_confidence": WITHIN_0_AND_1,
+    "precision": (("float64",), ("auto", "float32", "bfloat16", "float16")),
+    "predicted_iou_threshold": FROM_0_TO_1,
+    "preset": (("slow",), ("ultrafast", "fast", "medium")),
+    "prompt": (("short",), ("guide", "plain", "with_facts")),
+    "proposals": COUNT,
+    "reseed_interval_s": POSITIVE,
+    "score_threshold": WITHIN_0_AND_1,
+    "second_look": ((0, "yes"), (True, False)),
+    "shorter_side": ((15,), (16, 10**6)),
+    "smoothing_s": ((-JUST, 60 + JUST), (0, 60)),
+    "stability_threshold": FROM_0_TO_1,
+    "start_timeout_s": POSITIVE,
+    "strict_score_threshold": WITHIN_0_AND_1,
+    "threads": COUNT_OR_0,
+    "timeout_s": POSITIVE,
+    "tracking_confidence": WITHIN_0_AND_1,
+    "unclip_ratio": POSITIVE,
+    "vos_optimized": SWITCH,
+    "window_frames": ((1, 65), (2, 64)),
+    "window_s": ((0, 60 + JUST), (JUST, 60)),
+    **{f"regions_flow.{name}_memory_s": ((-JUST,), (0, 1e6)) for name in ("hand", "id")},
 }
-#: What profiles are asked and classes are not: OpenCV follows no corner by a patch of fewer than 3 pixels.
-OF_PROFILES = {"patch", "large_line_share", "large_line_score", "licence_permits_commercial_use"}
+#: Which there are is tested where checkpoints and label maps are.
+OTHER_SETTINGS = {"checkpoint", "label_map"}
 
-
-@pytest.mark.parametrize(
+every_backend = pytest.mark.parametrize(
     "spec",
     [spec for specs in BACKENDS.values() for spec in specs.values()],
     ids=lambda spec: f"{spec.task}-{spec.backend}",
 )
-def test_a_profile_takes_what_the_class_of_the_backend_takes(
+
+
+def limits_of(spec: BackendSpec) -> dict[str, tuple[tuple[object, ...], tuple[object, ...]]]:
+    names = [name for name in spec.settings if name not in OTHER_SETTINGS]
+    return {name: LIMITS.get(f"{spec.backend}.{name}") or LIMITS[name] for name in names}
+
+
+@every_backend
+def test_a_profile_takes_what_lies_within_the_limits_alone(spec: BackendSpec) -> None:
+    for name, (refused, taken) in limits_of(spec).items():
+        for value in taken:
+            spec.check({name: value})
+        for value in refused:
+            with pytest.raises(ValueError, match=f"^{name}: expected "):
+                spec.check({name: value})
+                pytest.fail(f"{name}: {value!r} is taken")
+
+
+@every_backend
+def test_what_a_profile_takes_the_class_of_the_backend_takes(
     monkeypatch: pytest.MonkeyPatch, spec: BackendSpec
 ) -> None:
     def no_weights(*_: object, **__: object) -> Path:
@@ -271,26 +397,17 @@ def test_a_profile_takes_what_the_class_of_the_backend_takes(
     parameters = inspect.signature(backend_class).parameters
     defaults = {name: parameters[name].default for name in spec.settings}
     spec.check(defaults)
-    for name, default in defaults.items():
-        for value in PROBES[type(default)]:
+    for name, (_, taken) in limits_of(spec).items():
+        for value in taken:
             settings = {**defaults, name: value}
             try:
                 spec.check(settings)
-                is_taken = True
             except ValueError:
-                is_taken = False
-            try:
+                # The value contradicts the default of another setting.
+                continue
+            # Settings come first: weights, programs and PyTorch are looked for after them.
+            with suppress(BackendUnavailable, ModuleNotFoundError, AttributeError):
                 backend_class(**settings, **dict.fromkeys(spec.uses))
-                is_built = True
-            except (BackendUnavailable, ModuleNotFoundError, AttributeError):
-                # Settings come first: weights, programs and PyTorch are looked for after them.
-                is_built = True
-            except (ValueError, TypeError):
-                is_built = False
-            assert is_built or not is_taken, f"{name}: {value!r} is found wrong only when a layer runs"
-            # Words are looked at by whoever they are handed to.
-            if name not in OF_PROFILES and not (type(default) is str and not is_taken):
-                assert is_taken or not is_built, f"{name}: {value!r} is refused, and the backend takes it"
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -596,6 +713,22 @@ def test_missing_packages_are_reported_and_say_what_to_install(monkeypatch: pyte
         build_backend(Profile(name="mine", backends={"faces": config}), "faces")
 
 
+@pytest.mark.parametrize("error", [ImportError("libgomp.so.1"), OSError("libgomp.so.1")])
+def test_packages_that_cannot_be_loaded_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: object, **__: object) -> object:
+        raise error
+
+    monkeypatch.setattr(profiles, "_build", broken)
+    profile = load_profile(
+        write(tmp_path, {"backends": {"hands": {"backend": "hands23", "settings": {"command": "x"}}}})
+    )
+    [row] = [row for row in backend_report(tmp_path, profile=profile) if row.backend == "hands23"]
+    assert not row.available
+    assert "cannot be loaded (libgomp.so.1)" in row.detail and "ego-assets[reference]" in row.detail
+
+
 @needs_local
 def test_damaged_weights_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     (file,) = registry.CENTERFACE.files
@@ -683,4 +816,13 @@ def test_tasks_on_a_gpu_follow_from_the_profile_alone(tmp_path: Path) -> None:
     assert gpu_tasks(write(tmp_path, {"backends": {"depth": first}})) == frozenset()
     later = {**first, "fallbacks": [{"settings": {"device": "auto"}}]}
     assert gpu_tasks(write(tmp_path, {"backends": {"depth": later}})) == {"depth"}
+    flow, words = {"backend": "raft"}, {"backend": "open_clip"}
+    moving = {"backend": "sparse_motion", "fallbacks": [{"backend": "depth_from_motion"}]}
+    on_cpu = {"backend": "sam2", "settings": {"device": "cpu"}}
+    assert gpu_tasks(write(tmp_path, {"backends": {"flow": flow, "depth": moving}})) == {"flow", "depth"}
+    served = {"masks": on_cpu, "embeddings": words}
+    assert gpu_tasks(write(tmp_path, {"backends": served})) == {"masks", "embeddings"}
+    # Only the first attempt at a task serves others.
+    served["embeddings"] = {"backend": "appearance", "fallbacks": [words]}
+    assert gpu_tasks(write(tmp_path, {"backends": served})) == {"embeddings"}
     assert gpu_tasks(tmp_path / "nowhere.yaml") == frozenset(), "said by whatever uses it"

@@ -100,7 +100,7 @@ def test_an_answer_that_is_no_number_is_an_error_and_not_a_picture_without_faces
 
     detector = RetinaFaceResNet50Detector(models_dir=resnet_models, device="cpu", max_side=32)
     with torch.no_grad():
-        detector._network.ClassHead[0].conv1x1.bias.fill_(float("nan"))
+        detector._held.network.ClassHead[0].conv1x1.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="finite"):
         detector.detect([np.zeros((32, 32, 3), np.uint8)])
 

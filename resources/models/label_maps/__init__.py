@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -100,6 +101,8 @@ def label_map_names() -> list[str]:
 def load_label_map(name_or_path: str) -> LabelMap:
     """Read a label map by name, such as ``ego4d``, or from a YAML file: a mapping of activities to lists of classes.
 
+    An unchanged file is parsed once per process.
+
     Raises:
         ValueError: There is no such map, or it is wrong.
     """
@@ -110,6 +113,13 @@ def load_label_map(name_or_path: str) -> LabelMap:
             f"label_map: there is no {name_or_path!r}. Give auto, identity, the path of a .yaml file or one of: "
             f"{', '.join(label_map_names())}"
         )
+    facts = path.stat()
+    return _parsed(name_or_path, path.resolve(), facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _parsed(name_or_path: str, path: Path, _size: int, _modified_ns: int) -> LabelMap:
+    """The map in a file; size and time of its last change tell the cache that it is another one."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -433,11 +433,11 @@ class Project:
         Raises:
             InsufficientDisk: The message says how much is needed and how much there is.
         """
+        from ego_assets.batching import estimating
+
         folder = self.store.local_root
         if folder is None:
             return
-        from ego_assets.batching import estimating
-
         specs = {spec.name: spec for spec in self.specs}
         settings = estimating(self.services, self.specs)
         clips = {clip_id: self.database.clip(clip_id) for clip_id, _ in work}

@@ -92,7 +92,7 @@ class VisionLanguageCaptioner:
         self._max_side = max_side
         self._licence = licence if card.licence == OWN_LICENCE else card.licence
         folder = located_folder(card, models_dir)
-        self._digest = _folder_digest(folder)
+        self._digest = folder_digest(folder)
         self._model = shared_network(
             (card.key, folder, self._digest, *runtime),
             lambda: _load(card, folder, device=device, precision=precision),
@@ -274,7 +274,7 @@ def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision) -
     )
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """One SHA-256 of all files that say what a model does, by name: the template of its chats as well."""
     paths = sorted({path for pattern in _TELLING_FILES for path in folder.glob(pattern)})
     return joint_digest([weights_digest(path) for path in paths])

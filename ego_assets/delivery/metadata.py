@@ -176,7 +176,7 @@ def without_places(value: Any) -> Any:
     Errors of refused attempts and settings name files; who receives a delivery has no use for folders and accounts.
     """
     if isinstance(value, str):
-        return _PLACE.sub(lambda found: re.split(r"[/\\\\]", found.group().rstrip("/\\"))[-1], value)
+        return _PLACE.sub(lambda found: re.split(r"[/\\]", found.group().rstrip("/\\"))[-1], value)
     if isinstance(value, Mapping):
         return {key: without_places(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

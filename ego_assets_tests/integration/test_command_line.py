@@ -360,14 +360,18 @@ def test_what_nothing_was_postponed_of_costs_no_look_at_the_gates(
     assert project.tried_with_other_profiles(good, [], retry_failed=True) == {}
 
 
+def write_profile(path: Path, **backends: str) -> Path:
+    """The profile ``local`` with other backends for some tasks."""
+    profile = yaml.safe_load((Path(profiles.__file__).parent / "local.yaml").read_text())
+    profile["backends"] |= {task: {"backend": backend} for task, backend in backends.items()}
+    path.write_text(yaml.safe_dump(profile))
+    return path
+
+
 @pytest.fixture
 def other_detector(tmp_path: Path) -> Path:
     """A profile whose privacy pass this machine cannot make."""
-    profile = yaml.safe_load((Path(profiles.__file__).parent / "local.yaml").read_text())
-    profile["backends"]["faces"] = {"backend": "egoblur"}
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(profile))
-    return path
+    return write_profile(tmp_path / "mine.yaml", faces="egoblur")
 
 
 def test_a_clip_that_waits_for_the_privacy_pass_is_not_blamed(
@@ -429,11 +433,7 @@ def test_advice_on_what_was_left_asks_for_no_more_than_the_command_did(
 @pytest.fixture
 def other_profile(tmp_path: Path) -> Path:
     """A profile whose embeddings this machine cannot make; its name has to be quoted."""
-    content = yaml.safe_load((Path(profiles.__file__).parent / "local.yaml").read_text())
-    content["backends"]["embeddings"] = {"backend": "open_clip"}
-    path = tmp_path / "of mine.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return write_profile(tmp_path / "of mine.yaml", embeddings="open_clip")
 
 
 def test_what_one_profile_was_asked_for_no_other_makes_unasked(

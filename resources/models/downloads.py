@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -161,7 +161,7 @@ def is_complete(card: ModelCard, models_dir: Path) -> bool:
         recorded = read_lock(models_dir).repositories.get(card.key)
         if recorded is None:
             # Nobody listed the repository: those that the card names have to do, and weights have to be among them.
-            if not any(PurePosixPath(file.path).suffix in _WEIGHTS for file in all_files(card, models_dir)):
+            if not _hold_weights(file.path for file in all_files(card, models_dir)):
                 return False
         elif (recorded.hub, recorded.revision) != (card.hub, card.revision):
             return False
@@ -591,7 +591,7 @@ def wanted_files(card: ModelCard, listed: Mapping[str, Any]) -> list[str]:
             f"{card.name}: {card.hub} holds no {', '.join(missing)}. Its publisher may have changed it; there are: "
             f"{', '.join(sorted(listed))}."
         )
-    if not any(PurePosixPath(name).suffix in _WEIGHTS for name in wanted):
+    if not _hold_weights(wanted):
         raise DownloadFailed(
             f"{card.name}: {card.hub} holds no weights as safetensors; there are: {', '.join(sorted(listed))}."
         )
@@ -599,7 +599,12 @@ def wanted_files(card: ModelCard, listed: Mapping[str, Any]) -> list[str]:
 
 
 def _names_weights(card: ModelCard) -> bool:
-    return any(PurePosixPath(file.path).suffix in _WEIGHTS for file in card.files)
+    return _hold_weights(file.path for file in card.files)
+
+
+def _hold_weights(names: Iterable[str]) -> bool:
+    """Whether weights are among some files, by their names."""
+    return any(PurePosixPath(name).suffix in _WEIGHTS for name in names)
 
 
 class _Bearer:

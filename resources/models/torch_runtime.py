@@ -176,6 +176,8 @@ class HeldNetwork:
     def _brought(self) -> Iterator[Callable[..., Any]]:
         import torch  # type: ignore[import-not-found,unused-ignore]
 
+        if self._is_compiled:
+            _permit_compilations()
         with _moving:
             self._users += 1
             try:
@@ -183,8 +185,6 @@ class HeldNetwork:
             except BaseException:
                 self._users -= 1
                 raise
-        if self._is_compiled:
-            _permit_compilations()
         # Threads begin with the first GPU as the current one, whichever the network is on.
         current = torch.cuda.device(self.device) if self.device.index else nullcontext()
         try:

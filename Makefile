@@ -21,17 +21,18 @@ help: ## List the targets.
 
 setup: $(STAMP) ## Make the environment in .venv, unless it is up to date.
 
-$(STAMP): pyproject.toml constraints/local.txt tools/setup_environment.py
-	@$(PYTHON) tools/setup_environment.py --venv $(VENV) --extras local,dev --constraints constraints/local.txt
+$(STAMP): pyproject.toml constraints/local.txt tools/setup_environment.py tools/make_environment.py
+	@$(PYTHON) tools/setup_environment.py --venv $(VENV) --extras local,dev --constraints constraints/local.txt \
+		--size-gb 2.5 --download-gb 0.7
 	@touch $@
 
-setup-reference: $(REFERENCE_VENV)/.setup ## Make the environment of the reference models in .venv-reference: 8 GB.
+setup-reference: $(REFERENCE_VENV)/.setup ## Make the environment of the reference models in .venv-reference: 9 GB.
 
 # SAM 2 is built from its source, with the PyTorch that is there: left to itself pip would fetch a second one. Its CUDA
 # extension is not used. No extra brings PaddlePaddle, because machines with a GPU need another package of it.
-$(REFERENCE_VENV)/.setup: pyproject.toml constraints/reference.txt tools/setup_environment.py
+$(REFERENCE_VENV)/.setup: pyproject.toml constraints/reference.txt tools/setup_environment.py tools/make_environment.py
 	@SAM2_BUILD_CUDA=0 $(PYTHON) tools/setup_environment.py --venv $(REFERENCE_VENV) --extras reference,dev \
-		--constraints constraints/reference.txt --also $(PADDLE) \
+		--constraints constraints/reference.txt --also $(PADDLE) --size-gb 8.8 --download-gb 2.7 \
 		--build-with torch,torchvision,numpy,setuptools,wheel,hatchling,editables
 	@touch $@
 
@@ -59,11 +60,13 @@ test-reference: $(REFERENCE_VENV)/.setup ## Run the reference models with small 
 
 $(DELIVERY_VENV)/.setup: constraints/delivery.txt tools/make_environment.py
 	@$(PYTHON) tools/make_environment.py --venv $(DELIVERY_VENV) --constraints constraints/delivery.txt \
+		--size-gb 9 --download-gb 4.4 \
 		lerobot==0.4.4 "datasets>=4" webdataset h5py torch pandas pillow pyarrow
 	@touch $@
 
 $(DATASETS3_VENV)/.setup: constraints/datasets3.txt tools/make_environment.py
 	@$(PYTHON) tools/make_environment.py --venv $(DATASETS3_VENV) --constraints constraints/datasets3.txt \
+		--size-gb 0.5 --download-gb 0.2 \
 		"datasets==3.6.*" pillow
 	@touch $@
 

@@ -14,9 +14,10 @@ import re
 import subprocess
 import sys
 import tempfile
-import venv
 import zipfile
 from pathlib import Path
+
+from make_environment import add_disk_options, environment
 
 OPENCV_KEPT = "opencv-contrib-python-headless"
 OPENCV_OTHERS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
@@ -41,23 +42,17 @@ def main() -> int:
     parser.add_argument(
         "--also", default="", metavar="PACKAGES", help="packages that no extra brings, separated by commas"
     )
+    add_disk_options(parser)
     options = parser.parse_args()
     if sys.version_info[:2] != (3, 11):
         print(f"Python 3.11 is needed, this is {sys.version.split()[0]}. Set PYTHON=/path/to/python3.11.")
         return 1
 
-    python = options.venv / "bin" / "python"
-    if not python.exists():
-        print(f"Making {options.venv} ...", flush=True)
-        try:
-            venv.create(options.venv, with_pip=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(f"The environment could not be made: {error}. On Debian: apt install python3-venv")
-            return 1
+    python = environment(options.venv, size_gb=options.size_gb, download_gb=options.download_gb)
 
     def pip(*arguments: str) -> None:
-        environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        subprocess.run([python, "-m", "pip", *arguments], check=True, env=environment)
+        variables = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        subprocess.run([python, "-m", "pip", *arguments], check=True, env=variables)
 
     constraints = options.constraints.read_text()
     pinned = re.search(rf"^{OPENCV_KEPT}==\S+", constraints, flags=re.MULTILINE)

@@ -1,8 +1,7 @@
 """Checkpoints of the true size with random weights, under the published names: they cost what trained ones cost.
 
 Every function writes what the loading code of a backend expects below a folder of weights. Sizes are those of the
-published configurations. Digests cannot be those of the registry, so :func:`any_digest` switches their comparison off;
-nothing but this benchmark does that.
+published configurations. Digests cannot be those of the registry, so :func:`any_digest` switches their comparison off.
 """
 
 from __future__ import annotations
@@ -31,10 +30,6 @@ DEPTH_ANYTHING: Mapping[str, Mapping[str, Any]] = {
 
 #: Name of the architecture in open_clip, and of OpenAI's activation, which those weights were trained with.
 CLIP_ARCHITECTURE = "ViT-L-14"
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-
-IMAGENET_MEAN, IMAGENET_DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 #: VideoMAE base (Tong et al., 2022), fine-tuned on Kinetics-400.
 VIDEOMAE: Mapping[str, Any] = {
@@ -88,10 +83,6 @@ def write_depth_anything(models_dir: Path, size: str) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "max_depth": 80}))
 
 
-#: Factor on the random weights of SAM's decoder.
-_DRAWING = 3.0
-
-
 def write_sam2(models_dir: Path, checkpoint: str) -> None:
     """SAM 2.1 as it is published: the state of the network under ``model``."""
     import torch  # type: ignore[import-not-found,unused-ignore]
@@ -106,12 +97,15 @@ def write_sam2(models_dir: Path, checkpoint: str) -> None:
     network = build_sam2(
         f"configs/sam2.1/{published_configuration(checkpoint).name}", ckpt_path=None, device="cpu"
     )
-    # As they are drawn, decoders give one value everywhere; larger weights draw masks that can be followed.
-    state = {
-        name: value * _DRAWING if name.startswith("sam_mask_decoder.") and value.dim() > 1 else value
+    torch.save({"model": sam2_state(network)}, path)
+
+
+def sam2_state(network: Any) -> dict[str, Any]:
+    """State of a random SAM 2.1, with weights of its decoder enlarged: as they are, it answers one value everywhere."""
+    return {
+        name: value * 3.0 if name.startswith("sam_mask_decoder.") and value.dim() > 1 else value
         for name, value in network.state_dict().items()
     }
-    torch.save({"model": state}, path)
 
 
 def write_clip(models_dir: Path) -> None:
@@ -119,6 +113,7 @@ def write_clip(models_dir: Path) -> None:
     import open_clip  # type: ignore[import-not-found,unused-ignore]
     from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]
 
+    from resources.models.open_clip_embeddings import CLIP_DEVIATION, CLIP_MEAN
     from resources.models.registry import CLIP_VIT_L_14
 
     config = {**open_clip.get_model_config(CLIP_ARCHITECTURE), "quick_gelu": True}
@@ -146,6 +141,7 @@ def write_videomae(models_dir: Path) -> None:
         VideoMAEImageProcessor,
     )
 
+    from resources.models.images import IMAGENET_DEVIATION, IMAGENET_MEAN
     from resources.models.registry import VIDEOMAE_KINETICS
 
     classes = R3D_18_Weights.DEFAULT.meta["categories"]
@@ -160,8 +156,8 @@ def write_videomae(models_dir: Path) -> None:
     VideoMAEImageProcessor(
         size={"shortest_edge": 224},
         crop_size={"height": 224, "width": 224},
-        image_mean=IMAGENET_MEAN,
-        image_std=IMAGENET_DEVIATION,
+        image_mean=list(IMAGENET_MEAN),
+        image_std=list(IMAGENET_DEVIATION),
     ).save_pretrained(folder)
 
 

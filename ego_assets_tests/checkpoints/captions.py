@@ -43,17 +43,13 @@ def _tokenizer() -> Any:
     return fast
 
 
-def write_llava_onevision(
-    folder: Path, *, says: str = "", seed: int = 0, end_tokens: Sequence[int] | None = None
-) -> None:
+def write_llava_onevision(folder: Path, *, says: str = "") -> None:
     """Write a model with its processor.
 
     Args:
         folder: Where.
         says: A sentence of different words of :data:`SENTENCE` that it answers to everything; by default its weights
             are random.
-        seed: Of the weights.
-        end_tokens: Tokens that end an answer; every fourth one by default, so that random answers end somewhere.
     """
     import torch  # type: ignore[import-not-found,unused-ignore]
     from transformers import (  # type: ignore[import-not-found,unused-ignore]
@@ -95,7 +91,7 @@ def write_llava_onevision(
     )
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         network = LlavaOnevisionForConditionalGeneration(config)
         for name, value in network.named_parameters():
             if value.ndim > 1 and "language_model" in name:
@@ -104,9 +100,8 @@ def write_llava_onevision(
     if says:
         path = ["assistant", *says.split(), "<|im_end|>"]
         _chain(network, [tokenizer.convert_tokens_to_ids(word) for word in path])
-    network.generation_config.eos_token_id = (
-        list(end_tokens) if end_tokens is not None else [end] if says else list(range(0, vocabulary, 4))
-    )
+    # Every fourth token ends a random answer, so that it ends somewhere.
+    network.generation_config.eos_token_id = [end] if says else list(range(0, vocabulary, 4))
     network.generation_config.pad_token_id = tokenizer.pad_token_id
     folder.mkdir(parents=True, exist_ok=True)
     network.save_pretrained(folder)

@@ -21,7 +21,6 @@ def write_depth_anything(
     *,
     max_depth: int | None = None,
     says: float | None = None,
-    seed: int = 0,
 ) -> None:
     """Write a network of the real architecture with few and narrow layers.
 
@@ -30,7 +29,6 @@ def write_depth_anything(
         card: Whose place to take.
         max_depth: Largest depth in metres; ``None`` for a network without a scale.
         says: What it answers for every pixel: metres, or inverse depth. Its weights are random by default.
-        seed: Of the weights.
     """
     import torch  # type: ignore[import-not-found,unused-ignore]
     from transformers import (  # type: ignore[import-not-found,unused-ignore]
@@ -58,7 +56,7 @@ def write_depth_anything(
         max_depth=max_depth or 1,
     )
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         network = DepthAnythingForDepthEstimation(config)
         last = network.head.conv3
         if says is not None:

@@ -56,7 +56,7 @@ def _retinaface_resnet50(models_dir: Path) -> Mapping[str, Any]:
 def _retinaface_mobilenet(models_dir: Path) -> Mapping[str, Any]:
     import torch
 
-    from resources.models.torch_networks import RetinaFaceMobileNet
+    from resources.models.retinaface_network import RetinaFaceMobileNet
 
     state = RetinaFaceMobileNet().state_dict()
     answer_alike(state, level=1, prior=1)

@@ -21,7 +21,7 @@ def make_raft(models_dir: Path, *, size: str = "small") -> Mapping[str, Any]:
     """
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    from resources.models.raft_networks import Raft
+    from resources.models.raft_network import Raft
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)

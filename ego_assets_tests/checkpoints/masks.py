@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks._gpu_checkpoints import sam2_state
+
 #: Pixels of a side of its picture, of the coarsest level that masks are made from, and channels.
 _SIDE, _LEVEL, _CHANNELS, _MEMORY_CHANNELS = 128, 8, 32, 16
-#: By how much the decoder's weights are enlarged.
-_DRAWING = 3.0
 
 
 def _attention(**more: Any) -> dict[str, Any]:
@@ -164,12 +164,7 @@ def make_sam2(models_dir: Path) -> Mapping[str, Any]:
         configuration = small_configuration()
         torch.manual_seed(2)
         network = instantiate(configuration["model"], _recursive_=True)
-        # As they are drawn, decoders give one value everywhere; larger weights draw something.
-        state = {
-            name: value * _DRAWING if name.startswith("sam_mask_decoder.") and value.dim() > 1 else value
-            for name, value in network.state_dict().items()
-        }
-        torch.save({"model": state}, folder / "model.pt")
+        torch.save({"model": sam2_state(network)}, folder / "model.pt")
         (folder / "model.yaml").write_text(yaml.safe_dump(configuration))
     return settings
 

@@ -128,7 +128,7 @@ def write_wpod_net(path: Path) -> None:
     """Weights of the real architecture that see a plate wherever the picture is bright."""
     import torch
 
-    from resources.models.torch_networks import WpodNet
+    from resources.models.wpod_network import WpodNet
 
     state = {name: torch.zeros_like(value) for name, value in WpodNet().state_dict().items()}
     for name in state:

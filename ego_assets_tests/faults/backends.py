@@ -66,7 +66,7 @@ class OneHand:
 
 def register() -> None:
     """Make the backends known under the names that the profile uses."""
-    import resources.profiles
+    import resources.profiles.lookup
     from resources.models.backends import BACKENDS, BackendSpec
 
     added = {
@@ -84,7 +84,6 @@ def register() -> None:
             class_name=backend.__name__,
             settings={},
             requires=(),
-            models=(),
             extra="dev",
         )
-    resources.profiles.BACKENDS = MappingProxyType(known)  # type: ignore[misc]
+    resources.profiles.lookup.BACKENDS = MappingProxyType(known)  # type: ignore[misc]

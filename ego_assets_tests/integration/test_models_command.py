@@ -21,8 +21,8 @@ from ego_assets.settings import load_settings
 from ego_assets_tests.integration.test_command_line import CommandLine, command_line
 from ego_assets_tests.model_server import COMMIT, ModelServer, serve_models
 from resources.models.backends import CARDS
+from resources.models.packages import is_installed
 from resources.models.registry import DEPTH_ANYTHING_RELATIVE
-from resources.models.weights import is_installed
 
 [SMALL] = DEPTH_ANYTHING_RELATIVE["small"]
 WEIGHTS = random.Random(3).randbytes(3_000_000)
@@ -416,9 +416,7 @@ def test_a_pull_that_was_killed_goes_on_with_the_rest(
 
 
 def test_doctor_names_what_to_pull(ego: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resources import profiles
-
-    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
+    monkeypatch.setattr("resources.profiles.building.is_installed", lambda package: True)
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     entry = {**relative("base"), "fallbacks": [{"settings": {"checkpoint": "small"}}]}

@@ -233,10 +233,8 @@ def test_a_gpu_that_the_profile_demands_has_to_be_there(
     device: str,
     is_there: bool,
 ) -> None:
-    from resources import profiles
-
-    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
-    monkeypatch.setattr(profiles, "locate", lambda card, models_dir: tmp_path)
+    monkeypatch.setattr("resources.profiles.building.is_installed", lambda package: True)
+    monkeypatch.setattr("resources.profiles.status.locate", lambda card, models_dir: tmp_path)
     cuda = SimpleNamespace(
         device_count=lambda: 1,
         is_available=lambda: True,
@@ -260,10 +258,8 @@ def test_a_gpu_that_the_profile_demands_has_to_be_there(
 def test_a_gpu_that_paddle_cannot_use_is_missing(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resources import profiles
-
-    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
-    monkeypatch.setattr(profiles, "locate", lambda card, models_dir: tmp_path)
+    monkeypatch.setattr("resources.profiles.building.is_installed", lambda package: True)
+    monkeypatch.setattr("resources.profiles.status.locate", lambda card, models_dir: tmp_path)
     paddle = SimpleNamespace(is_compiled_with_cuda=lambda: False, __spec__=ModuleSpec("paddle", None))
     monkeypatch.setitem(sys.modules, "paddle", paddle)
     profile = own_profile(tmp_path, "text", "paddleocr", device="gpu")
@@ -290,10 +286,8 @@ def test_a_package_that_cannot_be_loaded_is_missing_with_the_reason(
     backend: str,
     device: str,
 ) -> None:
-    from resources import profiles
-
-    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
-    monkeypatch.setattr(profiles, "locate", lambda card, models_dir: tmp_path)
+    monkeypatch.setattr("resources.profiles.building.is_installed", lambda package: True)
+    monkeypatch.setattr("resources.profiles.status.locate", lambda card, models_dir: tmp_path)
     break_package(tmp_path, monkeypatch, package)
     task = "text" if package == "paddle" else "faces"
     profile = own_profile(tmp_path, task, backend, device=device)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resources.models.backends import BACKENDS
-from resources.models.weights import is_installed
+from resources.models.packages import is_installed
 
 ROOT = Path(__file__).resolve().parents[2]
 

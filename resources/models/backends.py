@@ -12,6 +12,7 @@ from typing import Any
 
 from ego_assets.labels.prompts import DEFAULT_PROMPTS
 from resources.models import registry
+from resources.models.packages import installation_hint
 from resources.models.registry import OWN_LICENCE, ModelCard
 from resources.models.setting_checks import (
     Check,
@@ -28,7 +29,6 @@ from resources.models.setting_checks import (
     words,
     zero_or,
 )
-from resources.models.weights import installation_hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ class BackendSpec:
     class_name: str
     settings: Mapping[str, Check]
     requires: tuple[str, ...]
-    models: tuple[ModelCard, ...]
     extra: str
+    models: tuple[ModelCard, ...] = ()
     install_also: str = ""
     uses: tuple[str, ...] = ()
     checkpoints: Mapping[str, tuple[ModelCard, ...]] = field(default_factory=dict)
@@ -386,7 +386,6 @@ _BACKENDS = (
         class_name="TemplateCaptioner",
         settings={},
         requires=(),
-        models=(),
         extra="local",
     ),
     BackendSpec(
@@ -396,7 +395,6 @@ _BACKENDS = (
         class_name="MotionRulesRecognizer",
         settings={"certainty": number(above=0.5, below=1)},
         requires=(),
-        models=(),
         extra="local",
     ),
     BackendSpec(
@@ -406,7 +404,6 @@ _BACKENDS = (
         class_name="AppearanceEmbedder",
         settings={},
         requires=(),
-        models=(),
         extra="local",
     ),
     BackendSpec(
@@ -438,7 +435,6 @@ _BACKENDS = (
         class_name="DisFlow",
         settings={"preset": one_of("ultrafast", "fast", "medium")},
         requires=("cv2",),
-        models=(),
         extra="local",
     ),
     BackendSpec(
@@ -448,7 +444,6 @@ _BACKENDS = (
         class_name="MotionDepth",
         settings={**_MOTION_SETTINGS, "completion": true_or_false, "calibration": true_or_false},
         requires=("cv2",),
-        models=(),
         extra="local",
         uses=("flow",),
     ),
@@ -459,7 +454,6 @@ _BACKENDS = (
         class_name="SparseMotionDepth",
         settings={**_MOTION_SETTINGS, "corners": whole(0), "patch": whole(3), "calibration": true_or_false},
         requires=("cv2",),
-        models=(),
         extra="local",
     ),
     BackendSpec(
@@ -469,7 +463,6 @@ _BACKENDS = (
         class_name="MetricDepthAnything",
         settings=_DEPTH_ANYTHING_SETTINGS,
         requires=("torch", "transformers"),
-        models=(),
         checkpoints=registry.DEPTH_ANYTHING_METRIC,
         extra="reference",
     ),
@@ -480,7 +473,6 @@ _BACKENDS = (
         class_name="RelativeDepthAnything",
         settings=_DEPTH_ANYTHING_SETTINGS,
         requires=("torch", "transformers"),
-        models=(),
         checkpoints=registry.DEPTH_ANYTHING_RELATIVE,
         extra="reference",
     ),
@@ -506,7 +498,6 @@ _BACKENDS = (
             **_OWN_WEIGHTS_SETTINGS,
         },
         requires=("torch", "sam2"),
-        models=(),
         checkpoints={**registry.SAM2, "own": registry.OWN_CHECKPOINTS["masks"]},
         extra="reference",
         uses=("embeddings",),
@@ -542,7 +533,6 @@ _BACKENDS = (
             **_OWN_WEIGHTS_SETTINGS,
         },
         requires=(),
-        models=(),
         extra="reference",
         needed_settings={
             "command": "the program that runs Hands23 in its own environment; docs/models.md shows one"
@@ -562,7 +552,6 @@ _BACKENDS = (
             **_OWN_WEIGHTS_SETTINGS,
         },
         requires=("torch", "transformers"),
-        models=(),
         checkpoints={
             "kinetics": (registry.VIDEOMAE_KINETICS,),
             "own": registry.OWN_CHECKPOINTS["actions"],
@@ -576,7 +565,6 @@ _BACKENDS = (
         class_name="OpenClipEmbedder",
         settings={**_CHECKPOINT, **_RUNTIME_SETTINGS, **_OWN_WEIGHTS_SETTINGS},
         requires=("torch", "torchvision", "open_clip"),
-        models=(),
         checkpoints={
             "vit_l_14": (registry.CLIP_VIT_L_14,),
             "siglip_b_16": (registry.SIGLIP_B_16,),
@@ -600,7 +588,6 @@ _BACKENDS = (
             **_OWN_WEIGHTS_SETTINGS,
         },
         requires=("torch", "torchvision", "transformers"),
-        models=(),
         checkpoints={
             "llava_onevision_7b": (registry.LLAVA_ONEVISION_7B,),
             "llava_onevision_0_5b": (registry.LLAVA_ONEVISION_0_5B,),
@@ -615,7 +602,6 @@ _BACKENDS = (
         class_name="RaftFlow",
         settings={**_CHECKPOINT, "iterations": whole(1), **_RUNTIME_SETTINGS},
         requires=("torch", "torchvision"),
-        models=(),
         checkpoints={
             "large": (registry.RAFT_LARGE,),
             "small": (registry.RAFT_SMALL,),

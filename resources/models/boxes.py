@@ -5,7 +5,7 @@ Plain numpy, so that it is the same on every device and needs no model library.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -13,8 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.schema.detections import BgrImage, Detections
+from resources.models.images import resized
 
 FloatArray = npt.NDArray[np.float32]
+
+#: What shifts of centres and logarithms of sizes are divided by: as in SSD (Liu et al., 2016), so in RetinaFace.
+CENTER_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
 
 
 def check_finite(*outputs: npt.NDArray[np.float32]) -> None:
@@ -27,14 +31,12 @@ def check_finite(*outputs: npt.NDArray[np.float32]) -> None:
         raise ValueError("expected finite values from the network, got NaN or infinite ones")
 
 
-def equal_batches(sizes: Sequence[tuple[int, int]], *, batch_size: int) -> Iterator[list[int]]:
-    """Positions of entries of equal size, in groups of at most ``batch_size``; each position comes once."""
-    groups: dict[tuple[int, int], list[int]] = {}
+def positions_by_size(sizes: Iterable[tuple[int, ...]]) -> Iterator[list[int]]:
+    """Positions of entries of equal size, each position once; the size that comes first is the first group."""
+    groups: dict[tuple[int, ...], list[int]] = {}
     for position, size in enumerate(sizes):
         groups.setdefault(size, []).append(position)
-    for positions in groups.values():
-        for start in range(0, len(positions), batch_size):
-            yield positions[start : start + batch_size]
+    yield from groups.values()
 
 
 def suppressed(
@@ -97,23 +99,19 @@ def prior_boxes(
     return np.asarray(np.concatenate(levels), np.float32)
 
 
-def decode_priors(
-    priors: FloatArray, regression: FloatArray, *, center_variance: float = 0.1, size_variance: float = 0.2
-) -> FloatArray:
+def decode_priors(priors: FloatArray, regression: FloatArray) -> FloatArray:
     """Boxes of anchors and what the network says about each (Liu et al., SSD, 2016).
 
     Args:
         priors: ``float32 [N, 4]``, see :func:`prior_boxes`.
-        regression: ``float32 [N, 4]``: shift of the centre in sides and logarithm of the size in sides, both divided
-            by their variance.
-        center_variance: Variance of the shifts.
-        size_variance: Variance of the logarithms.
+        regression: ``float32 [N, 4]``: shift of the centre in sides and logarithm of the size in sides, divided by
+            :data:`CENTER_VARIANCE` and :data:`SIZE_VARIANCE`.
 
     Returns:
         ``float32 [N, 4]`` xyxy in input pixels, not clipped.
     """
-    centers = priors[:, :2] + regression[:, :2] * center_variance * priors[:, 2:]
-    halves = priors[:, 2:] * np.exp(regression[:, 2:] * size_variance) / 2
+    centers = priors[:, :2] + regression[:, :2] * CENTER_VARIANCE * priors[:, 2:]
+    halves = priors[:, 2:] * np.exp(regression[:, 2:] * SIZE_VARIANCE) / 2
     return np.asarray(np.concatenate([centers - halves, centers + halves], axis=1), np.float32)
 
 
@@ -146,11 +144,9 @@ def letterbox(image: BgrImage, *, width: int, height: int, fill: int) -> Letterb
     rows, columns = image.shape[:2]
     scale = min(width / columns, height / rows)
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = image if size == (columns, rows) else cv2.resize(image, size, interpolation=interpolation)
     left, top = (width - size[0]) // 2, (height - size[1]) // 2
     canvas = np.full((height, width, 3), fill, np.uint8)
-    canvas[top : top + size[1], left : left + size[0]] = resized
+    canvas[top : top + size[1], left : left + size[0]] = resized(image, size)
     return Letterbox(canvas, scale, left, top)
 
 

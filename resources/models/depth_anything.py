@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,15 +27,11 @@ from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.vocabulary import LocationType
 from resources.models.backends import BACKENDS
+from resources.models.images import IMAGENET_DEVIATION, IMAGENET_MEAN
 from resources.models.registry import ModelCard
 from resources.models.setting_checks import Compile, Precision
-from resources.models.torch_device import without_bars
-from resources.models.torch_runtime import (
-    Batches,
-    HeldNetwork,
-    runtime_key,
-    shared_network,
-)
+from resources.models.torch_runtime import Batches, HeldNetwork, Hold, shared_network
+from resources.models.torch_weights import load_pretrained
 from resources.models.weights import card_digest, joint_digest, located_folder
 
 #: Side in pixels of the patches that the networks see; sides of their input are multiples of it.
@@ -48,16 +43,11 @@ LARGEST_ASPECT = 4
 #: Depth of pixels that a network without a scale calls infinitely far away: the largest that is stored.
 FARTHEST_RELATIVE = 65.535
 
-#: Means and deviations of ImageNet in RGB, on values of 0-255.
-_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 #: Most bytes of the float32 maps of a batch in the computer's memory, where the batch is chosen by memory. Two batches
 #: are on their way at once; a power of two, because pinned memory is handed out so.
 _MAX_MAP_BYTES = 1 << 28
 # The unit of a relative map is set by every fourth pixel both ways.
 _STRIDE = 4
-
-_log = logging.getLogger(__name__)
 
 
 def network_input_size(width: int, height: int, *, input_side: int) -> tuple[int, int]:
@@ -223,8 +213,8 @@ def _prepared(pictures: Any, size: tuple[int, int]) -> Any:
         ).clamp_(0, 255)
     # Without waiting for the batch before, on which the device still works.
     mean, deviation = (
-        torch.tensor(numbers).to(values.device, non_blocking=True)[:, None, None]
-        for numbers in (_MEAN, _DEVIATION)
+        (255 * torch.tensor(numbers)).to(values.device, non_blocking=True)[:, None, None]
+        for numbers in (IMAGENET_MEAN, IMAGENET_DEVIATION)
     )
     return values.mul_(1 / deviation).sub_(mean / deviation)
 
@@ -282,8 +272,8 @@ def relative_depth(answer: Any, resize: Callable[[Any], Any]) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Runtime:
-    """Where and how the networks of one estimator run."""
+class _Settings:
+    """Where, how exactly and at which size the networks of one estimator run, and how many frames at once."""
 
     device: str
     precision: Precision
@@ -312,7 +302,7 @@ class _DepthAnything:
     ) -> None:
         spec = BACKENDS["depth"][self._backend]
         spec.check_arguments(locals())
-        self._runtime = _Runtime(
+        self._settings = _Settings(
             device=device, precision=precision, compile=compile, input_side=input_side, batch_size=batch_size
         )
         self._cards = spec.models_for({"checkpoint": checkpoint})
@@ -367,30 +357,18 @@ class _DepthAnything:
     def _network(self, place: int) -> DepthNetwork:
         with self._loading:
             if place not in self._networks:
-                card, folder, runtime = self._cards[place], self._folders[place], self._runtime
-                way = runtime_key(device=runtime.device, precision=runtime.precision, compile=runtime.compile)
+                card, folder, settings = self._cards[place], self._folders[place], self._settings
                 held = shared_network(
-                    (card.key, folder, self._digests[place], *way), lambda: self._load(card, folder)
+                    card,
+                    folder,
+                    self._digests[place],
+                    lambda hold: _held(_network(card, folder, kind=self._kind), hold),
+                    device=settings.device,
+                    precision=settings.precision,
+                    compile=settings.compile,
                 )
                 self._networks[place] = self._runner(held)
             return self._networks[place]
-
-    def _load(self, card: ModelCard, folder: Path) -> HeldNetwork:
-        runtime = self._runtime
-        network = _loaded(card, folder, kind=self._kind)
-        last = copy.deepcopy(network.head.conv3)
-        held = HeldNetwork(
-            network,
-            device=runtime.device,
-            precision=runtime.precision,
-            compile=runtime.compile,
-            name=card.name,
-        )
-        # In bfloat16, neighbouring depths of 5 m would lie centimetres apart: the last layer stays float32.
-        last.register_forward_pre_hook(_as_float32)
-        network.head.conv3 = last.requires_grad_(False)
-        _log.info(held.described)
-        return held
 
     def _runner(self, held: HeldNetwork) -> DepthNetwork:
         raise NotImplementedError
@@ -428,8 +406,8 @@ class MetricDepthAnything(_DepthAnything):
             held,
             partial(metric_depth, farthest_m=float(held.network.config.max_depth)),
             scale=Scale.METRIC,
-            input_side=self._runtime.input_side,
-            batch_size=self._runtime.batch_size,
+            input_side=self._settings.input_side,
+            batch_size=self._settings.batch_size,
         )
 
 
@@ -462,17 +440,26 @@ class RelativeDepthAnything(_DepthAnything):
             relative_depth,
             scale=Scale.UNKNOWN,
             own_segments=True,
-            input_side=self._runtime.input_side,
-            batch_size=self._runtime.batch_size,
+            input_side=self._settings.input_side,
+            batch_size=self._settings.batch_size,
         )
+
+
+def _held(network: Any, hold: Hold) -> HeldNetwork:
+    last = copy.deepcopy(network.head.conv3)
+    held = hold(network)
+    # In bfloat16, neighbouring depths of 5 m would lie centimetres apart: the last layer stays float32.
+    last.register_forward_pre_hook(_as_float32)
+    network.head.conv3 = last.requires_grad_(False)
+    return held
 
 
 def _as_float32(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.float() for value in inputs)
 
 
-def _loaded(card: ModelCard, folder: Path, *, kind: str) -> Any:
-    """The network of a folder, on the CPU in float32; nothing is fetched, and no weight is made up.
+def _network(card: ModelCard, folder: Path, *, kind: str) -> Any:
+    """The network of a folder, on the CPU in float32.
 
     Raises:
         BackendUnavailable: The files are damaged, or those of another network.
@@ -482,29 +469,26 @@ def _loaded(card: ModelCard, folder: Path, *, kind: str) -> Any:
         DepthAnythingForDepthEstimation,
     )
 
-    def refuse(reason: str) -> BackendUnavailable:
-        return BackendUnavailable(
-            f"{folder} does not hold {card.name}: {reason}. Get it again with `ego-assets models pull {card.key}`."
-        )
-
+    path = folder / "config.json"
     try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found_kind = described.get("depth_estimation_type", "relative")
-        if described.get("model_type") != "depth_anything" or found_kind != kind:
-            raise refuse(
-                f"config.json describes {described.get('model_type')!r}, {found_kind!r}; expected 'depth_anything', "
-                f"{kind!r}"
-            )
-        with without_bars():
-            network, report = DepthAnythingForDepthEstimation.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
-    except BackendUnavailable:
-        raise
-    except Exception as error:  # Each format and library has errors of its own.
-        raise refuse(f"{type(error).__name__}: {str(error)[:300]}") from error
-    # The token of masked pictures is used in training only.
-    absent = sorted(key for key in report["missing_keys"] if not key.endswith("mask_token"))
-    if absent or report["mismatched_keys"]:
-        raise refuse(f"weights are missing or of another shape: {[*absent, *report['mismatched_keys']][:5]}")
-    return network
+        described = json.loads(path.read_text(encoding="utf-8"))
+        found = described.get("model_type"), described.get("depth_estimation_type", "relative")
+    except (OSError, ValueError, AttributeError) as error:
+        raise _other_files(card, path, f"it cannot be read ({error})") from error
+    # Metric and relative checkpoints, and those of other networks like it, load into one class.
+    if found != ("depth_anything", kind):
+        raise _other_files(card, path, f"expected depth_anything, {kind}, got {', '.join(map(str, found))}")
+    return load_pretrained(
+        DepthAnythingForDepthEstimation,
+        card,
+        folder,
+        dtype=torch.float32,
+        # The token of masked pictures is used in training only.
+        is_optional=lambda name: name.endswith("mask_token"),
+    )
+
+
+def _other_files(card: ModelCard, path: Path, problem: str) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"{path} does not describe {card.name}: {problem}. Get it again with `ego-assets models pull {card.key}`."
+    )

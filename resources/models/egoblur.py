@@ -12,7 +12,7 @@ import numpy as np
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS
-from resources.models.boxes import equal_batches, suppressed
+from resources.models.boxes import positions_by_size, suppressed
 from resources.models.images import check_image
 from resources.models.registry import EGOBLUR_FACES, EGOBLUR_PLATES, ModelCard
 from resources.models.torch_runtime import Batches, shared_detector
@@ -48,7 +48,6 @@ class _EgoBlurDetector:
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
         self._nms_iou = nms_iou
-        self._batch_size = batch_size
         path = locate(self._card, models_dir)
         self._digest = weights_digest(path)
         self._held = shared_detector(self._card, path, self._digest, lambda: _load(path), device=device)
@@ -74,9 +73,9 @@ class _EgoBlurDetector:
             egoblur_size(image.shape[1], image.shape[0], longer_side=self._longer_side) for image in images
         ]
         found = [Detections.empty()] * len(images)
-        for positions in equal_batches(sizes, batch_size=self._batch_size):
-            pictures = [_resized(images[position], sizes[position]) for position in positions]
-            answers = self._batches.run(pictures, self._run)
+        for positions in positions_by_size(sizes):
+            pictures = (_resized(images[position], sizes[position]) for position in positions)
+            answers = self._batches.stream(pictures, self._run)
             for position, (boxes, scores, classes) in zip(positions, answers, strict=True):
                 kept = (classes == self._class) & ~(scores < threshold)
                 height, width = images[position].shape[:2]
@@ -107,7 +106,7 @@ def _resized(image: BgrImage, size: tuple[int, int]) -> BgrImage:
 def _load(path: Path) -> Any:
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    from resources.models.torch_networks import EgoBlurAnswers
+    from resources.models.egoblur_network import EgoBlurAnswers
 
     try:
         model = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call,unused-ignore]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_matrix
 from resources.models.backends import BACKENDS
 from resources.models.boxes import check_finite, suppressed
-from resources.models.images import check_image, fit
+from resources.models.images import check_image, fit, resized
 from resources.models.onnx_session import cpu_session
 from resources.models.registry import BLAZEFACE, CENTERFACE
 from resources.models.weights import locate
@@ -261,10 +261,8 @@ def _surroundings(
     if missing_rows or missing_columns:
         bordered = cv2.copyMakeBorder(crop, 0, missing_rows, 0, missing_columns, cv2.BORDER_CONSTANT)
         crop = np.asarray(bordered, dtype=np.uint8)
-    interpolation = cv2.INTER_AREA if square > side else cv2.INTER_LINEAR
-    resized = cv2.resize(crop, (side, side), interpolation=interpolation)
     inside = (box - np.array([left, top, left, top], dtype=np.float32)) * (side / square)
-    return np.asarray(resized, dtype=np.uint8), np.asarray(inside, dtype=np.float32)
+    return resized(crop, (side, side)), np.asarray(inside, dtype=np.float32)
 
 
 def decode_centers(

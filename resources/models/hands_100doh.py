@@ -5,8 +5,6 @@ Shan, Geng, Shu and Fouhey, Understanding Human Hands in Contact at Internet Sca
 
 from __future__ import annotations
 
-import logging
-import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -23,12 +21,8 @@ from resources.models.backends import BACKENDS
 from resources.models.images import check_image
 from resources.models.registry import HANDS_100DOH
 from resources.models.setting_checks import Compile, Precision
-from resources.models.torch_runtime import (
-    Batches,
-    HeldNetwork,
-    runtime_key,
-    shared_network,
-)
+from resources.models.torch_runtime import Batches, shared_network
+from resources.models.torch_weights import read_state
 from resources.models.weights import card_digest, locate
 
 #: Means that the weights were trained with, BGR.
@@ -40,8 +34,6 @@ _LEAST_SIDE = 16
 #: Contact states in which a hand touches an object, portable or stationary. A hand that touches its owner or another
 #: person holds nothing.
 _ON_OBJECT = [3, 4]
-
-_log = logging.getLogger(__name__)
 
 
 class HundredDaysOfHandsDetector:
@@ -84,10 +76,14 @@ class HundredDaysOfHandsDetector:
         path = locate(HANDS_100DOH, models_dir)
         self._digest = card_digest(HANDS_100DOH, models_dir)
         self._shorter_side = shorter_side
-        runtime = runtime_key(device=device, precision=precision, compile=compile)
         self._held = shared_network(
-            (HANDS_100DOH.key, path, self._digest, *runtime),
-            lambda: _load(path, device=device, precision=precision, compile=compile),
+            HANDS_100DOH,
+            path,
+            self._digest,
+            lambda hold: hold(_network(path)),
+            device=device,
+            precision=precision,
+            compile=compile,
         )
         from resources.models.hands_100doh_network import HandObjectOptions
 
@@ -156,7 +152,7 @@ class HundredDaysOfHandsDetector:
         return pictures.to(self._held.dtype), scale
 
 
-def _load(path: Path, *, device: str, precision: Precision, compile: Compile) -> HeldNetwork:
+def _network(path: Path) -> Any:
     import torch  # type: ignore[import-not-found,unused-ignore]
 
     from resources.models.hands_100doh_network import HandObjectNetwork
@@ -165,9 +161,7 @@ def _load(path: Path, *, device: str, precision: Precision, compile: Compile) ->
     with torch.device("meta"):
         network = HandObjectNetwork()
     load_published(network, path)
-    held = HeldNetwork(network, device=device, precision=precision, compile=compile, name=HANDS_100DOH.name)
-    _log.info(held.described)
-    return held
+    return network
 
 
 def _checked(frame: ClipFrame) -> BgrImage:
@@ -254,10 +248,7 @@ def load_published(network: Any, path: Path) -> None:
     """
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise _refused(path, f"PyTorch cannot read it: {str(error)[:200]}") from error
+    content = read_state(path)
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise _refused(path, "expected {'model': state_dict, ...}")

@@ -2,8 +2,8 @@
 
 Shan, Geng, Shu and Fouhey, Understanding Human Hands in Contact at Internet Scale, CVPR 2020: Faster R-CNN on a
 ResNet-101 that is cut after its third stage (the C4 structure of Ren et al., 2015), and heads for the side of a hand,
-its contact state and the way to the object it touches. Parameters are named as in the published weights, so that these
-load as they are.
+its contact state and the offset to the object it touches. Parameters are named as in the published weights, so that
+these load as they are.
 
 Boxes follow the conventions that the weights were trained with: the right edge is a pixel, so a box from 0 to 15 is 16
 wide, except that a decoded box keeps its full width. Boxes, proposals and their scores are float32 in any precision.
@@ -50,11 +50,11 @@ class HandObjectOptions(NamedTuple):
         max_hands: Most hands and most objects of a picture.
     """
 
-    proposals: int = 300
-    score_threshold: float = 0.5
-    object_threshold: float = 0.5
-    nms_iou: float = 0.3
-    max_hands: int = 10
+    proposals: int
+    score_threshold: float
+    object_threshold: float
+    nms_iou: float
+    max_hands: int
 
 
 class HandObjectAnswer(NamedTuple):
@@ -69,7 +69,6 @@ class HandObjectAnswer(NamedTuple):
         offsets: ``float32 [B, K, 2]``, from the centre of the hand to that of the object, in pixels of the picture.
         object_counts: ``int64 [B]``.
         object_boxes: ``float32 [B, K, 4]``.
-        object_scores: ``float32 [B, K]``.
         finite: ``bool [B]``, false where the network broke down.
     """
 
@@ -81,7 +80,6 @@ class HandObjectAnswer(NamedTuple):
     offsets: Any
     object_counts: Any
     object_boxes: Any
-    object_scores: Any
     finite: Any
 
 
@@ -125,17 +123,17 @@ class _ProposalHeads(nn.Module):  # type: ignore[misc,unused-ignore]
         self.RPN_bbox_pred = nn.Conv2d(512, 4 * _ANCHOR_COUNT, 1)
 
     def forward(self, features: Any) -> Any:
-        """``float32 [B, h * w * A]`` probabilities and ``[B, h * w * A, 4]`` shifts, places row by row."""
+        """``float32 [B, h * w * A]`` probabilities and ``[B, h * w * A, 4]`` deltas, places row by row."""
         hidden = functional.relu(self.RPN_Conv(features))
         # All anchors' background comes first, then all their foreground.
         background, foreground = self.RPN_cls_score(hidden).float().split(_ANCHOR_COUNT, dim=1)
         scores = torch.sigmoid(foreground - background).permute(0, 2, 3, 1).flatten(1)
-        shifts = self.RPN_bbox_pred(hidden).float().permute(0, 2, 3, 1).reshape(len(scores), -1, 4)
-        return scores, shifts
+        deltas = self.RPN_bbox_pred(hidden).float().permute(0, 2, 3, 1).reshape(len(scores), -1, 4)
+        return scores, deltas
 
 
 class _HandHeads(nn.Module):  # type: ignore[misc,unused-ignore]
-    """Contact state, way to the object, side."""
+    """Contact state, offset to the object, side."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,32 +172,32 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
         """Hands and objects in ``[B, 3, height, width]``, BGR minus the means."""
         height, width = pictures.shape[2:]
         features = self.RCNN_base(pictures)
-        scores, shifts = self.RCNN_rpn(features)
-        sound = torch.isfinite(scores).all(1) & torch.isfinite(shifts).flatten(1).all(1)
-        # Places that are no numbers would be read from anywhere.
-        shifts = torch.nan_to_num(shifts)
-        places = anchors(features.shape[2], features.shape[3], device=features.device)
-        boxes, known = self._proposed(
-            scores, clipped(decoded(places, shifts), height=height, width=width), options
+        scores, deltas = self.RCNN_rpn(features)
+        sound = torch.isfinite(scores).all(1) & torch.isfinite(deltas).flatten(1).all(1)
+        # Boxes that are no numbers would be read from anywhere.
+        deltas = torch.nan_to_num(deltas)
+        anchor_boxes = anchors(features.shape[2], features.shape[3], device=features.device)
+        boxes, valid = self._proposed(
+            scores, clipped(decoded(anchor_boxes, deltas), height=height, width=width), options
         )
         # The coordinates of places need float32.
         features = features.float()
-        looked = self._looked_at(features, boxes)
-        probabilities = torch.softmax(self.RCNN_cls_score(looked).float(), dim=2)
-        deviations = torch.tensor(_BOX_DEVIATIONS, device=looked.device)
-        regressed = self.RCNN_bbox_pred(looked).float().unflatten(2, (3, 4)) * deviations
+        seen = self._roi_features(features, boxes)
+        probabilities = torch.softmax(self.RCNN_cls_score(seen).float(), dim=2)
+        deviations = torch.tensor(_BOX_DEVIATIONS, device=seen.device)
+        regressed = self.RCNN_bbox_pred(seen).float().unflatten(2, (3, 4)) * deviations
         hands, objects = self._kept(
-            boxes, known, probabilities, regressed, options, height=height, width=width
+            boxes, valid, probabilities, regressed, options, height=height, width=width
         )
-        chosen = hands.places[:, :, None]
+        chosen = hands.indices[:, :, None]
         right = self.extension_layer.hand_lr_layer(
-            torch.gather(looked, 1, chosen.expand(-1, -1, looked.shape[2]))
+            torch.gather(seen, 1, chosen.expand(-1, -1, seen.shape[2]))
         )
         around = enlarged(torch.gather(boxes, 1, chosen.expand(-1, -1, 4)), height=height, width=width)
-        context = self._looked_at(features, around)
+        context = self._roi_features(features, around)
         contact = self.extension_layer.hand_contact_state_layer(context).float()
-        way = self.extension_layer.hand_dydx_layer(context).float()
-        offsets = _OFFSET_UNIT_PX * way[:, :, :1] * functional.normalize(way[:, :, 1:], dim=2)
+        offset = self.extension_layer.hand_dydx_layer(context).float()
+        offsets = _OFFSET_UNIT_PX * offset[:, :, :1] * functional.normalize(offset[:, :, 1:], dim=2)
         return HandObjectAnswer(
             hand_counts=hands.counts,
             hand_boxes=hands.boxes,
@@ -209,7 +207,6 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
             offsets=offsets,
             object_counts=objects.counts,
             object_boxes=objects.boxes,
-            object_scores=objects.scores,
             finite=sound
             & torch.isfinite(probabilities).flatten(1).all(1)
             & torch.isfinite(regressed).flatten(1).all(1)
@@ -217,7 +214,7 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
             & torch.isfinite(offsets).flatten(1).all(1),
         )
 
-    def _looked_at(self, features: Any, boxes: Any) -> Any:
+    def _roi_features(self, features: Any, boxes: Any) -> Any:
         """``[B, K, 2048]`` of boxes ``[B, K, 4]``."""
         batch, count = boxes.shape[:2]
         number = torch.arange(batch, device=boxes.device, dtype=boxes.dtype).repeat_interleave(count)
@@ -230,23 +227,23 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
     @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def _proposed(self, scores: Any, boxes: Any, options: HandObjectOptions) -> tuple[Any, Any]:
         """The best boxes, ``[B, P, 4]``, and which of them are any, ``bool [B, P]``."""
-        # A picture with few places has few boxes; the shape stays.
+        # A small picture has few anchors, and so few boxes; the shape stays.
         found = boxes.new_zeros((len(boxes), options.proposals, 4))
-        known = torch.zeros(found.shape[:2], dtype=torch.bool, device=boxes.device)
+        valid = torch.zeros(found.shape[:2], dtype=torch.bool, device=boxes.device)
         order = scores.argsort(dim=1, descending=True, stable=True)[:, :_PROPOSALS_BEFORE_NMS]
         for picture, ranked in enumerate(order):
             candidates = boxes[picture, ranked]
             kept = suppressed(candidates, scores[picture, ranked], iou=_PROPOSAL_NMS_IOU)
             kept = kept[: options.proposals]
             found[picture, : len(kept)] = candidates[kept]
-            known[picture, : len(kept)] = True
-        return found, known
+            valid[picture, : len(kept)] = True
+        return found, valid
 
     @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def _kept(
         self,
         boxes: Any,
-        known: Any,
+        valid: Any,
         probabilities: Any,
         regressed: Any,
         options: HandObjectOptions,
@@ -257,7 +254,7 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
         """Hands, and objects."""
         hands, objects = (
             self._kept_of(
-                known,
+                valid,
                 probabilities[:, :, number],
                 clipped(decoded(boxes, regressed[:, :, number]), height=height, width=width),
                 options,
@@ -271,24 +268,24 @@ class HandObjectNetwork(nn.Module):  # type: ignore[misc,unused-ignore]
         return hands, objects
 
     def _kept_of(
-        self, known: Any, probabilities: Any, boxes: Any, options: HandObjectOptions, *, threshold: float
+        self, valid: Any, probabilities: Any, boxes: Any, options: HandObjectOptions, *, threshold: float
     ) -> _Kept:
         """The boxes of a class that are above its threshold and do not overlap a stronger one."""
         batch = len(boxes)
         found = boxes.new_zeros((batch, options.max_hands, 4))
         scores = boxes.new_zeros((batch, options.max_hands))
-        places = torch.zeros(scores.shape, dtype=torch.int64, device=boxes.device)
+        indices = torch.zeros(scores.shape, dtype=torch.int64, device=boxes.device)
         counts = torch.zeros(batch, dtype=torch.int64, device=boxes.device)
         for picture, probability in enumerate(probabilities):
-            rows = torch.nonzero(known[picture] & (probability > threshold))[:, 0]
+            rows = torch.nonzero(valid[picture] & (probability > threshold))[:, 0]
             rows = rows[probability[rows].argsort(descending=True, stable=True)]
             kept = rows[suppressed(boxes[picture, rows], probability[rows], iou=options.nms_iou)]
             kept = kept[: options.max_hands]
             found[picture, : len(kept)] = boxes[picture, kept]
             scores[picture, : len(kept)] = probability[kept]
-            places[picture, : len(kept)] = kept
+            indices[picture, : len(kept)] = kept
             counts[picture] = len(kept)
-        return _Kept(counts, found, scores, places)
+        return _Kept(counts, found, scores, indices)
 
 
 class _Kept(NamedTuple):
@@ -296,7 +293,7 @@ class _Kept(NamedTuple):
     boxes: Any
     scores: Any
     #: Which proposal each came from.
-    places: Any
+    indices: Any
 
 
 def anchors(rows: int, columns: int, *, device: Any = "cpu") -> Any:
@@ -318,15 +315,15 @@ def anchors(rows: int, columns: int, *, device: Any = "cpu") -> Any:
     across = _STRIDE * torch.arange(columns, dtype=torch.float32, device=device)
     down = _STRIDE * torch.arange(rows, dtype=torch.float32, device=device)
     y, x = torch.meshgrid(down, across, indexing="ij")
-    shifts = torch.stack([x, y, x, y], dim=2).reshape(-1, 1, 4)
-    return (shifts + torch.tensor(cell, dtype=torch.float32, device=device)).reshape(-1, 4)
+    corners = torch.stack([x, y, x, y], dim=2).reshape(-1, 1, 4)
+    return (corners + torch.tensor(cell, dtype=torch.float32, device=device)).reshape(-1, 4)
 
 
-def decoded(boxes: Any, shifts: Any) -> Any:
-    """Boxes ``[..., 4]`` moved and scaled by shifts ``[..., 4]`` (x, y, logarithms of width and height)."""
+def decoded(boxes: Any, deltas: Any) -> Any:
+    """Boxes ``[..., 4]`` moved and scaled by deltas ``[..., 4]`` (x, y, logarithms of width and height)."""
     sizes = boxes[..., 2:] - boxes[..., :2] + 1
-    centres = boxes[..., :2] + sizes / 2 + shifts[..., :2] * sizes
-    halves = torch.exp(shifts[..., 2:].clamp(max=_MAX_LOG_SCALE)) * sizes / 2
+    centres = boxes[..., :2] + sizes / 2 + deltas[..., :2] * sizes
+    halves = torch.exp(deltas[..., 2:].clamp(max=_MAX_LOG_SCALE)) * sizes / 2
     return torch.cat([centres - halves, centres + halves], dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""Resizing pictures to what a fully convolutional detector takes."""
+"""What backends share before the network: checking pictures, and resizing and normalising them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import numpy as np
 
 from ego_assets.schema.detections import BgrImage
 
-#: The deepest stage of both detectors halves the picture five times.
+#: The deepest stage of the fully convolutional detectors of faces and text halves the picture five times.
 STRIDE = 32
+#: Means and deviations of ImageNet's pictures: RGB, on values of 0-1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def check_image(image: BgrImage) -> None:
@@ -27,9 +30,13 @@ def network_size(width: int, height: int, *, max_side: int) -> tuple[int, int]:
 
 
 def fit(image: BgrImage, *, max_side: int) -> BgrImage:
-    """``image`` stretched to :func:`network_size`; averaged when it shrinks, so that nothing aliases."""
+    """``image`` stretched to :func:`network_size`."""
+    return resized(image, network_size(image.shape[1], image.shape[0], max_side=max_side))
+
+
+def resized(image: BgrImage, size: tuple[int, int]) -> BgrImage:
+    """``image`` stretched to a width and height in pixels; averaged where a side shrinks, so that nothing aliases."""
     height, width = image.shape[:2]
-    size = network_size(width, height, max_side=max_side)
     if size == (width, height):
         return image
     shrinks = size[0] < width or size[1] < height

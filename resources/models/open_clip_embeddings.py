@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +17,11 @@ from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.embeddings import EMBEDDING_DIMENSIONS
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS
+from resources.models.boxes import positions_by_size
 from resources.models.images import check_image
 from resources.models.registry import CLIP_VIT_L_14, MOBILECLIP_S2, OWN_LICENCE, SIGLIP_B_16, ModelCard
 from resources.models.setting_checks import Compile, Precision
-from resources.models.torch_runtime import (
-    Batches,
-    HeldNetwork,
-    runtime_key,
-    shared_network,
-)
+from resources.models.torch_runtime import Batches, shared_network
 from resources.models.weights import card_digest, located_folder
 
 _TASK, _BACKEND = "embeddings", "open_clip"
@@ -49,19 +44,17 @@ class _Trained:
     deviation: tuple[float, float, float]
 
 
+#: Means and deviations of the pictures that CLIP was trained with: RGB, on values of 0-1.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
 _TRAINED_WITH: Mapping[str, _Trained] = MappingProxyType(
     {
-        CLIP_VIT_L_14.key: _Trained(
-            quick_gelu=True,
-            mean=(0.48145466, 0.4578275, 0.40821073),
-            deviation=(0.26862954, 0.26130258, 0.27577711),
-        ),
+        CLIP_VIT_L_14.key: _Trained(quick_gelu=True, mean=CLIP_MEAN, deviation=CLIP_DEVIATION),
         SIGLIP_B_16.key: _Trained(quick_gelu=False, mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
         MOBILECLIP_S2.key: _Trained(quick_gelu=False, mean=(0.0, 0.0, 0.0), deviation=(1.0, 1.0, 1.0)),
     }
 )
-
-_log = logging.getLogger(__name__)
 
 
 class OpenClipEmbedder:
@@ -101,19 +94,23 @@ class OpenClipEmbedder:
         spec = BACKENDS[_TASK][_BACKEND]
         spec.check_arguments(locals())
         (card,) = spec.models_for({"checkpoint": checkpoint})
-        runtime = runtime_key(device=device, precision=precision, compile=compile)
         folder = located_folder(card, models_dir)
         self._card = card
         self._digest = card_digest(card, models_dir)
-        self._licence = licence if card.licence == OWN_LICENCE else card.licence
+        self._licence = card.licence_stated(licence)
         config = _model_config(card, folder)
         self._dimensions = config["embed_dim"]
         self._tokenizer = _tokenizer(card, folder, config)
         # Fast tokenizers keep the length of the padding in themselves.
         self._tokenizer_lock = threading.Lock()
         self._held = shared_network(
-            (card.key, folder, self._digest, *runtime),
-            lambda: _load(card, folder, device=device, precision=precision, compile=compile),
+            card,
+            folder,
+            self._digest,
+            lambda hold: hold(_network(card, folder)),
+            device=device,
+            precision=precision,
+            compile=compile,
         )
         self._preparation = _Preparation(self._held.network.visual.preprocess_cfg)
         self._image_batches, self._text_batches = (
@@ -214,14 +211,11 @@ class _Preparation:
         """``[N, 3, height, width]`` of ``dtype`` on the device, RGB, normalised."""
         import torch  # type: ignore[import-not-found,unused-ignore]
 
-        positions: dict[tuple[int, ...], list[int]] = {}
-        for position, image in enumerate(images):
-            positions.setdefault(image.shape, []).append(position)
         prepared = torch.empty((len(images), 3, *self._size), dtype=torch.uint8, device=device)
         # Pictures of equal size travel and shrink together.
-        for places in positions.values():
-            pixels = torch.from_numpy(np.stack([images[place] for place in places])).to(device)
-            prepared[places] = self._fitted(pixels.permute(0, 3, 1, 2).flip(1))
+        for positions in positions_by_size([image.shape for image in images]):
+            pixels = torch.from_numpy(np.stack([images[position] for position in positions])).to(device)
+            prepared[positions] = self._fitted(pixels.permute(0, 3, 1, 2).flip(1))
         scale = torch.tensor(self._deviation, device=device).view(1, 3, 1, 1) * 255
         offset = torch.tensor(self._mean, device=device).view(1, 3, 1, 1) * 255
         return ((prepared.float() - offset) / scale).to(dtype)
@@ -309,15 +303,6 @@ def _tokenizer(card: ModelCard, folder: Path, config: dict[str, Any]) -> Any:
         return open_clip.get_tokenizer(f"local-dir:{folder}", local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise BackendUnavailable(f"{card.name}: {folder} holds no tokenizer: {error}") from error
-
-
-def _load(
-    card: ModelCard, folder: Path, *, device: str, precision: Precision, compile: Compile
-) -> HeldNetwork:
-    network = _network(card, folder)
-    held = HeldNetwork(network, device=device, precision=precision, compile=compile, name=card.name)
-    _log.info(held.described)
-    return held
 
 
 def _network(card: ModelCard, folder: Path) -> Any:

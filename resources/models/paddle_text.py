@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS
-from resources.models.boxes import equal_batches
+from resources.models.boxes import positions_by_size
 from resources.models.images import check_image
 from resources.models.registry import PADDLE_TEXT
 from resources.models.torch_device import torch_device
@@ -62,7 +62,6 @@ class PaddleTextDetector:
         BACKENDS["text"]["paddleocr"].check_arguments(locals())
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
-        self._batch_size = batch_size
         self._batches = Batches(batch_size, device="PaddlePaddle's device")
         # A predictor of PaddlePaddle serves one thread.
         self._one_at_a_time = threading.Lock()
@@ -105,7 +104,7 @@ class PaddleTextDetector:
         threshold = self._strict_score_threshold if strict else self._score_threshold
         found = [Detections.empty()] * len(images)
         sizes = [(image.shape[1], image.shape[0]) for image in images]
-        for positions in equal_batches(sizes, batch_size=self._batch_size):
+        for positions in positions_by_size(sizes):
             group = [images[position] for position in positions]
             answers = self._batches.run(group, partial(self._predict, threshold=threshold))
             for position, answer in zip(positions, answers, strict=True):

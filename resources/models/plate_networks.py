@@ -15,16 +15,16 @@ from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS
 from resources.models.boxes import (
     FloatArray,
-    equal_batches,
     letterbox,
+    positions_by_size,
     suppressed,
     xywh_to_xyxy,
 )
 from resources.models.images import STRIDE, check_image
 from resources.models.onnx_session import cpu_session
-from resources.models.registry import HYPERLPR_PLATES, WPOD_NET, YOLO_PLATES, ModelCard
-from resources.models.torch_device import load_weights
+from resources.models.registry import HYPERLPR_PLATES, OWN_LICENCE, WPOD_NET, YOLO_PLATES, ModelCard
 from resources.models.torch_runtime import Batches, shared_detector
+from resources.models.torch_weights import load_weights
 from resources.models.weights import locate, weights_digest
 
 #: Grey of the margin in YOLO's training.
@@ -137,13 +137,13 @@ class _OnnxPlates:
         class_count: int,
         batch_size: int,
         threads: int,
-        licence: str,
+        licence: str = OWN_LICENCE,
     ) -> None:
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
         self._nms_iou = nms_iou
         self._class_count = class_count
-        self._licence = licence
+        self._licence = self._card.licence_stated(licence)
         path = locate(self._card, models_dir)
         self._digest = weights_digest(path)
         try:
@@ -254,7 +254,7 @@ class YoloPlateDetector(_OnnxPlates):
         class_count: int = 1,
         batch_size: int = 8,
         threads: int = 0,
-        licence: str = YOLO_PLATES.licence,
+        licence: str = OWN_LICENCE,
         licence_permits_commercial_use: bool = False,
     ) -> None:
         BACKENDS["plates"][self._backend].check_arguments(locals())
@@ -269,7 +269,6 @@ class YoloPlateDetector(_OnnxPlates):
             threads=threads,
             licence=licence,
         )
-        self.licence_permits_commercial_use = licence_permits_commercial_use
 
 
 class HyperLprPlateDetector(_OnnxPlates):
@@ -310,7 +309,6 @@ class HyperLprPlateDetector(_OnnxPlates):
             class_count=2,
             batch_size=1,
             threads=threads,
-            licence=HYPERLPR_PLATES.licence,
         )
 
 
@@ -353,7 +351,6 @@ class WpodNetPlateDetector:
         self._strict_score_threshold = strict_score_threshold
         self._nms_iou = nms_iou
         self._reverse = channel_order == "rgb"
-        self._batch_size = batch_size
         path = locate(WPOD_NET, models_dir)
         self._digest = weights_digest(path)
         self._held = shared_detector(WPOD_NET, path, self._digest, lambda: _wpod_net(path), device=device)
@@ -377,9 +374,9 @@ class WpodNetPlateDetector:
         threshold = self._strict_score_threshold if strict else self._score_threshold
         sizes = [wpod_size(i.shape[1], i.shape[0], shorter_side=self._shorter_side) for i in images]
         found = [Detections.empty()] * len(images)
-        for positions in equal_batches(sizes, batch_size=self._batch_size):
-            pictures = [self._prepared(images[position], sizes[position]) for position in positions]
-            answers = self._batches.run(pictures, self._run)
+        for positions in positions_by_size(sizes):
+            pictures = (self._prepared(images[position], sizes[position]) for position in positions)
+            answers = self._batches.stream(pictures, self._run)
             for position, (chances, transforms) in zip(positions, answers, strict=True):
                 corners, scores = decode_affine(chances, transforms, threshold=threshold)
                 height, width = images[position].shape[:2]
@@ -405,7 +402,7 @@ class WpodNetPlateDetector:
 
 
 def _wpod_net(path: Path) -> Any:
-    from resources.models.torch_networks import WpodNet
+    from resources.models.wpod_network import WpodNet
 
     network = WpodNet()
     load_weights(network, path)

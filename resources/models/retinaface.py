@@ -14,21 +14,21 @@ from resources.models.backends import BACKENDS
 from resources.models.boxes import (
     FloatArray,
     decode_priors,
-    equal_batches,
+    positions_by_size,
     prior_boxes,
     suppressed,
 )
-from resources.models.images import check_image, fit
+from resources.models.images import IMAGENET_DEVIATION, IMAGENET_MEAN, check_image, fit
 from resources.models.registry import RETINAFACE_MOBILENET, RETINAFACE_RESNET50, ModelCard
-from resources.models.torch_device import load_weights
 from resources.models.torch_runtime import Batches, shared_detector
+from resources.models.torch_weights import load_weights
 from resources.models.weights import locate, weights_digest
 
 _STRIDES = (8, 16, 32)
 
-#: Means and deviations of ImageNet in RGB, on values of 0-255.
-_IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
-_IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * 255
+#: What the ResNet weights were trained with: RGB, on values of 0-255.
+_MEAN = np.array(IMAGENET_MEAN, np.float32) * 255
+_DEVIATION = np.array(IMAGENET_DEVIATION, np.float32) * 255
 
 #: Means that the mobilenet weights were trained with, in BGR.
 _CAFFE_MEAN = np.array([104, 117, 123], np.float32)
@@ -58,7 +58,6 @@ class _RetinaFaceDetector:
         self._score_threshold = score_threshold
         self._strict_score_threshold = strict_score_threshold
         self._nms_iou = nms_iou
-        self._batch_size = batch_size
         path = locate(self._card, models_dir)
         self._digest = weights_digest(path)
         self._held = shared_detector(
@@ -109,9 +108,9 @@ class _RetinaFaceDetector:
         fitted = [fit(image, max_side=max_side) for image in images]
         sizes = [(picture.shape[1], picture.shape[0]) for picture in fitted]
         answers: dict[int, tuple[FloatArray, FloatArray]] = {}
-        for positions in equal_batches(sizes, batch_size=self._batch_size):
-            pictures = [self._normalised(fitted[position]) for position in positions]
-            found = self._batches.run(pictures, self._run)
+        for positions in positions_by_size(sizes):
+            pictures = (self._normalised(fitted[position]) for position in positions)
+            found = self._batches.stream(pictures, self._run)
             for position, (regression, scores) in zip(positions, found, strict=True):
                 width, height = sizes[position]
                 boxes, kept_scores = decode_faces(
@@ -211,7 +210,7 @@ class RetinaFaceResNet50Detector(_RetinaFaceDetector):
         )
 
     def _normalised(self, image: BgrImage) -> FloatArray:
-        return np.asarray((image[..., ::-1] - _IMAGENET_MEAN) / _IMAGENET_DEVIATION, np.float32)
+        return np.asarray((image[..., ::-1] - _MEAN) / _DEVIATION, np.float32)
 
 
 class RetinaFaceMobileNetDetector(_RetinaFaceDetector):
@@ -237,7 +236,7 @@ class RetinaFaceMobileNetDetector(_RetinaFaceDetector):
     _prior_sides = ((10, 20), (32, 64), (128, 256))
 
     def _make_network(self) -> Any:
-        from resources.models.torch_networks import RetinaFaceMobileNet
+        from resources.models.retinaface_network import RetinaFaceMobileNet
 
         return RetinaFaceMobileNet()
 

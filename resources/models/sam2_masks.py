@@ -35,22 +35,19 @@ from resources.models.images import check_image
 from resources.models.registry import OWN_LICENCE, ModelCard
 from resources.models.sam2_network import (
     BOX,
+    CERTAIN_LOGIT,
     INSIDE,
     PADDING,
-    SURE,
     Features,
     LoadedSam2,
     Memory,
+    Proposals,
     Sam2Network,
     build_network,
 )
 from resources.models.setting_checks import Compile, Precision
 from resources.models.torch_device import torch_device
-from resources.models.torch_runtime import (
-    compiles,
-    runtime_key,
-    shared_network,
-)
+from resources.models.torch_runtime import compiles, shared_network
 from resources.models.weights import card_digest, located_folder
 
 #: Configurations in the package ``sam2`` by checkpoint.
@@ -86,15 +83,15 @@ class Sam2Options:
         overlap_frames: How many frames back a chunk begins.
     """
 
-    points_per_side: int = 32
-    predicted_iou_threshold: float = 0.8
-    stability_threshold: float = 0.92
-    min_share: float = 0.001
-    max_objects: int = 30
-    reseed_interval_s: float = 2.0
-    lost_coverage: float = 0.15
-    chunk_frames: int = 120
-    overlap_frames: int = 6
+    points_per_side: int
+    predicted_iou_threshold: float
+    stability_threshold: float
+    min_share: float
+    max_objects: int
+    reseed_interval_s: float
+    lost_coverage: float
+    chunk_frames: int
+    overlap_frames: int
 
 
 class Sam2MaskTracker:
@@ -172,11 +169,16 @@ class Sam2MaskTracker:
         )
         configuration, weights = _files(card, checkpoint, models_dir)
         digest = card_digest(card, models_dir)
-        # Arithmetic below float32 is a matter of each call: parameters are float32 always.
-        runtime = runtime_key(device=device, precision="float32", compile=vos_optimized)
         loaded = shared_network(
-            (card.key, configuration, weights, digest, *runtime),
-            lambda: _load(card, configuration, weights, device=device, vos_optimized=vos_optimized),
+            card,
+            # Configurations that ship with the package belong to their checkpoints.
+            weights,
+            digest,
+            lambda _: _load(card, configuration, weights, device=device, vos_optimized=vos_optimized),
+            device=device,
+            # Arithmetic below it is a matter of each call: parameters are float32 always.
+            precision="float32",
+            compile=vos_optimized,
         )
         self._network = Sam2Network(loaded, precision=precision, batch_size=batch_size)
         self._judge = CategoryJudge(embeddings, threshold=category_threshold)
@@ -186,7 +188,7 @@ class Sam2MaskTracker:
             backend="sam2",
             model=card.name,
             weights_sha256=digest,
-            licence=licence if checkpoint == "own" else card.licence,
+            licence=card.licence_stated(licence),
         )
         _log.info(
             "%s on %s, %s, %s",
@@ -426,7 +428,7 @@ class _Clip:
         self, frame: ClipFrame, ids: list[int], logits: Any, hands: dict[int, npt.NDArray[np.bool_]]
     ) -> _Drawn:
         width, height = frame.size
-        places = self._network.places(logits, width=width, height=height)
+        places = self._network.index_map(logits, width=width, height=height)
         for place, mask in enumerate(hands.values(), len(ids) + 1):
             places[mask] = place
         # On bytes this takes a tenth of the time of counting and indexing with NumPy.
@@ -530,7 +532,7 @@ class _Clip:
         begun = []
         for seen in ends:
             rows = {number: row for row, number in enumerate(seen.ids)}
-            nothing = torch.full_like(self._recent[-1].logits[0], -SURE)
+            nothing = torch.full_like(self._recent[-1].logits[0], -CERTAIN_LOGIT)
             masks = [seen.logits[rows[number]] if number in rows else nothing for number in self._ids]
             begun.append((seen.position, seen.features, torch.stack(masks)))
         self._memory = self._network.begin(begun)
@@ -549,31 +551,8 @@ class _Clip:
             place for place in range(len(ids)) if not sizes[place] or in_hand[place] < _IN_HAND * sizes[place]
         ]
         ids, logits = [ids[place] for place in kept], logits[kept]
-        proposals = network.propose(
-            features,
-            points_per_side=options.points_per_side,
-            min_quality=options.predicted_iou_threshold,
-            min_stability=options.stability_threshold,
-        )
-        masks = proposals.logits > 0
-        chosen = whole_objects(
-            network.shared_pixels(masks, masks),
-            proposals.scores,
-            pixels=network.mask_side**2,
-            min_share=options.min_share,
-            max_count=options.max_objects,
-        )
-        found, masks = proposals.logits[chosen.tolist()], masks[chosen.tolist()]
-        side = network.mask_side
-        places = network.places(logits, width=side, height=side)
-        known = torch.stack(
-            [*hand_masks]
-            + [
-                torch.from_numpy(places == place + 1).to(hand_masks.device) & ~hand_masks.any(0)
-                for place in range(len(ids))
-            ]
-            or [torch.zeros((side, side), dtype=torch.bool, device=hand_masks.device)]
-        )
+        found = self._searched(features)
+        masks, known = found.logits > 0, self._exclusive(logits, hand_masks)
         areas = masks.sum((-1, -2)).cpu().numpy()
         known_areas = known.sum((-1, -2)).cpu().numpy()
         joined = join_by_overlap(
@@ -583,13 +562,43 @@ class _Clip:
             place = column - len(hands)
             # What came out from behind something, or was followed only in part, is taken as it shows now.
             if 0 <= place < len(ids) and areas[row] > known_areas[column]:
-                logits[place] = found[row]
+                logits[place] = found.logits[row]
         # What is hidden at present takes no one's place; it is given up soon unless it shows again.
         room = max(0, options.max_objects - int((sizes[kept] > 0).sum()))
         rows = np.flatnonzero(joined.is_new)[: min(room, _LAST_ID + 1 - self._next_id)].tolist()
         for row in rows:
-            self._take_up(ids, float(proposals.scores[chosen[row]]))
-        return ids, torch.cat([logits, found[rows]])
+            self._take_up(ids, float(found.scores[row]))
+        return ids, torch.cat([logits, found.logits[rows]])
+
+    def _searched(self, features: Features) -> Proposals:
+        """The whole objects among what a search of the picture proposes."""
+        network, options = self._network, self._options
+        proposals = network.propose(
+            features,
+            points_per_side=options.points_per_side,
+            predicted_iou_threshold=options.predicted_iou_threshold,
+            stability_threshold=options.stability_threshold,
+        )
+        masks = proposals.logits > 0
+        chosen = whole_objects(
+            network.shared_pixels(masks, masks),
+            proposals.scores,
+            pixels=network.mask_side**2,
+            min_share=options.min_share,
+            max_count=options.max_objects,
+        )
+        return Proposals(logits=proposals.logits[chosen.tolist()], scores=proposals.scores[chosen])
+
+    def _exclusive(self, logits: Any, hand_masks: Any) -> Any:
+        """``bool [hands + instances, side, side]``: each pixel is of one of them, hands before instances."""
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        side = self._network.mask_side
+        indices = torch.from_numpy(self._network.index_map(logits, width=side, height=side))
+        indices = indices.to(hand_masks.device)
+        instances = [(indices == place + 1) & ~hand_masks.any(0) for place in range(logits.shape[0])]
+        nothing = torch.zeros((side, side), dtype=torch.bool, device=hand_masks.device)
+        return torch.stack([*hand_masks, *instances] or [nothing])
 
     def _take_up(self, ids: list[int], quality: float) -> None:
         """Give the next id to a new instance."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import io
-import pickle
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
@@ -22,11 +21,11 @@ import numpy.typing as npt
 
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets.schema.frames import ClipFrame
+from resources.models.images import IMAGENET_DEVIATION, IMAGENET_MEAN
 from resources.models.setting_checks import Precision
 from resources.models.torch_runtime import Batches, HeldNetwork, resolved_precision
+from resources.models.torch_weights import read_state
 
-#: ImageNet's, of the RGB channels from 0 to 1.
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Pictures and points in one call, where the profile leaves it open.
 _PICTURES, _POINTS = 8, 64
 #: How the predictor of the published package changes the configuration for masks that are looked at.
@@ -48,7 +47,7 @@ _MOST_PROPOSALS = 512
 #: The clip never ends: the network asks for its length only to limit what it looks back at.
 _FRAMES = 1 << 30
 #: Logits of pixels that surely belong, or do not belong, to a mask, as the network itself sets them.
-SURE = 10.0
+CERTAIN_LOGIT = 10.0
 #: Instances that are drawn at the size of the frame at once.
 _DRAWN_AT_ONCE = 8
 #: Components of the network that are compiled, and whether for many shapes at once: how much is remembered varies.
@@ -121,22 +120,11 @@ def build_network(configuration: Path, weights: Path, *, vos_optimized: bool) ->
     Raises:
         BackendUnavailable: One of the files is damaged, or they do not belong together.
     """
-    import torch  # type: ignore[import-not-found,unused-ignore]
-
     network = random_network(configuration, vos_optimized=vos_optimized)
+    state = read_state(weights)
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict(state["model"])
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise BackendUnavailable(
             f"{weights} does not hold the weights of the network that {configuration.name} describes: "
             f"{type(error).__name__}: {str(error)[:300]}. Put the published file there."
@@ -236,7 +224,7 @@ class Sam2Network:
     Args:
         loaded: The network.
         precision: Arithmetic; below float32 the network decides where it may be used (autocast).
-        batch_size: Most pictures, points or instances in one call; 0 takes 8 pictures, 64 points and all instances.
+        batch_size: Most pictures, points or instances in one call; 0 takes 8 pictures, 64 points and 64 instances.
             Less where memory does not hold them.
     """
 
@@ -315,7 +303,8 @@ class Sam2Network:
         )
         # Without waiting for what the device has still to do.
         mean, deviation = (
-            torch.tensor(values).to(self.device, non_blocking=True) for values in (_MEAN, _DEVIATION)
+            torch.tensor(values).to(self.device, non_blocking=True)
+            for values in (IMAGENET_MEAN, IMAGENET_DEVIATION)
         )
         return (sized - mean[:, None, None]) / deviation[:, None, None]
 
@@ -370,16 +359,16 @@ class Sam2Network:
         features: Features,
         *,
         points_per_side: int,
-        min_quality: float,
-        min_stability: float,
+        predicted_iou_threshold: float,
+        stability_threshold: float,
     ) -> Proposals:
         """Masks around the points of a grid: three for every point, those that are good enough.
 
         Args:
             features: The picture.
             points_per_side: Points in a row and in a column.
-            min_quality: Least quality that the network foresees, as intersection over union.
-            min_stability: Least intersection over union of the masks at a higher and at a lower cut-off.
+            predicted_iou_threshold: Least intersection over union that the network foresees.
+            stability_threshold: Least intersection over union of the masks at a higher and at a lower cut-off.
         """
         import torch  # type: ignore[import-not-found,unused-ignore]
 
@@ -396,7 +385,7 @@ class Sam2Network:
                 inner = (logits > _STABILITY_STEP).sum((-1, -2))
                 outer = (logits > -_STABILITY_STEP).sum((-1, -2))
                 stability = inner / outer.clamp(min=1)
-                good = (quality >= min_quality) & (stability >= min_stability) & (inner > 0)
+                good = (quality >= predicted_iou_threshold) & (stability >= stability_threshold) & (inner > 0)
                 scores = (quality * stability).clamp(0, 1)
                 # All at once: every choice by a mask waits for the device.
                 chosen = good.nonzero(as_tuple=True)
@@ -512,7 +501,7 @@ class Sam2Network:
             shares = torch.nn.functional.interpolate(
                 torch.from_numpy(masks).to(self.device)[:, None].float(), size=size, mode="area"
             )
-            return (shares[:, 0] * 2 - 1) * SURE
+            return (shares[:, 0] * 2 - 1) * CERTAIN_LOGIT
 
     def drawn(self, logits: Any, *, width: int, height: int) -> npt.NDArray[np.bool_]:
         """Masks at the size of a frame, ``bool [n, h, w]``, each for itself."""
@@ -521,7 +510,7 @@ class Sam2Network:
         with torch.inference_mode():
             return np.asarray(_enlarged(logits, width, height).gt(0).cpu().numpy(), dtype=np.bool_)
 
-    def places(self, logits: Any, *, width: int, height: int) -> npt.NDArray[np.uint8]:
+    def index_map(self, logits: Any, *, width: int, height: int) -> npt.NDArray[np.uint8]:
         """Which mask each pixel of a frame belongs to, counted from 1; 0 for none: ``uint8 [h, w]``.
 
         Where masks overlap, the one that is surer of the pixel has it.
@@ -530,13 +519,13 @@ class Sam2Network:
 
         with torch.inference_mode():
             best = torch.zeros((height, width), device=self.device)
-            places = torch.zeros((height, width), dtype=torch.uint8, device=self.device)
+            indices = torch.zeros((height, width), dtype=torch.uint8, device=self.device)
             for start in range(0, logits.shape[0], _DRAWN_AT_ONCE):
-                sure, place = _enlarged(logits[start : start + _DRAWN_AT_ONCE], width, height).max(dim=0)
+                sure, index = _enlarged(logits[start : start + _DRAWN_AT_ONCE], width, height).max(dim=0)
                 better = sure > best
-                places = torch.where(better, (place + start + 1).to(torch.uint8), places)
+                indices = torch.where(better, (index + start + 1).to(torch.uint8), indices)
                 best = torch.where(better, sure, best)
-            return np.asarray(places.cpu().numpy(), dtype=np.uint8)
+            return np.asarray(indices.cpu().numpy(), dtype=np.uint8)
 
 
 def _enlarged(logits: Any, width: int, height: int) -> Any:

@@ -15,7 +15,7 @@ import onnxruntime
 from ego_assets.schema.detections import BackendInfo, BgrImage, Detections, iou_matrix
 from resources.models.backends import BACKENDS
 from resources.models.boxes import check_finite
-from resources.models.images import STRIDE, check_image, fit
+from resources.models.images import IMAGENET_DEVIATION, IMAGENET_MEAN, STRIDE, check_image, fit
 from resources.models.onnx_session import cpu_session
 from resources.models.registry import PP_OCR_DETECTOR
 from resources.models.weights import locate
@@ -41,9 +41,10 @@ _HUGE_LINE_SCORE = 0.6
 #: word so close.
 _MOST_HEIGHT_SHARE = 0.8
 
-#: Means and deviations per channel that PaddleOCR normalises with, in its order, on values of 0-255.
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
-_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * 255
+#: What PaddleOCR normalises the channels with, on values of 0-255: ImageNet's for RGB, in this order, although its
+#: pictures are BGR.
+_MEAN = np.array(IMAGENET_MEAN, np.float32) * 255
+_DEVIATION = np.array(IMAGENET_DEVIATION, np.float32) * 255
 
 
 #: The latest pictures, how they were asked about, and the answers: text and plates of one picture cost one look.

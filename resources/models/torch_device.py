@@ -1,14 +1,9 @@
-"""Where PyTorch networks run and how their weights are read; PyTorch is imported at the first call."""
+"""Where PyTorch networks run; PyTorch is imported at the first call."""
 
 from __future__ import annotations
 
 import logging
-import pickle
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from ego_assets.schema.errors import BackendUnavailable
@@ -66,55 +61,3 @@ def _warn_of_cpu(release: str, cuda: str | None) -> None:
         release,
         why,
     )
-
-
-def load_weights(network: Any, path: Path, *, renamed: Callable[[str], str] | None = None) -> None:
-    """Fill a network with the weights of a file; each of its parameters must be there, and no other.
-
-    The file holds a ``state_dict``, plainly or as the only file of a zip archive, as ``torch.utils.model_zoo`` takes
-    it. A prefix ``module.`` that training on several GPUs leaves is removed. Nothing in the file is executed.
-
-    Args:
-        network: The network.
-        path: The file.
-        renamed: What the network calls a parameter of the file, where the names differ.
-
-    Raises:
-        BackendUnavailable: The file is damaged or belongs to another network.
-    """
-    import torch  # type: ignore[import-not-found,unused-ignore]
-
-    try:
-        with _opened(path) as file:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        named = {name.removeprefix("module."): value for name, value in state.items()}
-        network.load_state_dict({renamed(name) if renamed else name: value for name, value in named.items()})
-    except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
-        raise BackendUnavailable(
-            f"{path} does not hold the weights of {type(network).__name__}: {str(error)[:300]}. Put the published "
-            "file there."
-        ) from error
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """No progress bars of ``transformers`` while it loads weights: they would go to the error stream of every run."""
-    from transformers.utils import logging as talk  # type: ignore[import-not-found,unused-ignore]
-
-    had_bars = talk.is_progress_bar_enabled()
-    talk.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if had_bars:
-            talk.enable_progress_bar()
-
-
-def _opened(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
-            # PyTorch's own format is a zip archive as well, of many files.
-            if len(names) == 1:
-                return archive.open(names[0])
-    return path.open("rb")

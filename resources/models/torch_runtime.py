@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import shutil
+import sys
 import sysconfig
 import threading
 import weakref
@@ -29,6 +30,8 @@ from resources.models.torch_device import torch_device
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 NetworkT = TypeVar("NetworkT")
+#: Makes a :class:`HeldNetwork` of a ``torch.nn.Module``; keywords as there.
+Hold = Callable[..., "HeldNetwork"]
 
 #: Largest batch that is chosen by itself.
 MAX_AUTO_BATCH = 64
@@ -71,12 +74,12 @@ _GPU_IS_LOST = (
 #: arithmetic. It counts those of a process together, and its own limit of 8 leaves what comes later uncompiled.
 _MOST_COMPILATIONS = 64
 #: From this compute capability on, GPUs calculate in bfloat16; earlier ones imitate it, slowly, and not everywhere.
-_HAS_BFLOAT16 = (8, 0)
+_BFLOAT16_CAPABILITY = (8, 0)
 
 _log = logging.getLogger(__name__)
 _held: weakref.WeakSet[HeldNetwork] = weakref.WeakSet()
 _moving = threading.RLock()
-_shared: weakref.WeakValueDictionary[tuple[Hashable, ...], Any] = weakref.WeakValueDictionary()
+_shared: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
 # One at a time: two networks that are read at once need the memory of both, and libraries turn global switches.
 _loading = threading.RLock()
 
@@ -109,7 +112,8 @@ class HeldNetwork:
     ) -> None:
         import torch  # type: ignore[import-not-found,unused-ignore]
 
-        check_runtime_settings(precision=precision, compile=compile)
+        setting_checks.precision("precision", precision)
+        setting_checks.switch("compile", compile)
         self.name = name or type(network).__name__
         self.device = torch_device(device)
         self.dtype = getattr(torch, resolved_precision(precision, self.device))
@@ -227,16 +231,6 @@ class HeldNetwork:
             return True
 
 
-def check_runtime_settings(*, precision: str, compile: str) -> None:
-    """Refuse values that do not exist.
-
-    Raises:
-        ValueError: One does not.
-    """
-    setting_checks.precision("precision", precision)
-    setting_checks.switch("compile", compile)
-
-
 def compiles(setting: Compile, device: Any) -> bool:
     """Whether ``torch.compile`` prepares networks on a ``torch.device``."""
     return setting == "always" or (setting == "auto" and device.type == "cuda" and _can_compile())
@@ -279,42 +273,61 @@ def resolved_precision(precision: Precision, device: Any) -> str:
     if device.type != "cuda" or precision not in ("auto", "bfloat16"):
         return "float32" if precision == "auto" else precision
     capability = torch.cuda.get_device_capability(device)
-    if capability >= _HAS_BFLOAT16:
+    if capability >= _BFLOAT16_CAPABILITY:
         return "bfloat16"
     if precision == "auto":
         return "float32"
     raise BackendUnavailable(
         f"precision bfloat16: {device} has none (compute capability {'.'.join(map(str, capability))}, expected "
-        f"{'.'.join(map(str, _HAS_BFLOAT16))} or later). Set `precision: auto` or `float16` in the profile."
+        f"{'.'.join(map(str, _BFLOAT16_CAPABILITY))} or later). Set `precision: auto` or `float16` in the profile."
     )
 
 
-def runtime_key(*, device: str, precision: Precision, compile: Compile) -> tuple[Hashable, ...]:
-    """How a network runs, for the key of :func:`shared_network`: equal for settings that come to the same here.
-
-    Raises:
-        BackendUnavailable: The device is not there, or lacks the arithmetic.
-        ValueError: A setting has a wrong value.
-    """
-    check_runtime_settings(precision=precision, compile=compile)
-    place = torch_device(device)
-    return place.type, place.index or 0, resolved_precision(precision, place), compiles(compile, place)
-
-
-def shared_network(key: tuple[Hashable, ...], load: Callable[[], NetworkT]) -> NetworkT:
-    """A loaded network, once per process: attempts of a profile that differ in other settings share it.
+def shared_network(
+    card: ModelCard,
+    location: Path,
+    digest: str,
+    load: Callable[[Hold], NetworkT],
+    *,
+    device: str,
+    precision: Precision = "auto",
+    compile: Compile = "auto",
+) -> NetworkT:
+    """A loaded network, once per process: backends whose settings come to the same arithmetic here share it.
 
     It stays as long as anybody holds what this function gave. Networks are loaded one after the other.
 
     Args:
-        key: All that makes one network another: the checkpoint, where its files lie and their digest,
-            :func:`runtime_key`, and whatever else changes what is built.
-        load: Loads it; gives the :class:`HeldNetwork`, or an object that holds it and can be referred to weakly.
+        card: The checkpoint.
+        location: Its file or folder.
+        digest: Of what lies there.
+        load: Loads it. Is given a function that makes a :class:`HeldNetwork` of a ``torch.nn.Module`` on the CPU with
+            the settings below, other ones being keywords; gives that, or an object that holds it and can be referred
+            to weakly.
+        device: As of :func:`resources.models.torch_device.torch_device`.
+        precision: Arithmetic.
+        compile: Whether ``torch.compile`` prepares it.
+
+    Raises:
+        BackendUnavailable: The device is not there, or lacks the arithmetic.
     """
+    place = torch_device(device)
+    key = (
+        (card.key, location, digest),
+        (place.type, place.index or 0),
+        (resolved_precision(precision, place), compiles(compile, place)),
+    )
+
+    def hold(network: Any, **others: Any) -> HeldNetwork:
+        settings = {"device": device, "precision": precision, "compile": compile, "name": card.name}
+        held = HeldNetwork(network, **{**settings, **others})
+        _log.info(held.described)
+        return held
+
     with _loading:
         network: NetworkT | None = _shared.get(key)
         if network is None:
-            network = load()
+            network = load(hold)
             _shared[key] = network
         return network
 
@@ -331,12 +344,9 @@ def shared_detector(
         load: Gives the ``torch.nn.Module``, on the CPU.
         device: As of :func:`resources.models.torch_device.torch_device`.
     """
-
-    def held() -> HeldNetwork:
-        return HeldNetwork(load(), device=device, precision="float32", compile="never", name=card.name)
-
-    way = runtime_key(device=device, precision="float32", compile="never")
-    return shared_network((card.key, path, digest, *way), held)
+    return shared_network(
+        card, path, digest, lambda hold: hold(load()), device=device, precision="float32", compile="never"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -382,8 +392,6 @@ def make_room() -> bool:
 
 def release_memory() -> None:
     """Give memory that no tensor uses back to the GPU; does nothing where PyTorch was never imported."""
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is None:
         return

@@ -28,23 +28,19 @@ from ego_assets.schema.timeline import NANOSECONDS
 from resources.models.backends import BACKENDS
 from resources.models.images import check_image
 from resources.models.label_maps import LabelMap, load_label_map
-from resources.models.registry import OWN_LICENCE
-from resources.models.setting_checks import Compile, Precision
-from resources.models.torch_device import without_bars
-from resources.models.torch_runtime import (
-    Batches,
-    HeldNetwork,
-    runtime_key,
-    shared_network,
-)
+from resources.models.registry import OWN_LICENCE, ModelCard
+from resources.models.setting_checks import Compile, Precision, number
+from resources.models.torch_runtime import Batches, HeldNetwork, shared_network
+from resources.models.torch_weights import load_pretrained
 from resources.models.weights import card_digest, located_folder
 
 Scores = npt.NDArray[np.float32]
 
-_SPEC = BACKENDS["actions"]["videomae"]
-
 #: Label map that ``auto`` takes for a checkpoint.
 _AUTO_MAPS = {"kinetics": "ego4d", "own": "identity"}
+
+#: Pillow's number of the filter that pictures are resized with.
+_BILINEAR = 2
 
 #: Seconds that the 16 frames cover which VideoMAE was trained on: every fourth of 30 in a second.
 WINDOW_S = 2.133
@@ -113,8 +109,8 @@ class VideoWindowRecognizer:
         smoothing_s: float,
         batch_size: int,
     ) -> None:
-        # What a window can be does not depend on the network.
-        _SPEC.check({"window_s": window_s, "smoothing_s": smoothing_s})
+        number(above=0)("window_s", window_s)
+        number(least=0)("smoothing_s", smoothing_s)
         if len(set(classes)) != len(classes) or not classes:
             raise ValueError(f"classes: expected different names, got {list(classes)[:10]}")
         self._held = held
@@ -286,23 +282,21 @@ class VideoMAERecognizer(VideoWindowRecognizer):
         licence: str = OWN_LICENCE,
         licence_permits_commercial_use: bool = False,
     ) -> None:
-        _SPEC.check_arguments(locals())
-        (card,) = _SPEC.models_for({"checkpoint": checkpoint})
-        # Asked for before anything is read.
-        runtime = runtime_key(device=device, precision=precision, compile=compile)
+        spec = BACKENDS["actions"]["videomae"]
+        spec.check_arguments(locals())
+        (card,) = spec.models_for({"checkpoint": checkpoint})
         chosen = _AUTO_MAPS[checkpoint] if label_map == "auto" else label_map
         activities = None if chosen == "identity" else load_label_map(chosen)
         folder = located_folder(card, models_dir)
         digest = card_digest(card, models_dir)
         held = shared_network(
-            (card.key, folder, digest, *runtime),
-            lambda: HeldNetwork(
-                _load_videomae(folder),
-                device=device,
-                precision=precision,
-                compile=compile,
-                name=card.name,
-            ),
+            card,
+            folder,
+            digest,
+            lambda hold: hold(_network(card, folder)),
+            device=device,
+            precision=precision,
+            compile=compile,
         )
         config = held.network.config
         names: Mapping[int, str] = config.id2label
@@ -316,13 +310,13 @@ class VideoMAERecognizer(VideoWindowRecognizer):
                 backend="videomae",
                 model=card.name,
                 weights_sha256=digest,
-                licence=licence if checkpoint == "own" else card.licence,
+                licence=card.licence_stated(licence),
             ),
             window_s=window_s,
             smoothing_s=smoothing_s,
             batch_size=batch_size,
         )
-        _log.info("%s; %d activities of label map %s", held.described, len(self.labels), chosen)
+        _log.info("%s: %d activities of label map %s", card.name, len(self.labels), chosen)
 
     def _logits(self, network: Any, windows: Any) -> Any:
         return network(pixel_values=windows).logits
@@ -369,31 +363,33 @@ def _middle(picture: npt.NDArray[np.uint8], crop: tuple[int, int]) -> npt.NDArra
     return np.ascontiguousarray(picture[:, top : top + crop[0], left : left + crop[1]])
 
 
-def _load_videomae(folder: Path) -> Any:
-    """The network with all of its weights; nothing is fetched, and nothing is left as chance made it.
-
-    Raises:
-        BackendUnavailable: The files hold something else.
-    """
+def _network(card: ModelCard, folder: Path) -> Any:
+    import torch  # type: ignore[import-not-found,unused-ignore]
     from transformers import VideoMAEForVideoClassification  # type: ignore[import-not-found,unused-ignore]
 
-    try:
-        with without_bars():
-            network, report = VideoMAEForVideoClassification.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-    except Exception as error:
-        # The libraries that read it raise whatever their parsers do.
-        raise BackendUnavailable(
-            f"{folder} does not hold a VideoMAE classifier: {str(error)[:300]}. Put the files of save_pretrained there."
-        ) from error
-    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if missing:
-        raise BackendUnavailable(
-            f"{folder} lacks weights of a VideoMAE classifier: {', '.join(missing[:5])}. Pre-trained weights without a "
-            "head know no activities: fine-tune them first."
-        )
-    return network
+    return load_pretrained(
+        VideoMAEForVideoClassification,
+        card,
+        folder,
+        dtype=torch.float32,
+        own_advice="Pre-trained weights without a head know no activities: fine-tune them first.",
+    )
+
+
+def _require_known_steps(content: Mapping[str, Any]) -> None:
+    """Refuse preprocessing of another kind than ours: nothing else would tell, the scores would only be worse.
+
+    Raises:
+        ValueError: A step is left out, or done otherwise.
+    """
+    for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        if content.get(step, True) is not True:
+            raise ValueError(f"{step}: expected true, got {content[step]!r}")
+    factor, filter_code = content.get("rescale_factor", 1 / 255), content.get("resample", _BILINEAR)
+    if not math.isclose(factor, 1 / 255, rel_tol=1e-3):
+        raise ValueError(f"rescale_factor: expected 1/255, got {factor!r}")
+    if filter_code != _BILINEAR:
+        raise ValueError(f"resample: expected {_BILINEAR} (bilinear), got {filter_code!r}")
 
 
 def _window_input(folder: Path, config: Any) -> WindowInput:
@@ -405,6 +401,7 @@ def _window_input(folder: Path, config: Any) -> WindowInput:
     path = folder / "preprocessor_config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        _require_known_steps(content)
         size = content["size"]
         shorter_side = int(size["shortest_edge"] if isinstance(size, dict) else size)
         # Files of earlier releases tell one number for both.
@@ -418,7 +415,7 @@ def _window_input(folder: Path, config: Any) -> WindowInput:
             mean=tuple(map(float, content["image_mean"])),  # type: ignore[arg-type]
             deviation=tuple(map(float, content["image_std"])),  # type: ignore[arg-type]
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BackendUnavailable(
             f"{path} cannot be understood ({error!r}). It is the file that VideoMAEImageProcessor.save_pretrained "
             "writes, with size, crop_size, image_mean and image_std."

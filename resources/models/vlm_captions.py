@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,25 +21,18 @@ from resources.models.backends import BACKENDS
 from resources.models.images import check_image
 from resources.models.registry import OWN_LICENCE, ModelCard
 from resources.models.setting_checks import Precision
-from resources.models.torch_device import without_bars
-from resources.models.torch_runtime import (
-    Batches,
-    HeldNetwork,
-    runtime_key,
-    shared_network,
-)
+from resources.models.torch_runtime import Batches, HeldNetwork, Hold, shared_network
+from resources.models.torch_weights import load_pretrained
 from resources.models.weights import joint_digest, located_folder, weights_digest
 
 _TASK, _BACKEND = "captions", "transformers_vlm"
 _PROMPTS = {prompt.name: prompt for prompt in DEFAULT_PROMPTS}
-#: What of a folder says what a model does; of one of the user's own all of these count.
+#: What of a folder says what a model does.
 _TELLING_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model")
 #: Fewest rows and columns of a picture that processors cut into tiles without failing.
 _LEAST_SIDE_PX = 32
 #: A picture this many times as long as it is wide is cut to its middle: no tiling of a model knows such strips.
 _LARGEST_ASPECT = 8
-
-_log = logging.getLogger(__name__)
 
 
 class VisionLanguageCaptioner:
@@ -85,17 +77,21 @@ class VisionLanguageCaptioner:
         spec = BACKENDS[_TASK][_BACKEND]
         spec.check_arguments(locals())
         (card,) = spec.models_for({"checkpoint": checkpoint})
-        runtime = runtime_key(device=device, precision=precision, compile="never")
         self._card = card
         self._prompt = _PROMPTS[prompt]
         self._max_new_tokens = max_new_tokens
         self._max_side = max_side
-        self._licence = licence if card.licence == OWN_LICENCE else card.licence
+        self._licence = card.licence_stated(licence)
         folder = located_folder(card, models_dir)
         self._digest = folder_digest(folder)
         self._model = shared_network(
-            (card.key, folder, self._digest, *runtime),
-            lambda: _load(card, folder, device=device, precision=precision),
+            card,
+            folder,
+            self._digest,
+            lambda hold: _load(card, folder, hold),
+            device=device,
+            precision=precision,
+            compile="never",
         )
         self._batches = Batches(batch_size, device=self._model.held.device)
 
@@ -211,51 +207,17 @@ class _Model:
             return str(self.processor.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
-def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision) -> _Model:
-    from transformers import (  # type: ignore[import-not-found,unused-ignore]
-        AutoModelForImageTextToText,
-        AutoProcessor,
-    )
+def _load(card: ModelCard, folder: Path, hold: Hold) -> _Model:
+    from transformers import AutoModelForImageTextToText  # type: ignore[import-not-found,unused-ignore]
 
-    try:
-        with without_bars():
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            network, report = AutoModelForImageTextToText.from_pretrained(
-                folder,
-                # As stored: a model of 7 billion parameters in float32 would need twice the memory to begin with.
-                dtype="auto",
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise BackendUnavailable(
-            f"{card.name}: {folder} cannot be loaded ({problem}). It needs all files that "
-            "save_pretrained writes for an image-text model of transformers and for its processor."
-        ) from error
-    absent = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])})
-    if absent:
-        raise BackendUnavailable(
-            f"{card.name}: the weights in {folder} lack {len(absent)} tensor(s) of the model, such as {absent[0]}. Get "
-            "all files of the repository."
-        )
-    tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is None or not (getattr(processor, "chat_template", None) or tokenizer.chat_template):
-        raise BackendUnavailable(
-            f"{card.name}: the processor in {folder} has no chat template (chat_template.jinja or .json): nobody knows "
-            "how the model is asked. Use a model tuned for chats."
-        )
+    processor = _processor(card, folder)
+    # As stored: a model of 7 billion parameters in float32 would need twice the memory to begin with.
+    network = load_pretrained(AutoModelForImageTextToText, card, folder, dtype="auto")
     ends = network.generation_config.eos_token_id
     if ends is None:
-        ends = tokenizer.eos_token_id
+        ends = processor.tokenizer.eos_token_id
     if ends is None:
         raise BackendUnavailable(f"{card.name}: generation_config.json in {folder} names no eos_token_id.")
-    # Answers begin where prompts end: at the same column, so that shorter prompts are filled up before.
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     # Angles of rotary positions: in bfloat16 the places of neighbours among thousands of tokens would coincide.
     angles = [
         (module, name, buffer.float())
@@ -263,15 +225,43 @@ def _load(card: ModelCard, folder: Path, *, device: str, precision: Precision) -
         for name, buffer in module.named_buffers(recurse=False)
         if name.endswith("inv_freq")
     ]
-    held = HeldNetwork(network, device=device, precision=precision, compile="never", name=card.name)
+    held = hold(network)
     for module, name, buffer in angles:
         setattr(module, name, buffer)
-    _log.info(held.described)
     return _Model(
         held=held,
         processor=processor,
         end_tokens=frozenset([ends] if isinstance(ends, int) else ends),
     )
+
+
+def _processor(card: ModelCard, folder: Path) -> Any:
+    """What turns chats and pictures into tensors, set up for answers of several chats at once.
+
+    Raises:
+        BackendUnavailable: The files are damaged, or know no chats.
+    """
+    from transformers import AutoProcessor  # type: ignore[import-not-found,unused-ignore]
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # Each format and library has errors of its own.
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise BackendUnavailable(
+            f"{card.name}: the processor in {folder} cannot be loaded ({problem}). It needs all files that "
+            "save_pretrained writes for a model of transformers and for its processor."
+        ) from error
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not (getattr(processor, "chat_template", None) or tokenizer.chat_template):
+        raise BackendUnavailable(
+            f"{card.name}: the processor in {folder} has no chat template (chat_template.jinja or .json): nobody knows "
+            "how the model is asked. Use a model tuned for chats."
+        )
+    # Answers begin where prompts end: at the same column, so that shorter prompts are filled up before.
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
 
 
 def folder_digest(folder: Path) -> str:

@@ -21,7 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ego_assets.schema.errors import BackendUnavailable
-from resources.models.registry import ModelCard, ModelFile
+from resources.models.packages import installation_hint
+from resources.models.registry import EXTRA_THAT_SHIPS_WEIGHTS, ModelCard, ModelFile
 
 #: What was recorded of the files in a folder of weights. ``format`` is 1; ``files`` maps a path relative to the folder
 #: to its ``sha256``, ``size_bytes`` and the ``models`` (keys) it belongs to; ``repositories`` maps the key of a model
@@ -33,16 +34,6 @@ _LOCK_FORMAT = 1
 _SHARDS = "*.safetensors"
 #: What belongs to a checkpoint beside its weights, and is loaded from its folder: configuration, tokenizer, templates.
 COMPANIONS = frozenset({".json", ".txt", ".model", ".jinja", ".yml", ".yaml", ".tiktoken"})
-
-
-def installation_hint(extra: str) -> str:
-    """The command that installs what an extra of this project brings."""
-    return f"pip install 'ego-assets[{extra}]'"
-
-
-def is_installed(package: str) -> bool:
-    """Whether a top-level package can be imported, without importing it."""
-    return importlib.util.find_spec(package) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,7 +447,7 @@ def _again(card: ModelCard, file: ModelFile) -> str:
     if card.shipped_in is not None:
         return (
             f"The file is damaged or comes from another release of {card.shipped_in}: reinstall it with "
-            f"{installation_hint(card.extra)} --force-reinstall."
+            f"{installation_hint(EXTRA_THAT_SHIPS_WEIGHTS)} --force-reinstall."
         )
     damaged = "The file is damaged or another release"
     if card.is_downloadable:
@@ -475,7 +466,7 @@ def _shipped_path(card: ModelCard, file: ModelFile, package: str) -> Path:
     if not folders:
         raise BackendUnavailable(
             f"{card.name} needs the package {package}, which is not installed: "
-            f"{installation_hint(card.extra)}."
+            f"{installation_hint(EXTRA_THAT_SHIPS_WEIGHTS)}."
         )
     for folder in folders:
         path = Path(folder) / file.path
@@ -483,7 +474,7 @@ def _shipped_path(card: ModelCard, file: ModelFile, package: str) -> Path:
             return path
     raise BackendUnavailable(
         f"{card.name}: the installed package {package} carries no {file.path}; this project is tested with "
-        f"the release that does: {installation_hint(card.extra)}."
+        f"the release that does: {installation_hint(EXTRA_THAT_SHIPS_WEIGHTS)}."
     )
 
 

@@ -57,8 +57,8 @@ def noise(width: int, height: int) -> Image:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def black(width: int = 320, height: int = 180) -> Image:
-    return np.zeros((height, width, 3), np.uint8)
+def black() -> Image:
+    return np.zeros((180, 320, 3), np.uint8)
 
 
 def check(found: HandDetections, width: int, height: int) -> None:

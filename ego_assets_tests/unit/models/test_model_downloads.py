@@ -59,8 +59,6 @@ def card(**changes: object) -> ModelCard:
         "licence": "MIT",
         "commercial_use": True,
         "files": (ModelFile(path="net.pt"),),
-        "shipped_in": None,
-        "extra": "reference",
         "input_contract": "-",
     }
     return ModelCard(**{**values, **changes})  # type: ignore[arg-type]
@@ -79,9 +77,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
         yield server
 
 
-def url_card(server: ModelServer, content: bytes = WEIGHTS, *, pinned: bool = True) -> ModelCard:
-    server.files["/net.pt"] = content
-    file = ModelFile(path="net.pt", url=f"{server.url}/net.pt", sha256=sha256(content) if pinned else "")
+def url_card(server: ModelServer, *, pinned: bool = True) -> ModelCard:
+    server.files["/net.pt"] = WEIGHTS
+    file = ModelFile(path="net.pt", url=f"{server.url}/net.pt", sha256=sha256(WEIGHTS) if pinned else "")
     return card(files=(file,))
 
 

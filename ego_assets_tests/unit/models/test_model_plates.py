@@ -10,9 +10,9 @@ import pytest
 from ego_assets.privacy.coverage import covered_share
 from ego_assets.privacy.redaction import expand_boxes
 from ego_assets.schema.detections import Detections, RegionDetector
+from resources.models.packages import is_installed
 from resources.models.plates import PlateDetector, plates_among_lines
 from resources.models.text import text_session
-from resources.models.weights import is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed("rapidocr"), reason="needs the extra `local`")
 

@@ -17,7 +17,7 @@ from resources import profiles
 from resources.models import label_maps, registry
 from resources.models.backends import BACKENDS, BackendSpec
 from resources.models.label_maps import load_label_map
-from resources.models.weights import is_installed
+from resources.models.packages import is_installed
 from resources.platform import ProfileModels
 from resources.profiles import (
     PROTOCOLS,
@@ -48,7 +48,8 @@ def write(tmp_path: Path, content: object) -> Path:
 
 def replace_spec(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
     spec = dataclasses.replace(BACKENDS["faces"]["centerface"], **changes)
-    monkeypatch.setattr(profiles, "BACKENDS", MappingProxyType({"faces": {"centerface": spec}}))
+    known = MappingProxyType({"faces": {"centerface": spec}})
+    monkeypatch.setattr("resources.profiles.lookup.BACKENDS", known)
 
 
 def test_local_serves_every_task_with_the_defaults_of_the_classes() -> None:
@@ -650,7 +651,7 @@ def test_a_task_that_nothing_asks_for_is_idle(tmp_path: Path) -> None:
 def test_all_missing_checkpoints_of_a_backend_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profiles, "is_installed", lambda package: True)
+    monkeypatch.setattr("resources.profiles.building.is_installed", lambda package: True)
     profile = load_profile(write(tmp_path, {"backends": {"depth": {"backend": "depth_anything_v2"}}}))
     [row] = [row for row in backend_report(tmp_path, profile=profile) if row.backend == "depth_anything_v2"]
     assert len(row.detail.splitlines()) == 2
@@ -720,7 +721,7 @@ def test_packages_that_cannot_be_loaded_are_reported(
     def broken(*_: object, **__: object) -> object:
         raise error
 
-    monkeypatch.setattr(profiles, "_build", broken)
+    monkeypatch.setattr("resources.profiles.status.new_backend", broken)
     profile = load_profile(
         write(tmp_path, {"backends": {"hands": {"backend": "hands23", "settings": {"command": "x"}}}})
     )

@@ -12,8 +12,15 @@ import pytest
 
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS, CARDS
-from resources.models.registry import OWN_LICENCE, PP_OCR_DETECTOR, ModelCard, ModelFile
-from resources.models.weights import is_installed, locate
+from resources.models.packages import is_installed
+from resources.models.registry import (
+    EXTRA_THAT_SHIPS_WEIGHTS,
+    OWN_LICENCE,
+    PP_OCR_DETECTOR,
+    ModelCard,
+    ModelFile,
+)
+from resources.models.weights import locate
 
 SPECS = [spec for backends in BACKENDS.values() for spec in backends.values()]
 SHIPPED = {card.name: card for spec in SPECS for card in spec.all_models if card.shipped_in}
@@ -58,7 +65,7 @@ def test_a_missing_file_and_a_missing_package_say_what_to_install(shipped: Model
 @pytest.mark.parametrize("card", SHIPPED.values(), ids=SHIPPED)
 def test_the_pinned_wheels_carry_the_known_files(card: ModelCard) -> None:
     if not is_installed(str(card.shipped_in)):
-        pytest.skip(f"{card.shipped_in} belongs to the extra {card.extra}")
+        pytest.skip(f"{card.shipped_in} belongs to the extra {EXTRA_THAT_SHIPS_WEIGHTS}")
     assert locate(card).stat().st_size == card.size_bytes
 
 
@@ -69,6 +76,17 @@ def test_settings_are_the_keyword_parameters_of_the_class(spec) -> None:
     given = (("models_dir",) if spec.from_models_dir else ()) + spec.uses
     assert tuple(parameters) == (*given, *spec.settings)
     assert all(parameters[name].default is not inspect.Parameter.empty for name in spec.settings)
+
+
+def test_what_ships_weights_is_installed_by_one_extra() -> None:
+    shipping = [spec for spec in SPECS if any(card.shipped_in for card in spec.all_models)]
+    assert shipping and {spec.extra for spec in shipping} == {EXTRA_THAT_SHIPS_WEIGHTS}
+
+
+def test_only_of_your_own_weights_is_the_licence_that_which_you_state() -> None:
+    assert CARDS["own-masks"].licence_stated("CC0-1.0") == "CC0-1.0"
+    assert CARDS["own-masks"].licence_stated(OWN_LICENCE) == OWN_LICENCE
+    assert PP_OCR_DETECTOR.licence_stated("CC0-1.0") == PP_OCR_DETECTOR.licence != "CC0-1.0"
 
 
 def test_a_digest_that_is_none_is_refused() -> None:

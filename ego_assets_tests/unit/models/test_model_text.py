@@ -9,8 +9,8 @@ import pytest
 
 from ego_assets.privacy.coverage import covered_share
 from ego_assets.privacy.redaction import expand_boxes
+from resources.models.packages import is_installed
 from resources.models.text import PPOCRTextDetector, TextLines, text_session
-from resources.models.weights import is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed("rapidocr"), reason="needs the extra `local`")
 
@@ -22,7 +22,7 @@ def text() -> PPOCRTextDetector:
     return PPOCRTextDetector(threads=1)
 
 
-def words(*, angle_deg: float = 0, contrast: int = 200) -> tuple[Image, npt.NDArray[np.float32]]:
+def words(*, angle_deg: float) -> tuple[Image, npt.NDArray[np.float32]]:
     """A turned line of text on grey, and the upright box of its ink."""
     ink = np.zeros((320, 480), np.uint8)
     cv2.putText(ink, "Jane Example", (60, 170), cv2.FONT_HERSHEY_SIMPLEX, 1.6, (255,), 3)
@@ -30,7 +30,7 @@ def words(*, angle_deg: float = 0, contrast: int = 200) -> tuple[Image, npt.NDAr
     ink = np.asarray(cv2.warpAffine(ink, turn, (480, 320)), np.uint8)
     rows, columns = np.nonzero(ink > 100)
     box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
-    grey = np.rint(225 - contrast * (ink / 255.0)).astype(np.uint8)
+    grey = np.rint(225 - 200 * (ink / 255.0)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2), box
 
 

@@ -24,7 +24,7 @@ from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, DeviceMemoryExhausted
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.motion import CameraMotion
-from ego_assets_tests.checkpoints import any_digest
+from ego_assets_tests.checkpoints import any_digest, nothing_loaded
 from resources.models import registry
 from resources.models.backends import BACKENDS
 from resources.models.label_maps import LabelMap, label_map_names, load_label_map
@@ -168,7 +168,7 @@ def test_red_is_red() -> None:
     assert scored(recognizer, [ClipFrame(0, 0, picture)], [0.0])[0].argmax() == 0
 
 
-@pytest.mark.parametrize("wrong", [{"window_s": 0}, {"smoothing_s": 61}, {"batch_size": -1}])
+@pytest.mark.parametrize("wrong", [{"window_s": 0}, {"smoothing_s": -1}, {"batch_size": -1}])
 def test_a_network_of_ones_own_is_refused_what_no_window_can_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
         bare(**wrong)
@@ -342,7 +342,7 @@ def test_weights_without_a_head_are_refused(tmp_path: Path) -> None:
     folder = save_videomae(tmp_path, OWN, ["a", "b"])
     network = transformers.VideoMAEForVideoClassification.from_pretrained(folder)
     network.videomae.save_pretrained(folder)
-    with pytest.raises(BackendUnavailable, match="lacks weights of a VideoMAE classifier: classifier"):
+    with pytest.raises(BackendUnavailable, match=r"missing or of another shape .*: classifier.*fine-tune"):
         videomae(tmp_path, checkpoint="own")
 
 
@@ -374,6 +374,25 @@ def test_preprocessing_of_an_earlier_release_tells_one_size_for_both(tmp_path: P
     path.write_text(json.dumps(content))
     found = scored(videomae(tmp_path, checkpoint="own", batch_size=2), clip(3), [1.0])
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"do_normalize": False}, "do_normalize: expected true, got False"),
+        ({"do_rescale": False}, "do_rescale: expected true"),
+        ({"do_resize": None}, "do_resize: expected true, got None"),
+        ({"do_center_crop": False}, "do_center_crop: expected true"),
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor: expected 1/255, got 0.0078"),
+        ({"resample": 3}, r"resample: expected 2 \(bilinear\), got 3"),
+    ],
+)
+def test_preprocessing_of_another_kind_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    folder = save_videomae(tmp_path, OWN, ["a", "b"])
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BackendUnavailable, match=said):
+        videomae(tmp_path, checkpoint="own")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "preprocessor_config.json"])
@@ -425,9 +444,9 @@ def test_wrong_settings_are_named(models_dir: Path, settings: Mapping[str, Any],
 def test_it_says_where_it_runs_and_draws_no_bar(
     models_dir: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with caplog.at_level(logging.INFO, "resources.models.video_actions"):
+    with caplog.at_level(logging.INFO, "resources.models"), nothing_loaded():
         videomae(models_dir, device="cpu")
-    assert "on cpu, float32, not compiled; " in caplog.text and "label map ego4d" in caplog.text
+    assert "on cpu, float32, not compiled" in caplog.text and "label map ego4d" in caplog.text
     assert "Loading weights" not in capfd.readouterr().err
 
 

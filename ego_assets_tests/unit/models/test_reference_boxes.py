@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from resources.models.boxes import (
     decode_priors,
-    equal_batches,
     letterbox,
+    positions_by_size,
     prior_boxes,
     suppressed,
     xywh_to_xyxy,
@@ -121,14 +121,13 @@ def test_the_letterbox_centres_the_picture_on_grey() -> None:
     assert np.all(fitted.canvas[:20] == 114) and np.all(fitted.canvas[60:] == 114)
 
 
-@given(sizes=st.lists(st.sampled_from([(1, 2), (2, 1), (3, 3)]), max_size=20), batch_size=st.integers(1, 5))
-def test_batches_hold_equal_sizes_and_every_position_once(
-    sizes: list[tuple[int, int]], batch_size: int
-) -> None:
-    batches = list(equal_batches(sizes, batch_size=batch_size))
-    assert sorted(position for batch in batches for position in batch) == list(range(len(sizes)))
-    assert all(1 <= len(batch) <= batch_size for batch in batches)
-    assert all(len({sizes[position] for position in batch}) == 1 for batch in batches)
+@given(sizes=st.lists(st.sampled_from([(1, 2), (2, 1), (3, 3)]), max_size=20))
+def test_groups_hold_all_of_a_size_and_come_as_the_sizes_do(sizes: list[tuple[int, int]]) -> None:
+    groups = list(positions_by_size(size for size in sizes))
+    assert sorted(position for group in groups for position in group) == list(range(len(sizes)))
+    assert [sizes[group[0]] for group in groups] == list(dict.fromkeys(sizes))
+    assert all({sizes[position] for position in group} == {sizes[group[0]]} for group in groups)
+    assert all(group == sorted(group) for group in groups)
 
 
 # --- YOLO ---------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from ego_assets.media.rasters import decode_png  # noqa: E402
 from ego_assets.schema.errors import DeviceMemoryExhausted  # noqa: E402
 from ego_assets_tests.checkpoints import any_digest, nothing_loaded  # noqa: E402
 from ego_assets_tests.checkpoints.depth import MAX_DEPTH_M, write_depth_anything  # noqa: E402
-from resources.models import depth_anything  # noqa: E402
+from resources.models import depth_anything, torch_runtime  # noqa: E402
 from resources.models.depth_anything import (  # noqa: E402
     FARTHEST_RELATIVE,
     DepthNetwork,
@@ -70,8 +70,8 @@ def _any_digest() -> Iterator[None]:
         yield
 
 
-def pictures(count: int, *, width: int = 64, height: int = 48, seed: int = 0) -> list[ClipFrame]:
-    rng = np.random.default_rng(seed)
+def pictures(count: int, *, width: int = 64, height: int = 48) -> list[ClipFrame]:
+    rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (count, height, width, 3), dtype=np.uint8)
     return [ClipFrame(3 * number, 100 * number, image) for number, image in enumerate(images)]
 
@@ -135,13 +135,13 @@ def test_only_places_outdoors_take_the_network_for_streets_and_each_is_loaded_wh
     models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded: list[str] = []
-    load = depth_anything._loaded
+    load = depth_anything._network
 
     def counted(card: ModelCard, folder: Path, *, kind: str) -> Any:
         loaded.append(card.key)
         return load(card, folder, kind=kind)
 
-    monkeypatch.setattr(depth_anything, "_loaded", counted)
+    monkeypatch.setattr(depth_anything, "_network", counted)
     estimator = MetricDepthAnything(models_dir=models, **QUICK)
     assert maps_of_nothing(estimator) == [] and loaded == []
     with caplog.at_level(logging.INFO), nothing_loaded():
@@ -149,7 +149,7 @@ def test_only_places_outdoors_take_the_network_for_streets_and_each_is_loaded_wh
             (found,) = maps(estimator, pictures(1), location=location)
             assert found.depth.max() == pytest.approx(12.0 if location is LocationType.OUTDOOR else 1.5)
     assert loaded == [INDOOR.key, OUTDOOR.key]
-    said = [record.getMessage() for record in caplog.records if record.name == depth_anything.__name__]
+    said = [record.getMessage() for record in caplog.records if record.name == torch_runtime.__name__]
     assert said == [f"{card.name} on cpu, float32, not compiled" for card in (INDOOR, OUTDOOR)]
     (found,) = maps(estimator, pictures(1))
     assert found.depth.max() == pytest.approx(1.5), "a place that is not stated counts as a room"
@@ -398,9 +398,9 @@ def test_wrong_settings_are_refused(models: Path, settings: dict[str, Any], said
     [
         ("cut", "does not hold"),
         ("empty", "does not hold"),
-        ("no json", "does not hold"),
-        ("relative", "'relative'; expected 'depth_anything', 'metric'"),
-        ("other network", "describes 'dpt'"),
+        ("no json", "does not describe"),
+        ("relative", "expected depth_anything, metric, got depth_anything, relative"),
+        ("other network", "got dpt, metric"),
         ("fewer weights", "weights are missing or of another shape"),
         ("other shapes", "does not hold"),
     ],

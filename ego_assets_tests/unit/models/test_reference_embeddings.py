@@ -209,7 +209,7 @@ def test_no_host_is_asked_for_anything(models_dir: Path, monkeypatch: pytest.Mon
 
 
 def test_what_runs_is_logged_once(models_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="resources.models.open_clip_embeddings")
+    caplog.set_level(logging.INFO, logger="resources.models")
     with nothing_loaded():
         embedder = OpenClipEmbedder(models_dir=models_dir, **CPU)
         OpenClipEmbedder(models_dir=models_dir, **CPU, batch_size=2)

@@ -419,13 +419,13 @@ def test_other_files_are_refused(state: dict[str, Any], change: Change, said: st
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 no archive"])
 def test_damaged_files_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / HANDS_100DOH.file).write_bytes(content)
-    with pytest.raises(BackendUnavailable, match="does not hold the weights of 100DOH"):
+    with pytest.raises(BackendUnavailable, match=f"{HANDS_100DOH.file} does not hold weights"):
         build(tmp_path)
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"model": Sequence}, tmp_path / HANDS_100DOH.file)
-    with pytest.raises(BackendUnavailable, match="PyTorch cannot read it"):
+    with pytest.raises(BackendUnavailable, match="holds more than tensors"):
         build(tmp_path)
 
 

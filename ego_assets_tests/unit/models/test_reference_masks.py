@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from ego_assets.schema.errors import DeviceMemoryExhausted  # noqa: E402
 from resources.models import sam2_masks, sam2_network  # noqa: E402
 from resources.models.embeddings import AppearanceEmbedder  # noqa: E402
 from resources.models.sam2_masks import Sam2MaskTracker, published_configuration  # noqa: E402
-from resources.models.sam2_network import SURE, Memory, Proposals, Sam2Network  # noqa: E402
+from resources.models.sam2_network import CERTAIN_LOGIT, Memory, Proposals, Sam2Network  # noqa: E402
 
 WIDTH, HEIGHT, SIDE = 96, 64, 32
 #: Left, top, right, bottom and grey level of things; levels are known by the network below.
@@ -40,14 +41,14 @@ Thing = tuple[int, int, int, int, int]
 CUP, BOTTLE, KNIFE = (10, 10, 26, 30, 60), (60, 12, 80, 50, 120), (30, 40, 52, 54, 200)
 
 
-def scene(*shown: Sequence[Thing], step_ns: int = STEP_NS) -> list[ClipFrame]:
+def scene(*shown: Sequence[Thing]) -> list[ClipFrame]:
     """A frame for every list of things."""
     frames = []
     for number, things in enumerate(shown):
         image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         for left, top, right, bottom, level in things:
             image[top:bottom, left:right] = level
-        frames.append(ClipFrame(number, number * step_ns, image))
+        frames.append(ClipFrame(number, number * STEP_NS, image))
     return frames
 
 
@@ -74,12 +75,12 @@ class PerfectNetwork(Sam2Network):
 
     def prompted(self, features: Any, points_xy: Any, labels: Any) -> Any:
         # Nothing: the outline that the hand layer knows has to stand.
-        return torch.full((len(points_xy), SIDE, SIDE), -SURE)
+        return torch.full((len(points_xy), SIDE, SIDE), -CERTAIN_LOGIT)
 
     def propose(self, features: Any, **thresholds: float) -> Proposals:
         levels = [level for level in torch.unique(features).tolist() if level]
         self.proposed.append(len(levels))
-        masks = [(features == level).float() * 2 * SURE - SURE for level in levels]
+        masks = [(features == level).float() * 2 * CERTAIN_LOGIT - CERTAIN_LOGIT for level in levels]
         logits = torch.stack(masks) if masks else torch.zeros((0, SIDE, SIDE))
         return Proposals(logits=logits, scores=np.full(len(masks), 0.75, np.float32))
 
@@ -96,14 +97,14 @@ class PerfectNetwork(Sam2Network):
 
     def follow(self, memory: Memory, position: int, features: Any) -> Any:
         levels = torch.tensor(memory.begun[0]["levels"])[:, None, None]
-        return ((features == levels) & (levels > 0)).float() * 2 * SURE - SURE
+        return ((features == levels) & (levels > 0)).float() * 2 * CERTAIN_LOGIT - CERTAIN_LOGIT
 
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> PerfectNetwork:
     perfect = PerfectNetwork()
     monkeypatch.setattr(sam2_masks, "Sam2Network", lambda *a, **k: perfect)
-    monkeypatch.setattr(sam2_masks, "shared_network", lambda *a: None)
+    monkeypatch.setattr(sam2_masks, "shared_network", lambda *a, **k: None)
     monkeypatch.setattr(sam2_masks, "_files", lambda *a: (Path(), Path()))
     monkeypatch.setattr(sam2_masks, "card_digest", lambda *a: "0" * 64)
     return perfect
@@ -425,9 +426,9 @@ def test_instances_are_followed_as_the_package_follows_them(models_dir: Path) ->
     shown = clip(20, (64, 64))
     features = [found for _, found in network.encode(iter(shown))]
     side = network.mask_side
-    logits = torch.full((3, side, side), -SURE)
+    logits = torch.full((3, side, side), -CERTAIN_LOGIT)
     for place in range(3):
-        logits[place, 4 + 6 * place : 14 + 6 * place, 8:20] = SURE
+        logits[place, 4 + 6 * place : 14 + 6 * place, 8:20] = CERTAIN_LOGIT
     memory = network.begin([(0, features[0], logits)])
     ours = [network.follow(memory, position, features[position]) for position in range(1, 20)]
 
@@ -539,7 +540,7 @@ def test_what_is_remembered_keeps_no_more_than_it_shows(models_dir: Path) -> Non
 
 
 def test_as_many_instances_as_by_default_are_not_filled_up() -> None:
-    followed = sam2_masks.Sam2Options().max_objects + len(HAND_IDS)
+    followed = inspect.signature(Sam2MaskTracker).parameters["max_objects"].default + len(HAND_IDS)
     assert followed in sam2_network._COMPILED_COUNTS
 
 
@@ -614,7 +615,7 @@ def test_missing_and_damaged_weights_are_told(tmp_path: Path, models_dir: Path) 
     folder = own_folder(tmp_path, models_dir)
     state = torch.load(folder / "model.pt", weights_only=True)
     (folder / "model.pt").write_bytes(b"not weights")
-    with pytest.raises(BackendUnavailable, match="does not hold the weights"):
+    with pytest.raises(BackendUnavailable, match="does not hold weights"):
         built(folder)
     torch.save(state["model"], folder / "model.pt")
     with pytest.raises(BackendUnavailable, match="model"):

@@ -120,7 +120,7 @@ def test_a_backend_with_its_files_is_available(tmp_path: Path) -> None:
 def test_the_report_of_a_profile_judges_with_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resources.profiles.is_installed", lambda package: True)
+    monkeypatch.setattr("resources.profiles.building.is_installed", lambda package: True)
     own = {"checkpoint": "own", "licence": "bought"}
     backends = {
         "plates": BackendConfig(backend="yolo_plates", settings={"licence": "my own"}),
@@ -146,7 +146,7 @@ def test_the_report_of_a_profile_judges_with_its_settings(
 def test_weights_that_the_profile_does_not_use_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resources.profiles.is_installed", lambda package: True)
+    monkeypatch.setattr("resources.profiles.building.is_installed", lambda package: True)
     read: list[Path] = []
     monkeypatch.setattr("resources.models.weights.weights_digest", lambda path: read.append(path) or "0" * 64)
     put(tmp_path, RAFT_SMALL.file)

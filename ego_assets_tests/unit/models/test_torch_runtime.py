@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ torch = pytest.importorskip("torch", reason="needs the reference environment")
 from ego_assets.schema.errors import BackendUnavailable, DeviceMemoryExhausted  # noqa: E402
 from resources.models import torch_device as torch_device_module  # noqa: E402
 from resources.models import torch_runtime  # noqa: E402
+from resources.models.registry import RAFT_LARGE, RAFT_SMALL  # noqa: E402
 from resources.models.torch_runtime import (  # noqa: E402
     MAX_AUTO_BATCH,
     Batches,
@@ -28,7 +30,6 @@ from resources.models.torch_runtime import (  # noqa: E402
     make_room,
     release_memory,
     resolved_precision,
-    runtime_key,
     shared_network,
 )
 
@@ -462,48 +463,72 @@ def test_networks_that_nobody_holds_are_forgotten(monkeypatch: pytest.MonkeyPatc
     assert not known
 
 
+def shared(load: Callable[..., HeldNetwork] | None = None, **others: Any) -> HeldNetwork:
+    """The network of a card in a folder, with digest, on the CPU; keywords say what is another one."""
+    arguments = {
+        "card": RAFT_LARGE,
+        "location": Path("weights"),
+        "digest": "0" * 64,
+        "device": "cpu",
+        **others,
+    }
+    return shared_network(load=load or (lambda hold: hold(torch.nn.Linear(3, 2))), **arguments)
+
+
 def test_a_network_is_loaded_once_and_as_long_as_somebody_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_runtime, "_held", weakref.WeakSet())
-    loaded: list[HeldNetwork] = []
-
-    def load() -> HeldNetwork:
-        loaded.append(held())
-        return loaded[-1]
-
-    first = shared_network(("a", 1), load)
-    assert shared_network(("a", 1), load) is first
-    assert shared_network(("a", 2), load) is not first
-    assert len(loaded) == 2
-    loaded.clear()
+    first = shared()
+    assert shared() is first
     gone = weakref.ref(first)
     del first
     gc.collect()
     assert gone() is None
-    shared_network(("a", 1), load)
-    assert len(loaded) == 1
+    assert isinstance(shared(), HeldNetwork)
+
+
+@pytest.mark.parametrize(
+    "other", [{"card": RAFT_SMALL}, {"location": Path("elsewhere")}, {"digest": "1" * 64}], ids=str
+)
+def test_weights_that_differ_in_anything_are_other_networks(other: dict[str, Any]) -> None:
+    first = shared()
+    assert shared(**other) is not first
+
+
+def test_a_network_is_held_as_its_settings_say_unless_its_loader_says_otherwise(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, torch_runtime.__name__):
+        network = shared(
+            lambda hold: hold(torch.nn.Linear(3, 2), compile="never"),
+            location=Path("other"),
+            precision="bfloat16",
+            compile="always",
+        )
+    assert network.dtype == torch.bfloat16 and not network.is_compiled and network.device == CPU
+    assert caplog.messages == [f"{RAFT_LARGE.name} on cpu, bfloat16, not compiled"]
 
 
 def test_a_network_that_could_not_be_loaded_is_tried_again() -> None:
-    def damaged() -> HeldNetwork:
+    def damaged(hold: Any) -> HeldNetwork:
         raise BackendUnavailable("damaged")
 
     for _ in range(2):
         with pytest.raises(BackendUnavailable, match="damaged"):
-            shared_network(("b",), damaged)
-    assert isinstance(shared_network(("b",), held), HeldNetwork)
+            shared(damaged, digest="2" * 64)
+    assert isinstance(shared(digest="2" * 64), HeldNetwork)
 
 
 def test_threads_that_need_a_network_at_once_load_it_once() -> None:
     began, loaded, found = threading.Barrier(4), [], []
 
-    def load() -> HeldNetwork:
+    def load(hold: Any) -> HeldNetwork:
         loaded.append(1)
         time.sleep(0.05)
         return held()
 
     def build() -> None:
         began.wait()
-        found.append(shared_network(("c",), load))
+        found.append(shared(load, digest="3" * 64))
 
     threads = [threading.Thread(target=build) for _ in range(4)]
     for thread in threads:
@@ -520,15 +545,24 @@ def test_settings_that_come_to_the_same_share_a_network(monkeypatch: pytest.Monk
     gpu, other = torch.device("cuda"), torch.device("cuda:1")
     places = {"auto": gpu, "cuda": gpu, "cuda:0": torch.device("cuda:0"), "cuda:1": other, "cpu": CPU}
 
-    def key(device: str, precision: Any = "auto", compile: Any = "auto") -> tuple[Any, ...]:
-        return runtime_key(device=device, precision=precision, compile=compile)
+    def network(device: str, precision: Any = "auto", compile: Any = "auto") -> HeldNetwork:
+        # There is no such GPU: what is loaded stays on the CPU.
+        return shared(
+            lambda _: HeldNetwork(torch.nn.Linear(3, 2), device="cpu"),
+            device=device,
+            precision=precision,
+            compile=compile,
+        )
 
-    assert key("auto") == key("cuda") == key("cuda:0", "bfloat16", "always")
-    assert key("cpu") == key("cpu", "float32", "never")
-    different = [key("auto"), key("cuda:1"), key("cpu"), key("auto", "float32"), key("auto", "auto", "never")]
-    assert len(set(different)) == len(different)
-    with pytest.raises(ValueError, match="precision: expected one of"):
-        key("cpu", "half")
+    alike = [network("auto"), network("cuda"), network("cuda:0", "bfloat16", "always")]
+    assert len(set(map(id, alike))) == 1
+    on_cpu = network("cpu")
+    assert network("cpu", "float32", "never") is on_cpu
+    different = [
+        *(alike[0], on_cpu, network("cuda:1")),
+        *(network("auto", "float32"), network("auto", "auto", "never")),
+    ]
+    assert len(set(map(id, different))) == len(different)
 
 
 def test_a_gpu_that_imitates_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

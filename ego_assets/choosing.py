@@ -8,12 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ego_assets.curation.filters import ClipFacts, ClipFilter
+from ego_assets.schema.embeddings import EMBEDDINGS_LAYER
 from ego_assets.schema.errors import ArtifactCorrupted
 
 if TYPE_CHECKING:
     from ego_assets.schema.clip import Clip
     from resources.database import Database
     from resources.storage import ArtifactStore
+
+#: Task whose backend serves those of other layers as well.
+_ASKED_TASK = "embeddings"
 
 
 def clips_where(
@@ -39,7 +43,12 @@ def clips_where(
         states[state.clip_id][state.layer] = state.state
     backends: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for artifact in database.artifacts():
-        backends[artifact.clip_id][artifact.layer] = [backend["backend"] for backend in artifact.backends]
+        # Whom the backend of another layer asked for words and similarities did not make that layer.
+        backends[artifact.clip_id][artifact.layer] = [
+            backend["backend"]
+            for backend in artifact.backends
+            if backend["task"] != _ASKED_TASK or artifact.layer == EMBEDDINGS_LAYER
+        ]
     outcomes: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
     for gate in database.gates():
         outcomes[gate.clip_id][gate.layer, gate.gate] = gate.outcome

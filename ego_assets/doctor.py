@@ -208,21 +208,21 @@ def downloads_missing(settings: Settings) -> list[str]:
 def _missing_weights(settings: Settings) -> list[ModelCard]:
     """Checkpoints outside of packages that the profile loads and that are not here as a whole, each once."""
     from resources.models.weights import locate_unread
-    from resources.profiles import load_profile, profile_models
+    from resources.profiles import load_profile, needed_models
 
     try:
-        models = profile_models(load_profile(settings.profile))
+        needed = needed_models(load_profile(settings.profile))
     except ConfigurationError:
         return []
-    missing: dict[str, ModelCard] = {}
-    for model in models:
-        if model.card.shipped_in is not None or model.role == "idle":
+    missing = []
+    for card in needed:
+        if card.shipped_in is not None:
             continue
         try:
-            locate_unread(model.card, settings.models)
+            locate_unread(card, settings.models)
         except BackendUnavailable:
-            missing[model.card.key] = model.card
-    return list(missing.values())
+            missing.append(card)
+    return missing
 
 
 def _caption_endpoint(settings: Settings) -> Finding:

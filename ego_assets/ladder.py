@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ego_assets.schema.errors import (
-    ClipRefused,
-    DeviceMemoryExhausted,
-    EgoAssetsError,
-    InsufficientDisk,
-    TransientError,
-)
+from ego_assets.schema.errors import EgoAssetsError
 from ego_assets.schema.gates import GateResult
-from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
+from ego_assets.schema.ladder import (
+    MAX_FURTHER_ATTEMPTS,
+    Rung,
+    forget_locals,
+    is_of_surroundings,
+    refuses_attempt,
+)
 
 BackendT = TypeVar("BackendT")
 ResultT = TypeVar("ResultT")
@@ -63,11 +62,9 @@ def climb(
 ) -> Climbed[BackendT, ResultT]:
     """Try the rungs in order until a result is accepted; after two further attempts the most usable one stands.
 
-    An exception of a model refuses an attempt as a bad result does. Errors that say nothing about the attempt are
-    raised at once: those of the platform and of the operating system on the first rung (but for a device without
-    memory, of which a later rung may need less), and what is worth retrying, or forbids the work, on all. A later rung
-    that cannot be opened, or fails so, is refused like any other; where no result can be used, its error is raised in
-    the end.
+    An exception of a model refuses an attempt as a bad result does; :func:`~ego_assets.schema.ladder.refuses_attempt`
+    says which other errors do, and which are raised at once. Where no result can be used, the first error of the
+    surroundings that refused an attempt is raised in the end.
 
     Args:
         rungs: The attempts, at least one.
@@ -89,14 +86,12 @@ def climb(
         last = None
         try:
             result = make(rung)
-        except (ClipRefused, InsufficientDisk, TransientError):
-            raise
         except Exception as error:
-            if isinstance(error, EgoAssetsError | OSError):
-                if not attempts and not isinstance(error, DeviceMemoryExhausted):
-                    raise
+            if not refuses_attempt(error, is_first=not attempts):
+                raise
+            if is_of_surroundings(error):
                 unavailable = unavailable or error
-            _forget_locals(error)
+            forget_locals(error)
             reason = f"{type(error).__name__}: {error}"
         else:
             reason = refusal(result)
@@ -114,14 +109,6 @@ def climb(
     if last is None or (best is None and unavailable is not None):
         raise unavailable or AllAttemptsFailed(attempts)
     return Climbed(rung=last[0], result=last[1], attempts=tuple(attempts), accepted=False)
-
-
-def _forget_locals(error: BaseException) -> None:
-    """Let go of what a refused attempt still holds: on a GPU it would take the next one's memory."""
-    linked: BaseException | None = error
-    while linked is not None:
-        traceback.clear_frames(linked.__traceback__)
-        linked = linked.__cause__ or linked.__context__
 
 
 def blocking_refusal(verdicts: Sequence[GateResult]) -> str:

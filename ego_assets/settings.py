@@ -258,7 +258,7 @@ class Settings(BaseSettings):
     enrichment_input: str = Field(
         default="proxy",
         pattern="^(proxy|full)$",
-        description="Which video depth, hands, masks, captions and embeddings read: proxy or full.",
+        description="Which video depth, hands, masks, activities, captions and embeddings read: proxy or full.",
     )
     decoder: Literal["cpu", "cuda"] = Field(
         default="cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
@@ -33,6 +34,8 @@ class ModelServer:
         url: Its address.
         files: Path -> content.
         etags: Path -> ETag, where it is not the digest of the content; an empty one is left out.
+        states_size: Say how long files are; otherwise answers are HTTP/1.0 and end with the connection.
+        encodes: Send files with gzip, whatever was asked.
         ignores_range: Answer every request with the whole file.
         ignores_if_range: Continue a file although it changed.
         becomes: Path -> content it has after the next request.
@@ -46,6 +49,8 @@ class ModelServer:
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
+    states_size: bool = True
+    encodes: bool = False
     ignores_range: bool = False
     ignores_if_range: bool = False
     becomes: dict[str, bytes] = field(default_factory=dict)
@@ -111,20 +116,30 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and may_continue and not server.ignores_range:
             request.begin = int(asked[1])
             if request.begin >= len(content):
-                self._end(request, 416, {})
+                self._end(
+                    request, 416, {"Content-Range": f"bytes */{len(content)}"} if server.states_size else {}
+                )
                 return
             end = min(len(content), request.begin + (server.most_bytes or len(content)))
-            headers["Content-Range"] = f"bytes {request.begin}-{end - 1}/{len(content)}"
+            total = len(content) if server.states_size else "*"
+            headers["Content-Range"] = f"bytes {request.begin}-{end - 1}/{total}"
             content = content[:end]
-        self._end(request, 206 if request.begin else 200, headers, content[request.begin :])
+        body = content[request.begin :]
+        if server.encodes and not path.startswith("/api/"):
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, 1)
+        self._end(request, 206 if request.begin else 200, headers, body)
 
     def _end(self, request: Request, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         server = self.model_server
         request.status = status
+        if not server.states_size:
+            self.protocol_version, self.close_connection = "HTTP/1.0", True
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if server.states_size:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if not body:
             return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ego_assets.execution import ClipWork, LayerDraft
 from ego_assets.gates.actions import least_score
@@ -19,25 +19,32 @@ from ego_assets.gates.captions import (
 from ego_assets.schema.artifact import ArtifactDocument
 from ego_assets.schema.clip import PRIVACY_LAYER
 from ego_assets.schema.documents import json_document
-from ego_assets.schema.errors import BackendUnavailable, ConfigurationError
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, DeviceMemoryExhausted
 from ego_assets.schema.layers import DeliveryMember, LayerSpec, RetryPolicySpec
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ego_assets.labels.captions import Caption, CaptionMoment, CaptionRun, Similarity
+    import numpy as np
+    import numpy.typing as npt
+
+    from ego_assets.labels.captions import Caption, CaptionMoment, CaptionRun, FrameSimilarity
     from ego_assets.labels.prompts import Prompt
     from ego_assets.labels.scene_facts import SceneSources
     from ego_assets.media.sampling import SampledFrames
     from ego_assets.schema.captions import Captioner, CaptionRequest
-    from ego_assets.schema.detections import BgrImage
+    from ego_assets.schema.detections import BackendInfo, BgrImage
     from ego_assets.schema.embeddings import Embedder
+    from ego_assets.schema.frames import ClipFrame
     from ego_assets.schema.gates import GateOutcome
     from ego_assets.schema.ladder import Rung
     from ego_assets.settings import CaptionSettings
     from resources.captioner import EndpointOptions
     from resources.endpoint import AnswerSpool
     from resources.storage import StagedLayer
+
+ComparedT = TypeVar("ComparedT")
 
 TASK = "captions"
 _DOCUMENT, _PICTURE = "captions.json", "captions.jpg"
@@ -77,7 +84,6 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
         BATCH_SIZE,
         caption_moments,
         captions_document,
-        compare_frames,
         compared_frames,
         write_captions,
     )
@@ -88,7 +94,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
     # Of this version of the video alone: another one may show something else.
     spool = f"{work.clip.clip_id} {work.input(PRIVACY_LAYER).data_version}"
     rungs, prompts = _ladder(work, unfinished_answers(spool))
-    embedder, no_similarity = _text_reader(work)
+    comparison = _comparison(work)
     pictures: dict[int, BgrImage] = {}
     with work.sampled_frames(None) as sampled:
         moments = caption_moments(sampled.timeline, interval_s=settings.interval_s)
@@ -104,20 +110,21 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             moments,
             requests(),
             rungs,
-            similarity=None if embedder is None else _similarity(embedder),
+            similarity=comparison.cosines if comparison.is_possible else None,
             min_similarity=MIN_SIMILARITY,
             words=(SHORTEST_WORDS, LONGEST_WORDS),
             log=work.log,
             batch_size=max(BATCH_SIZE, settings.concurrency),
         )
         size = sampled.size
-        compared = None
-        if embedder is not None and any(caption.text for caption in run.captions):
+        # What the frames of the clip are compared by afterwards is no matter of the captions.
+        no_similarity, compared = comparison.why_not, None
+        if comparison.is_possible and any(caption.text for caption in run.captions):
             frame_count = sampled.timeline.frame_count
             frames = {
                 frame.frame_index: frame for frame in sampled.stream(indices=compared_frames(frame_count))
             }
-            compared = compare_frames(embedder, frames, run.captions, frame_count=frame_count)
+            compared = comparison.of_frames(frames, run.captions, frame_count=frame_count)
 
     captions = run.captions
     if not prompts:
@@ -147,25 +154,27 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             ],
         )
         staged.path(_PICTURE).write_bytes(sheet)
-    similarities = [caption.similarity for caption in captions if caption.similarity is not None]
-    relevance = caption_relevance_part(similarities or None)
+    # What a part of the captions came to says nothing about the clip.
+    similarities = [None if no_similarity else caption.similarity for caption in captions]
+    known_similarities = [value for value in similarities if value is not None]
+    relevance = caption_relevance_part(known_similarities or None)
     answered = sum(is_answer(caption.words) for caption in captions)
     known = {name: value for name, value in usage.items() if value is not None}
     forget_answers(spool)
     return LayerDraft(
         gates=judge_captions(
             words=[caption.words for caption in captions],
-            similarities=[caption.similarity for caption in captions],
+            similarities=similarities,
             refusals=[caption.refused for caption in captions if caption.refused],
             no_similarity=no_similarity,
-            space="" if embedder is None else embedder.space,
+            space="" if comparison.embedder is None else comparison.embedder.space,
         ),
         config={
             "interval_s": settings.interval_s,
             "ladder": [{"name": rung.name, **rung.config} for rung in rungs],
             "prompts": [asdict(prompt) for prompt in prompts],
         },
-        backends=run.backends,
+        backends=(*run.backends, *comparison.backends),
         attempts=run.attempts,
         counts={
             "captions": answered,
@@ -224,24 +233,75 @@ def endpoint_attempts(
     return options, rungs, tuple(prompt for prompt in prompts if prompt.name in used)
 
 
-def _text_reader(work: ClipWork) -> tuple[Embedder | None, str]:
-    """The profile's embeddings backend, where it can compare pictures with texts, or the reason why nobody can."""
+@dataclass
+class _Comparison:
+    """Compares pictures with texts, as long as somebody can.
+
+    Attributes:
+        embedder: The profile's embeddings backend; ``None`` where it cannot compare.
+        why_not: Why nobody can, or why not everything was compared; empty otherwise.
+        has_compared: Whether anything was compared.
+        log: Where it is told that the device has no memory for more.
+    """
+
+    log: logging.Logger
+    embedder: Embedder | None = None
+    why_not: str = ""
+    has_compared: bool = False
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether it can compare, or could so far."""
+        return self.embedder is not None and not self.why_not
+
+    @property
+    def backends(self) -> tuple[BackendInfo, ...]:
+        """The embeddings backend, where similarities are its work."""
+        return (self.embedder.info,) if self.embedder is not None and self.has_compared else ()
+
+    def cosines(self, images: Sequence[BgrImage], texts: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
+        """Cosine between each picture and its text, ``float [N]``; NaN once the device has no memory for it."""
+        import numpy as np
+
+        found = self._unless_memory_ends(
+            lambda embedder: (embedder.embed_images(images) * embedder.embed_texts(texts)).sum(axis=1)
+        )
+        return np.full(len(images), np.nan) if found is None else found
+
+    def of_frames(
+        self, frames: Mapping[int, ClipFrame], captions: Sequence[Caption], *, frame_count: int
+    ) -> FrameSimilarity | None:
+        """How sentences and frames of a clip go together; ``None`` once the device has no memory for it."""
+        from ego_assets.labels.captions import compare_frames
+
+        return self._unless_memory_ends(
+            lambda embedder: compare_frames(embedder, frames, captions, frame_count=frame_count)
+        )
+
+    def _unless_memory_ends(self, compare: Callable[[Embedder], ComparedT]) -> ComparedT | None:
+        if self.embedder is None or self.why_not:
+            return None
+        try:
+            found = compare(self.embedder)
+        except DeviceMemoryExhausted as error:
+            self.why_not = f"Not all captions could be compared with their frames: {error}"
+            self.log.warning("%s", self.why_not)
+            return None
+        self.has_compared = True
+        return found
+
+
+def _comparison(work: ClipWork) -> _Comparison:
+    """By the profile's embeddings backend, where it can compare pictures with texts."""
     try:
         embedder: Embedder = work.models.ladder("embeddings")[0].open()
-    except (ConfigurationError, BackendUnavailable) as error:
-        return None, f"No embeddings backend: {error}"
+    except (BackendUnavailable, ConfigurationError, DeviceMemoryExhausted) as error:
+        return _Comparison(log=work.log, why_not=f"No embeddings backend: {error}")
     if not embedder.embeds_text:
-        return None, f"The embeddings backend {embedder.info.backend} reads no texts."
-    return embedder, ""
-
-
-def _similarity(embedder: Embedder) -> Similarity:
-    """How alike pictures and texts are."""
-
-    def cosines(images: Sequence[BgrImage], texts: Sequence[str]) -> Any:
-        return (embedder.embed_images(images) * embedder.embed_texts(texts)).sum(axis=1)
-
-    return cosines
+        return _Comparison(
+            log=work.log, why_not=f"The embeddings backend {embedder.info.backend} reads no texts."
+        )
+    return _Comparison(log=work.log, embedder=embedder)
 
 
 def _sources(work: ClipWork, sampled: SampledFrames) -> SceneSources:

@@ -116,7 +116,7 @@ def make(work: ClipWork, staged: StagedLayer) -> LayerDraft:
             "vocabulary": list(vocabulary),
             "hands": hands is not None,
         },
-        backends=(tracker.info,),
+        backends=tuple(info for info in (tracker.info, tracker.category_info) if info is not None),
         attempts=climbed.attempts,
         counts=recorded.counts,
         resolution=sampled.size,

@@ -120,7 +120,8 @@ def pull(
 
     Interrupt it at any time: the same command goes on where it stopped. HF_TOKEN opens gated repositories, HF_ENDPOINT
     names a mirror of the hub, HF_HUB_OFFLINE=1 forbids downloads. The exit status is 1 when something could not be
-    fetched, or has to be fetched by hand, and 3 when downloads are forbidden and something would have to be downloaded.
+    fetched, or has to be fetched by hand, and 3 when the disk has no room, or when downloads are forbidden and
+    something would have to be downloaded.
     """
     from resources.models.downloads import by_hand, is_complete, is_offline, refuse_offline
     from resources.profiles import demands_commercial_use, require_permitted
@@ -148,9 +149,10 @@ def pull(
     )
     pulled: list[dict[str, Any]] = []
     failed = {card.key: by_hand(card, settings.models) for card in refused}
+    is_disk_short = False
     if not refused:
-        pulled, failed = _pull(wanted, settings, again=again, quiet=as_json)
-    status = ENVIRONMENT if refused else STOPPED if waiting or failed else 0
+        pulled, failed, is_disk_short = _pull(wanted, settings, again=again, quiet=as_json)
+    status = ENVIRONMENT if refused or is_disk_short else STOPPED if waiting or failed else 0
     if as_json:
         print_json(
             {
@@ -436,13 +438,19 @@ def _warn_of_unknown(keys: list[str], models_dir: Path) -> None:
 
 def _pull(
     cards: list[ModelCard], settings: Any, *, again: bool, quiet: bool
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Fetch checkpoints one after another; what became of each, and why some failed, by key."""
+) -> tuple[list[dict[str, Any]], dict[str, str], bool]:
+    """Fetch checkpoints one after another.
+
+    Returns:
+        What became of each; key -> why it failed; whether the disk was short for one.
+    """
     from ego_assets.disk import require_space
+    from ego_assets.schema.errors import InsufficientDisk
     from resources.models.downloads import Downloader, DownloadFailed
 
     done: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
+    is_disk_short = False
     with progress_bar(quiet) as progress:
         task = progress.add_task("", total=None)
 
@@ -472,15 +480,17 @@ def _pull(
                 progress.update(task, description=card.key, completed=0, total=None)
                 try:
                     pulled = downloader.pull(card, again=again)
-                except DownloadFailed as error:
+                except (DownloadFailed, InsufficientDisk) as error:
                     # The others are fetched all the same.
                     failed[card.key] = str(error)
+                    is_disk_short = is_disk_short or isinstance(error, InsufficientDisk)
                     continue
                 done.append(
                     {
                         "key": card.key,
                         "fetched": list(map(str, pulled.fetched)),
                         "kept": list(map(str, pulled.kept)),
+                        "set_aside": list(map(str, pulled.set_aside)),
                     }
                 )
                 what = f"{len(pulled.fetched)} file(s) fetched" if pulled.fetched else "is there"
@@ -488,7 +498,7 @@ def _pull(
         finally:
             # What is there, or failed, never filled the bar.
             progress.remove_task(task)
-    return done, failed
+    return done, failed, is_disk_short
 
 
 def _cards() -> dict[str, ModelCard]:
@@ -508,8 +518,9 @@ def _loaded(profile: str) -> list[Any]:
 
 
 def _needed(profile: str) -> list[ModelCard]:
-    """Checkpoints that something in a profile loads, also where only a fallback does."""
-    return _unique(model.card for model in _loaded(profile) if model.role != "idle")
+    from resources.profiles import load_profile, needed_models
+
+    return needed_models(load_profile(profile))
 
 
 def _chosen(keys: list[str]) -> list[ModelCard]:

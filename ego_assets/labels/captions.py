@@ -19,10 +19,15 @@ from ego_assets.labels.scene_facts import word_count
 from ego_assets.schema.captions import CaptionAnswer, Captioner, CaptionRequest
 from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.embeddings import Embedder
-from ego_assets.schema.errors import EgoAssetsError
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.gates import GateOutcome
-from ego_assets.schema.ladder import MAX_FURTHER_ATTEMPTS, Rung
+from ego_assets.schema.ladder import (
+    MAX_FURTHER_ATTEMPTS,
+    Rung,
+    forget_locals,
+    is_of_surroundings,
+    refuses_attempt,
+)
 from ego_assets.schema.timeline import NANOSECONDS, Timeline
 
 #: Raised whenever the meaning of a field of ``captions.json`` changes.
@@ -186,21 +191,63 @@ class CaptionRun:
 
 @dataclass
 class _Attempt:
-    """One way to ask, opened at its first use, and what it came to over all batches."""
+    """One way to ask, opened at its first use, and what it came to over all batches.
+
+    Attributes:
+        rung: The way.
+        is_first: Whether it is the first one.
+        backend: One for all batches, because it may have learned what the endpoint takes.
+        failure: Why it could not be opened.
+        unavailable: First error of the surroundings that refused it.
+        asked: Captions that it was asked for.
+        requests: Requests to an endpoint.
+        prompt_tokens: Tokens that were sent.
+        completion_tokens: Tokens that came back.
+        reasons: How often it was refused, by the kind of reason.
+    """
 
     rung: Rung[Captioner]
+    is_first: bool
     backend: Captioner | None = None
+    failure: Exception | None = None
+    unavailable: Exception | None = None
     asked: int = 0
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def open(self) -> Captioner:
-        """The backend, one for all batches: it may have learned what the endpoint takes."""
+    def ask(self, requests: Sequence[CaptionRequest], log: logging.Logger) -> list[CaptionAnswer]:
+        """One answer per request; an exception that refuses the attempt is the reason why there is none.
+
+        What could not be opened is not opened again for the next batch.
+        """
+        error = self.failure
+        if error is None:
+            try:
+                if self.backend is None:
+                    self.backend = self.rung.open()
+                answers = self.backend.caption(requests)
+            except Exception as raised:
+                if not refuses_attempt(raised, is_first=self.is_first):
+                    raise
+                error = raised
+                self._note(error, log)
+            else:
+                if len(answers) != len(requests):
+                    name = self.backend.info.backend
+                    raise ValueError(f"{name}: expected {len(requests)} answers, got {len(answers)}")
+                return answers
+        return [CaptionAnswer(text="", refused=f"{type(error).__name__}: {error}")] * len(requests)
+
+    def _note(self, error: Exception, log: logging.Logger) -> None:
+        """Keep what the end of the ladder has to know of an exception."""
         if self.backend is None:
-            self.backend = self.rung.open()
-        return self.backend
+            self.failure = error
+        if is_of_surroundings(error):
+            self.unavailable = self.unavailable or error
+        forget_locals(error)
+        log.warning("%s refused: %s: %s", self.rung.name, type(error).__name__, error)
 
     def count(self, answer: CaptionAnswer, refused: str) -> None:
         """Count an answer and, where it was refused, the kind of reason."""
@@ -268,8 +315,9 @@ def write_captions(
 ) -> CaptionRun:
     """Ask for a caption of every moment; what is refused is asked for again in the next way, and nothing else.
 
-    An exception of a model refuses the captions it was to write. The platform's own errors, and those of the operating
-    system, are raised at once.
+    An exception of a model refuses the captions it was to write; :func:`~ego_assets.schema.ladder.refuses_attempt` says
+    which other errors do, and which are raised at once. Where no caption has a text, the first error of the
+    surroundings that refused an attempt is raised in the end; where none could be opened, the first one's error is.
 
     Args:
         moments: The moments.
@@ -283,10 +331,14 @@ def write_captions(
 
     Raises:
         TransientError: An endpoint could not be reached after all retries.
+        EgoAssetsError: The first attempt cannot run here, or no attempt gave a text and one could not run.
         ValueError: There are not as many requests as moments.
     """
     judge = _Judge(similarity=similarity, min_similarity=min_similarity, words=words)
-    attempts = [_Attempt(rung=rung) for rung in rungs[: MAX_FURTHER_ATTEMPTS + 1]]
+    attempts = [
+        _Attempt(rung=rung, is_first=place == 0)
+        for place, rung in enumerate(rungs[: MAX_FURTHER_ATTEMPTS + 1])
+    ]
     captions: list[Caption] = []
     for batch in _batches(requests, batch_size):
         batch_moments = moments[len(captions) : len(captions) + len(batch)]
@@ -295,6 +347,8 @@ def write_captions(
         captions += _write_batch(batch_moments, batch, attempts, judge, log)
     if len(captions) < len(moments):
         raise ValueError(f"requests: expected {len(moments)}, got {len(captions)}")
+    if not any(caption.text for caption in captions):
+        _raise_unavailable(attempts)
     return CaptionRun(
         captions=tuple(captions),
         attempts=tuple(
@@ -321,8 +375,13 @@ def _write_batch(
     best: dict[int, Caption] = {}
     pending = list(range(len(requests)))
     for number, attempt in enumerate(attempts, 1):
-        backend, rung = attempt.open(), attempt.rung
-        answers = _ask(backend, [requests[place] for place in pending])
+        answers, rung = attempt.ask([requests[place] for place in pending], log), attempt.rung
+        if attempt.backend is None:
+            # There is nobody of whom a caption could be.
+            for answer in answers:
+                attempt.count(answer, judge.refusal(answer, None)[0])
+            continue
+        backend = attempt.backend
         scores = judge.scores([requests[place].frame.image for place in pending], answers)
         refused = []
         for place, answer, score in zip(pending, answers, scores, strict=True):
@@ -347,19 +406,17 @@ def _write_batch(
         pending = refused
         if not pending:
             break
+    if not best:
+        _raise_unavailable(attempts)
+        raise next(attempt.failure for attempt in attempts if attempt.failure is not None)
     return [best[place] for place in range(len(requests))]
 
 
-def _ask(backend: Captioner, requests: Sequence[CaptionRequest]) -> list[CaptionAnswer]:
-    try:
-        answers = backend.caption(requests)
-    except (EgoAssetsError, OSError):
-        raise
-    except Exception as error:
-        return [CaptionAnswer(text="", refused=f"{type(error).__name__}: {error}")] * len(requests)
-    if len(answers) != len(requests):
-        raise ValueError(f"{backend.info.backend}: expected {len(requests)} answers, got {len(answers)}")
-    return answers
+def _raise_unavailable(attempts: Sequence[_Attempt]) -> None:
+    """Raise the error of the surroundings that refused an attempt, the first one's where there are several."""
+    for attempt in attempts:
+        if attempt.unavailable is not None:
+            raise attempt.unavailable
 
 
 def _preference(caption: Caption) -> tuple[bool, bool, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ego_assets.labels.regions import Mask
-from ego_assets.schema.detections import BgrImage
+from ego_assets.schema.detections import BackendInfo, BgrImage
 from ego_assets.schema.embeddings import Embedder
 from ego_assets.schema.masks import BACKGROUND_CATEGORY, HAND_CATEGORY, PERSON_CATEGORY, UNKNOWN_CATEGORY
 
@@ -161,6 +161,11 @@ class CategoryJudge:
     def can_judge(self) -> bool:
         """Whether it knows words at all."""
         return self._embedder.embeds_text
+
+    @property
+    def info(self) -> BackendInfo | None:
+        """The backend whose words decide; ``None`` where it knows none."""
+        return self._embedder.info if self.can_judge else None
 
     def judge(
         self, crops: Mapping[int, Sequence[BgrImage]], vocabulary: Sequence[str]

@@ -99,6 +99,11 @@ class MaskTracker(Protocol):
         """What runs."""
         ...
 
+    @property
+    def category_info(self) -> BackendInfo | None:
+        """Another model that decides what instances are; ``None`` where the tracker needs none for that."""
+        ...
+
     def track(
         self,
         frames: Iterable[ClipFrame],

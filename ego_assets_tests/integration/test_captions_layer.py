@@ -8,7 +8,7 @@ import logging
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from dagster import AssetKey
 from ego_assets.assets import PRIVACY_CHAIN, captions, clip_package, manifest
 from ego_assets.assets import frames as frames_asset
 from ego_assets.batching import essential_ancestors
+from ego_assets.choosing import clips_where
+from ego_assets.delivery.card import models_section
 from ego_assets.doctor import examine
 from ego_assets.execution import ClipWork, LayerFunction, LayerOutcome, LayerState, run_layer
 from ego_assets.labels.prompts import DEFAULT_PROMPTS
@@ -28,7 +30,7 @@ from ego_assets.project import Project
 from ego_assets.schema.captions import CaptionAnswer, CaptionRequest, CaptionSource
 from ego_assets.schema.clip import Clip
 from ego_assets.schema.detections import BackendInfo
-from ego_assets.schema.errors import ConfigurationError
+from ego_assets.schema.errors import BackendUnavailable, ConfigurationError, DeviceMemoryExhausted
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.ladder import Rung
 from ego_assets.schema.layers import LayerSpec
@@ -327,7 +329,13 @@ def test_while_the_endpoint_is_down_the_other_layers_finish_and_captions_catch_u
 class LookAlike:
     """An embedder that reads texts: a text about ``wheat`` is unlike every picture."""
 
-    info = BackendInfo(task="embeddings", backend="look_alike", model="test")
+    info = BackendInfo(
+        task="embeddings",
+        backend="look_alike",
+        model="test",
+        weights_sha256="7" * 64,
+        licence="research only",
+    )
     space = "test"
     embeds_text = True
 
@@ -338,6 +346,19 @@ class LookAlike:
         cosines = [0.1 if "wheat" in text else 0.3 for text in texts]
         rest = np.zeros((len(texts), 766), np.float32)
         return np.column_stack([cosines, [(1 - c * c) ** 0.5 for c in cosines], rest]).astype(np.float32)
+
+
+class FullDevice(LookAlike):
+    """Its device has no memory for it, or has none any more after so many batches of pictures."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def embed_images(self, images: Sequence[Any]) -> Any:
+        self.batches -= 1
+        if self.batches < 0:
+            raise DeviceMemoryExhausted("Its weights do not fit.")
+        return super().embed_images(images)
 
 
 class WithLookAlike(ProfileModels):
@@ -372,6 +393,68 @@ def test_captions_unlike_their_frames_are_asked_again_and_judged(root: Path, ser
     # The first frame lies in the stretch of the first caption, the last one in that of the last.
     assert compared["text"][0] == pytest.approx(0.1) and compared["text"][-1] == pytest.approx(0.3)
     assert compared["picture"] == [1.0, 1.0, 1.0]
+    # Similarities are the embedder's work: its licence goes with them.
+    made_by = bench.document("captions").backends
+    assert [info.task for info in made_by][-1] == "embeddings" and made_by[-1] == LookAlike.info
+    assert (
+        models_section([{"captions": {"backends": [asdict(info) for info in made_by]}}]).count("| captions |")
+        == 3
+    )
+    # The models behind the endpoint alone made the layer.
+    assert chosen(bench, "backend('captions') == 'openai_compatible, openai_compatible'")
+
+
+def chosen(bench: Bench, text: str) -> list[Clip]:
+    database = bench.project.database
+    return clips_where(
+        text, database.clips(), layers=["captions"], database=database, store=bench.project.store
+    )
+
+
+class WithEmbedder(ProfileModels):
+    """Opens the embeddings backend in a way of its own."""
+
+    def __init__(self, opened: Callable[[], Any]) -> None:
+        super().__init__(load_profile("local"))
+        self.opened = opened
+
+    def ladder(self, task: str) -> Sequence[Rung[Any]]:
+        return [Rung(name="own", open=self.opened)] if task == "embeddings" else super().ladder(task)
+
+
+def not_opened() -> Any:
+    raise DeviceMemoryExhausted("Its weights do not fit.")
+
+
+@pytest.mark.parametrize(
+    ("opened", "batches", "why"),
+    [
+        (not_opened, 0, "No embeddings backend: Its weights do not fit."),
+        (lambda: FullDevice(0), 0, "compared with their frames: Its weights do not fit."),
+        (lambda: FullDevice(2), 2, "compared with their frames: Its weights do not fit."),
+        (lambda: FullDevice(3), 3, ""),
+    ],
+)
+def test_an_embeddings_backend_without_memory_costs_the_comparison_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[], Any], batches: int, why: str
+) -> None:
+    monkeypatch.setattr("ego_assets.labels.captions.BATCH_SIZE", 1)
+    bench = Bench(root, caption_concurrency=1)
+    bench.models = WithEmbedder(opened)
+    outcome = bench.run()["captions"]
+    assert outcome.state is LayerState.COMMITTED, outcome.reason
+    [relevance] = [gate for gate in outcome.gates if gate.spec.name == "relevance"]
+    # What is compared after the captions does not judge them.
+    assert relevance.outcome is (GateOutcome.NOT_EVALUATED if why else GateOutcome.PASSED)
+    assert why in relevance.message
+    found = bench.captions()
+    assert all(entry["text"] and not entry["refused"] for entry in found["captions"])
+    known = [entry["similarity"] is not None for entry in found["captions"]]
+    assert known == [place < batches for place in range(3)] and found["frame_similarity"] is None
+    document = bench.document("captions")
+    assert ("caption_relevance" in document.counts) == (not why)
+    # Whom nobody could ask made nothing of it.
+    assert ("embeddings" in [info.task for info in document.backends]) == (batches > 0)
 
 
 def test_the_space_is_named_where_captions_are_refused_in_one_that_the_limit_was_not_chosen_for(
@@ -388,11 +471,13 @@ def test_the_space_is_named_where_captions_are_refused_in_one_that_the_limit_was
 class WithModel(WithLookAlike):
     """A model of the profile, asked with two of the prompts that ship."""
 
+    first: Callable[[], Any] = staticmethod(lambda: Model("guide"))
+
     def ladder(self, task: str) -> Sequence[Rung[Any]]:
         if task != "captions":
             return super().ladder(task)
         return [
-            Rung(name="model", open=lambda: Model("guide"), config={"backend": "model"}),
+            Rung(name="model", open=self.first, config={"backend": "model"}),
             Rung(name="model", open=lambda: Model("plain"), config={"backend": "model", "prompt": "plain"}),
         ]
 
@@ -417,6 +502,29 @@ def test_prompts_of_a_model_of_the_profile_are_recorded(root: Path) -> None:
     assert document["source"] == "model" and document["usage"]["prompt_tokens"] == 42
     assert {(entry["prompt"], entry["attempt"]) for entry in document["captions"]} == {("plain", 2)}
     assert [prompt["name"] for prompt in document["prompts"]] == ["plain"]
+
+
+def test_a_model_that_does_not_fit_leaves_the_captions_to_the_next_one(root: Path) -> None:
+    bench = Bench(root)
+    bench.models = WithModel(load_profile("local"))
+    bench.models.first = not_opened
+    assert bench.run()["captions"].state is LayerState.COMMITTED
+    assert {(entry["prompt"], entry["attempt"]) for entry in bench.captions()["captions"]} == {("plain", 2)}
+    [attempt] = bench.document("captions").attempts
+    assert attempt["config"] == {"backend": "model"}
+    assert attempt["refused"] == "3 of 3 captions: DeviceMemoryExhausted (3)"
+
+
+def not_installed() -> Any:
+    raise BackendUnavailable("install it")
+
+
+def test_a_first_model_that_is_not_there_postpones_the_layer(root: Path) -> None:
+    bench = Bench(root)
+    bench.models = WithModel(load_profile("local"))
+    bench.models.first = not_installed
+    outcome = bench.run()["captions"]
+    assert outcome.state is LayerState.POSTPONED and "install it" in outcome.reason
 
 
 def test_a_clip_of_made_up_captions_goes_on_without_them(root: Path, server: CaptionServer) -> None:

@@ -7,7 +7,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ego_assets.assets.masks import SPEC, deliver, make
+from ego_assets.choosing import clips_where
+from ego_assets.delivery.card import models_section
 from ego_assets.execution import ClipWork, LayerDraft, LayerOutcome, LayerState, Services, run_layer
 from ego_assets.labels.hand_object import write_tracks
 from ego_assets.media.frame_archive import FrameArchiveIndex, read_member
@@ -55,6 +57,7 @@ class FakeTracker:
     """Two instances in every frame, and a hand where the hand layer has one; or misbehaves as told."""
 
     behaviour: str = "good"
+    category_info: BackendInfo | None = None
     vocabularies: list[Sequence[str]] = field(default_factory=list)
     cuts: list[frozenset[int]] = field(default_factory=list)
 
@@ -264,6 +267,7 @@ def test_masks_are_stored_judged_and_delivered(make_bench: Callable[..., Bench])
     assert bench.has_bit and bench.reviews == []
     document = bench.document()
     assert document.resolution == (WIDTH, HEIGHT) and document.attempts == ()
+    assert [info.backend for info in document.backends] == ["good"]
     assert document.counts["frames"] == 5 and document.counts["instances"] == 3
     assert document.counts["hand_frame_share"] == 1.0 and document.counts["mean_segmented_share"] == 1.0
     assert set(document.inputs) == {PRIVACY_LAYER, "hand_object"}
@@ -310,6 +314,34 @@ def test_clip_and_frames_say_the_same_about_hands(
     assert verdicts(outcome)["hand_presence"] is expected and set(frames) == {expected.value}
 
 
+def test_the_model_that_named_the_instances_is_delivered_with_its_licence(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench()
+    words = BackendInfo(
+        task="embeddings",
+        backend="words",
+        model="Words 1",
+        weights_sha256="7" * 64,
+        licence="research only",
+    )
+    assert bench.run(FakeTracker(category_info=words)).state is LayerState.COMMITTED
+    document = bench.document()
+    assert [info.backend for info in document.backends] == ["good", "words"] and words in document.backends
+    delivered = {"backends": [asdict(backend) for backend in document.backends]}
+    card = models_section([{"masks": delivered}])
+    assert "| masks | Words 1 | research only | `777777777777` |" in card
+    # The tracker alone made the layer.
+    assert [clip.clip_id for clip in chosen(bench, "backend('masks') == 'good'")] == [bench.clip_id]
+
+
+def chosen(bench: Bench, text: str) -> list[Clip]:
+    database = bench.services.database
+    return clips_where(
+        text, database.clips(), layers=["masks"], database=database, store=bench.services.store
+    )
+
+
 @pytest.mark.parametrize("first", ["blob", "empty", "raises", "invents"])
 def test_the_next_attempt_makes_good_what_the_first_could_not(
     make_bench: Callable[..., Bench], first: str
@@ -352,4 +384,5 @@ def test_the_local_profile_segments_a_clip(make_bench: Callable[..., Bench]) -> 
     assert outcome.state is LayerState.COMMITTED, outcome.reason
     categories = json.loads(bench.read("categories.json"))
     assert {item["category"] for item in categories["instances"].values()} <= {"hand", "object", "person"}
-    assert bench.document().backends[0].weights_sha256
+    [backend] = bench.document().backends
+    assert backend.backend == "regions_flow" and backend.weights_sha256

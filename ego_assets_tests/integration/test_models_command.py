@@ -227,6 +227,50 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
     assert [request.path.split("/")[1] for request in hub.requests] == ["api"]
 
 
+def test_what_has_no_room_does_not_stop_the_others(ego: CommandLine, hub: ModelServer) -> None:
+    [large] = DEPTH_ANYTHING_RELATIVE["large"]
+    hub.add_repository(large.hub, FILES)
+    path = f"/api/models/{large.hub}/revision/main"
+    hub.files[path] = hub.files[path].replace(f'"size": {len(WEIGHTS)}'.encode(), b'"size": 1' + b"0" * 18)
+    outcome = ego("models", "pull", large.key, SMALL.key, "--json")
+    assert outcome.code == 3 and "Free some space" in outcome.json["failed"][large.key]
+    assert [row["key"] for row in outcome.json["pulled"]] == [SMALL.key]
+    printed = ego("models", "pull", large.key, SMALL.key, "egoblur-faces")
+    assert printed.code == 3 and f"{large.key}: The download will need about" in printed.err
+    assert f"{SMALL.key}: is there." in printed.err and "ego_blur_face_gen2.jit" in printed.err
+
+
+def test_a_file_that_cannot_be_written_does_not_stop_the_others(ego: CommandLine, hub: ModelServer) -> None:
+    [large] = DEPTH_ANYTHING_RELATIVE["large"]
+    hub.add_repository(large.hub, FILES)
+    folder = Path(ego("models", "where", "--json").json["models_dir"]) / large.folder
+    (folder / "config.json").mkdir(parents=True)
+    outcome = ego("models", "pull", large.key, SMALL.key, "--json")
+    assert outcome.code == 1 and [row["key"] for row in outcome.json["pulled"]] == [SMALL.key]
+    reason = outcome.json["failed"][large.key]
+    assert f"{folder / 'config.json'} cannot be read or written: Is a directory" in reason
+    assert "Traceback" not in outcome.err
+
+
+def test_a_recorded_file_stays_until_the_repository_is_another_one(
+    ego: CommandLine, hub: ModelServer
+) -> None:
+    ego("models", "pull", SMALL.key)
+    folder = Path(ego("models", "where", "--json").json["models_dir"]) / SMALL.folder
+    mine = folder / "tokenizer.json"
+    mine.write_text('{"mine": true}')
+    assert ego("models", "verify", SMALL.key, "--record").code == 0
+    (folder / "config.json").write_text("damaged")
+    outcome = ego("models", "pull", SMALL.key, "--json")
+    assert outcome.code == 0 and outcome.json["pulled"][0]["set_aside"] == []
+    assert mine.is_file() and ego("models", "verify", SMALL.key).code == 0
+    hub.add_repository(SMALL.hub, FILES, commit="d" * 40)
+    later = ego("models", "pull", SMALL.key, "--again", "--json")
+    assert later.code == 0 and later.json["pulled"][0]["set_aside"] == [str(mine)]
+    assert f"does not hold {mine} now; it is set aside as .tokenizer.json.replaced" in later.err
+    assert not mine.exists() and ego("models", "verify", SMALL.key).code == 0
+
+
 def test_verify_finds_damage_and_pull_repairs_it(ego: CommandLine, hub: ModelServer) -> None:
     assert ego("models", "verify", SMALL.key).code == 1, "missing"
     ego("models", "pull", SMALL.key)

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -49,8 +51,14 @@ _SYNC_EVERY_BYTES = 64 << 20
 _CONNECT_TIMEOUT_S = 15.0
 _READ_TIMEOUT_S = 60.0
 _LONGEST_PAUSE_S = 60.0
-_OK, _PARTIAL, _RANGE_NOT_SATISFIABLE, _TOO_MANY_REQUESTS, _SERVER_ERROR = 200, 206, 416, 429, 500
+_OK, _PARTIAL, _RANGE_NOT_SATISFIABLE, _SERVER_ERROR = 200, 206, 416, 500
 _REFUSED = frozenset({401, 403})
+#: Request Timeout, Too Early, Too Many Requests.
+_PASSING = frozenset({408, 425, 429})
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+#: Where only this side knows how long a file has to be.
+_MAY_BE_REPLACED = "if it always ends there, the publisher replaced the file"
 
 _TERMS = ("LICENSE", "LICENCE", "NOTICE")
 #: Other formats of the same weights, and lists of their parts.
@@ -104,10 +112,13 @@ class Pulled:
     Attributes:
         fetched: Those that were downloaded.
         kept: Those that were there already.
+        set_aside: Those that the repository held at an earlier commit, or people recorded, and does not hold now; they
+            are hidden as ``.NAME.replaced``.
     """
 
     fetched: tuple[Path, ...]
     kept: tuple[Path, ...]
+    set_aside: tuple[Path, ...] = ()
 
 
 def is_offline() -> bool:
@@ -190,7 +201,7 @@ class Downloader:
         models_dir: The folder; made where it is missing.
         require_space: Called with the bytes to be written, before; raises where they do not fit.
         on_progress: Told how far each file is.
-        say: Told in a sentence what a pull waits for.
+        say: Told in a sentence what a pull waits for, hides or no longer demands.
         attempts: Failures in a row, without a byte more, after which a file is given up.
         first_pause_s: Pause after the first failure; it doubles with each.
     """
@@ -229,11 +240,16 @@ class Downloader:
         Raises:
             BackendUnavailable: Something is missing, and downloads are forbidden; or the lock file cannot be read.
             ConfigurationError: HF_ENDPOINT is no address.
-            DownloadFailed: The server refused, could not be reached, or sent another file.
+            DownloadFailed: The server refused, could not be reached, or sent another file; a file here cannot be read
+                or written; or one that people recorded, and no server has, is damaged.
             InsufficientDisk: There is no room.
         """
         if not card.is_downloadable:
             raise ValueError(f"{card.name} cannot be downloaded")
+        with _disk_errors(self._models_dir):
+            return self._pulled(card, again=again)
+
+    def _pulled(self, card: ModelCard, *, again: bool) -> Pulled:
         # A complete folder may be one that others keep and nobody here may write.
         if not again and is_complete(card, self._models_dir):
             return Pulled(fetched=(), kept=self._paths(card))
@@ -248,13 +264,18 @@ class Downloader:
             if not again and is_complete(card, self._models_dir):
                 return Pulled(fetched=(), kept=self._paths(card))
             repository, files = self._listing(card, again=again)
-            return self._pull(card, files, repository)
+            return self._pull(card, files, repository, again=again)
 
     def _paths(self, card: ModelCard) -> tuple[Path, ...]:
         return tuple(self._models_dir / card.path_of(file) for file in all_files(card, self._models_dir))
 
     def _pull(
-        self, card: ModelCard, files: tuple[RemoteFile, ...], repository: RecordedRepository | None
+        self,
+        card: ModelCard,
+        files: tuple[RemoteFile, ...],
+        repository: RecordedRepository | None,
+        *,
+        again: bool,
     ) -> Pulled:
         missing = [file for file in files if not self._is_there(file)]
         needed_bytes = sum(max(0, file.size_bytes - _size(self._part(file))) for file in missing)
@@ -273,20 +294,68 @@ class Downloader:
             for file in files
         }
         with changed_lock(self._models_dir) as (recorded, repositories):
-            was_pulled = repository is not None and card.key in repositories
-            before = {path for path, entry in recorded.items() if entry.models == (card.key,)}
+            others = {
+                path: entry
+                for path, entry in recorded.items()
+                if entry.models == (card.key,) and path not in entries
+            }
+            is_another = repository is not None and _is_another_commit(
+                repositories.get(card.key), repository, again=again
+            )
             forget(card, recorded)
             recorded.update(entries)
+            if not is_another:
+                # The repository never held them: people recorded them.
+                recorded.update(
+                    {path: entry for path, entry in others.items() if (self._models_dir / path).is_file()}
+                )
             if repository is not None:
                 repositories[card.key] = repository
-        for path in sorted(before - set(entries)) if was_pulled else ():
-            # The repository holds it no more; beside the new files libraries would load it.
-            _set_aside(self._models_dir / path)
+        set_aside = self._set_aside(card, others) if is_another else ()
+        if not is_another:
+            self._judge_others(card, others)
         fetched = {file.path for file in missing}
         return Pulled(
             fetched=tuple(self._models_dir / path for path in entries if path in fetched),
             kept=tuple(self._models_dir / path for path in entries if path not in fetched),
+            set_aside=set_aside,
         )
+
+    def _set_aside(self, card: ModelCard, names: Iterable[str]) -> tuple[Path, ...]:
+        """Hide files that a repository does not hold at its new commit; returns those that were there.
+
+        Beside the new files libraries would load them.
+        """
+        paths = [path for path in (self._models_dir / name for name in sorted(names)) if path.is_file()]
+        for path in paths:
+            hidden = path.with_name(f".{path.name}.replaced")
+            path.replace(hidden)
+            self._say(f"{card.key}: {card.hub} does not hold {path} now; it is set aside as {hidden.name}.")
+        return tuple(paths)
+
+    def _judge_others(self, card: ModelCard, recorded: Mapping[str, RecordedFile]) -> None:
+        """Say what became of files that people recorded and that nobody can send.
+
+        Args:
+            card: The checkpoint.
+            recorded: Path -> what was recorded; those that are gone are no longer in the lock file.
+
+        Raises:
+            DownloadFailed: One is there and is another one.
+        """
+        where = card.hub or card.source
+        for name, entry in sorted(recorded.items()):
+            path = self._models_dir / name
+            if not path.is_file():
+                self._say(
+                    f"{card.key}: {path} was recorded and is gone; {where} does not hold it, so it is no longer "
+                    "demanded."
+                )
+            elif (actual := weights_digest(path)) != entry.sha256:
+                raise DownloadFailed(
+                    f"{path} has sha256 {actual}, expected {entry.sha256}: it was recorded here, and {where} does not "
+                    "hold it. Restore it, or remove it and pull again; what is published is there."
+                )
 
     def _listing(
         self, card: ModelCard, *, again: bool
@@ -385,8 +454,18 @@ class Downloader:
 
     def _fetch(self, file: RemoteFile, card: ModelCard) -> None:
         """Download a file, verify it, and give it its name."""
-        target, part = self._models_dir / file.path, self._part(file)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._models_dir / file.path
+        with _disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = self._complete_part(file, card)
+            part.replace(target)
+            _state_path(part).unlink(missing_ok=True)
+            _sync_folder(target.parent)
+
+    def _complete_part(self, file: RemoteFile, card: ModelCard) -> Path:
+        """Download what is missing of a file and verify the whole; returns where it is."""
+        part = self._part(file)
+        _discard_another(part, file)
         if not file.is_known and _size(part):
             # Nothing would tell whether its end reached the disk.
             os.truncate(part, max(0, _size(part) - _SYNC_EVERY_BYTES))
@@ -399,22 +478,18 @@ class Downloader:
             difference = _difference(part, file)
         if difference:
             _discard(part)
-            raise DownloadFailed(
-                f"{file.url} is not the expected file: {difference}. Nothing of it was kept. If a proxy or mirror lies "
-                "between, it may serve another file; otherwise the publisher replaced it."
+            raise _not_expected(
+                file,
+                difference,
+                " If a proxy or mirror lies between, it may serve another file; otherwise the publisher replaced it.",
             )
-        part.replace(target)
-        _state_path(part).unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        return part
 
     def _transfer(self, file: RemoteFile, card: ModelCard) -> None:
         """One attempt: what is missing of the unfinished file."""
         part = self._part(file)
+        _discard_another(part, file)
         state = _read_state(part)
-        if state.get("url") != file.url:
-            _discard(part)
-        if file.size_bytes and _size(part) > file.size_bytes:
-            _discard(part)
         begin = _size(part)
         if begin and begin == file.size_bytes:
             return
@@ -429,60 +504,66 @@ class Downloader:
                 if validator:
                     headers["If-Range"] = validator
         with self._get(file.url, headers) as response:
+            begun, total_bytes = _content_range(response.headers.get("Content-Range", ""))
             if response.status_code == _RANGE_NOT_SATISFIABLE:
                 _discard(part)
-                raise _TryAgain("the server refused to continue")
+                _require_size(file, total_bytes)
+                reason = f"the server refused to continue after {_so_far(begin, file.size_bytes)}"
+                raise _TryAgain(f"{reason}; {_MAY_BE_REPLACED}" if file.size_bytes else reason)
             self._check_status(response, file.url, card)
+            encoded = response.headers.get("Content-Encoding", "identity") != "identity"
             if response.status_code == _PARTIAL:
-                begun, total_bytes = _content_range(response.headers.get("Content-Range", ""))
                 if begun != begin or _is_another(response.headers, state):
                     _discard(part)
                     raise _TryAgain("the file changed on the server")
+                if encoded:
+                    # Its bytes are counted otherwise than those that are here.
+                    _discard(part)
+                    raise _TryAgain("the server continues in another encoding")
             else:
                 begin, total_bytes = 0, int(response.headers.get("Content-Length") or 0)
-            encoded = response.headers.get("Content-Encoding", "identity") != "identity"
             if encoded:
                 total_bytes = 0
-            if file.size_bytes and total_bytes and total_bytes != file.size_bytes:
+            try:
+                _require_size(file, total_bytes)
+            except DownloadFailed:
                 _discard(part)
-                raise DownloadFailed(
-                    f"{file.url} is not the expected file: it has {total_bytes} bytes, expected {file.size_bytes}. "
-                    "Nothing of it was kept."
-                )
+                raise
             if not file.size_bytes:
                 self._require_space(max(0, total_bytes - begin))
             if not begin:
                 _discard(part)
-                validator = "" if encoded else _validator(response.headers)
-                _state_path(part).write_text(json.dumps({"url": file.url, "validator": validator}))
-            done = self._write(response, part, file, total_bytes or file.size_bytes, encoded=encoded)
-        if total_bytes and done < total_bytes:
-            raise _TryAgain(f"the connection ended after {done} of {total_bytes} bytes")
+                # What was decoded cannot be continued: without its address the next attempt begins anew.
+                state = {} if encoded else {"url": file.url, "validator": _validator(response.headers)}
+                _state_path(part).write_text(json.dumps(state))
+            expected_bytes = total_bytes or file.size_bytes
+            done = self._write(response, part, file, expected_bytes, encoded=encoded)
+        if done < expected_bytes:
+            reason = f"the connection ended after {_so_far(done, expected_bytes)}"
+            raise _TryAgain(reason if total_bytes else f"{reason}; {_MAY_BE_REPLACED}")
 
     def _write(
         self, response: requests.Response, part: Path, file: RemoteFile, total_bytes: int, *, encoded: bool
     ) -> int:
         """Append a response to the unfinished file; returns its size."""
         done = synced = _size(part)
-        try:
+        # What the network raises is tried again, and passes; what the disk raises does not.
+        with _disk_errors(part):
             # Nothing stays in a buffer of this process: it may be killed.
-            with part.open("ab", buffering=0) as target:
-                try:
-                    for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=encoded):
-                        target.write(chunk)
+            target = part.open("ab", buffering=0)
+        with target:
+            try:
+                for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=encoded):
+                    with _disk_errors(part):
+                        _write_all(target, chunk)
                         done += len(chunk)
-                        self._on_progress(file.path, done, total_bytes)
                         if done - synced >= _SYNC_EVERY_BYTES:
                             os.fdatasync(target.fileno())
                             synced = done
-                finally:
+                    self._on_progress(file.path, done, total_bytes)
+            finally:
+                with _disk_errors(part):
                     os.fsync(target.fileno())
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise InsufficientDisk(
-                    f"The disk of {part.parent} is full. Free some space; the same command goes on from here."
-                ) from error
-            raise
         return done
 
     def _get(self, url: str, headers: Mapping[str, str]) -> requests.Response:
@@ -501,7 +582,7 @@ class Downloader:
         status = response.status_code
         if status in (_OK, _PARTIAL):
             return
-        if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
+        if status in _PASSING or status >= _SERVER_ERROR:
             raise _TryAgain(f"status {status}", _seconds(response.headers.get("Retry-After", "")))
         if status in _REFUSED and url.startswith(f"{hub_endpoint()}/"):
             page = f"{hub_endpoint()}/{card.hub}" if card.hub else "its page there"
@@ -523,8 +604,8 @@ class Downloader:
         import urllib3
 
         failures = 0
+        most = progress()
         while True:
-            before = progress()
             try:
                 return work()
             except (
@@ -542,7 +623,9 @@ class Downloader:
                 ConnectionError,
                 TimeoutError,
             ) as error:
-                failures = 1 if progress() > before else failures + 1
+                # More than ever: one that begins anew and ends at the same byte each time comes to an end.
+                failures = 1 if progress() > most else failures + 1
+                most = max(most, progress())
                 if failures >= self._attempts:
                     raise DownloadFailed(
                         f"{url} could not be fetched: {_reason(error)}. Given up after {failures} attempts; what is "
@@ -554,10 +637,41 @@ class Downloader:
                 time.sleep(pause_s)
 
 
-def _set_aside(path: Path) -> None:
-    """Hide a file, if it is there, from whoever loads its folder."""
-    if path.is_file():
-        path.replace(path.with_name(f".{path.name}.replaced"))
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Say what the system refuses, with the file: the one that an error names, otherwise ``path``.
+
+    Raises:
+        DownloadFailed: A file cannot be read or written.
+        InsufficientDisk: The disk, or the share of it that this account may use, is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        # Of a renamed file the place it goes to.
+        named = error.filename2 or error.filename
+        where = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else path
+        reason = error.strerror or type(error).__name__
+        if error.errno in _DISK_FULL:
+            raise InsufficientDisk(
+                f"The disk of {where.parent} is full, or your quota there ({reason}). Free some space; the same "
+                "command goes on from here."
+            ) from error
+        raise DownloadFailed(
+            f"{where} cannot be read or written: {reason}. Correct that; the same command goes on from here."
+        ) from error
+
+
+def _write_all(target: io.FileIO, chunk: bytes) -> None:
+    """Write all of it: without a buffer a write may take a part."""
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[target.write(rest) :]
+
+
+def _is_another_commit(before: RecordedRepository | None, now: RecordedRepository, *, again: bool) -> bool:
+    """Whether a pull replaces what is there by another commit; of files brought by hand, whether that was asked for."""
+    return again if before is None else (before.hub, before.commit) != (now.hub, now.commit)
 
 
 def wanted_files(card: ModelCard, listed: Mapping[str, Any]) -> list[str]:
@@ -622,6 +736,24 @@ def _resolve_url(hub: str, revision: str, path: str) -> str:
     return f"{hub_endpoint()}/{hub}/resolve/{quote(revision, safe='')}/{quote(path)}"
 
 
+def _not_expected(file: RemoteFile, difference: str, hint: str = "") -> DownloadFailed:
+    return DownloadFailed(f"{file.url} is not the expected file: {difference}. Nothing of it was kept.{hint}")
+
+
+def _require_size(file: RemoteFile, total_bytes: int) -> None:
+    """Refuse a file of another size; 0 where the server does not say it.
+
+    Raises:
+        DownloadFailed: It has another size.
+    """
+    if file.size_bytes and total_bytes not in (0, file.size_bytes):
+        raise _not_expected(file, f"it has {total_bytes} bytes, expected {file.size_bytes}")
+
+
+def _so_far(done: int, expected_bytes: int) -> str:
+    return f"{done} of {expected_bytes} bytes" if expected_bytes else f"{done} bytes"
+
+
 def _difference(path: Path, file: RemoteFile) -> str:
     """How a file differs from what was expected; empty where it does not."""
     size_bytes = path.stat().st_size
@@ -660,6 +792,13 @@ def _read_state(part: Path) -> dict[str, str]:
     return state if isinstance(state, dict) else {}
 
 
+def _discard_another(part: Path, file: RemoteFile) -> None:
+    """Remove an unfinished file that cannot be a part of this one."""
+    is_too_long = 0 < file.size_bytes < _size(part)
+    if is_too_long or _read_state(part).get("url") != file.url:
+        _discard(part)
+
+
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
     _state_path(part).unlink(missing_ok=True)
@@ -678,12 +817,13 @@ def _is_another(headers: Mapping[str, str], state: Mapping[str, str]) -> bool:
 
 
 def _content_range(value: str) -> tuple[int, int]:
-    """First byte and size of the whole from ``bytes 5-9/10``; the size is 0 where the server does not say it."""
-    try:
-        span, _, total = value.removeprefix("bytes ").partition("/")
-        return int(span.partition("-")[0]), int(total) if total.isdigit() else 0
-    except ValueError:
-        return -1, 0
+    """First byte and size of the whole from ``bytes 5-9/10`` or ``bytes */10``.
+
+    The first byte is -1, and the size 0, where the server does not say it.
+    """
+    span, _, total = value.removeprefix("bytes ").partition("/")
+    begin = span.partition("-")[0].strip()
+    return int(begin) if begin.isdecimal() else -1, int(total) if total.isdecimal() else 0
 
 
 def _seconds(value: str) -> float:

@@ -200,6 +200,11 @@ class RegionsFlowTracker:
             licence=SELFIE_SEGMENTATION.licence,
         )
 
+    @property
+    def category_info(self) -> None:
+        """No other model says what an instance is."""
+        return None
+
     def track(
         self,
         frames: Iterable[ClipFrame],

@@ -203,6 +203,11 @@ class Sam2MaskTracker:
         """What runs."""
         return self._info
 
+    @property
+    def category_info(self) -> BackendInfo | None:
+        """The embeddings backend, where its words decide what instances are."""
+        return self._judge.info
+
     def track(
         self,
         frames: Iterable[ClipFrame],

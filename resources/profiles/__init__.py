@@ -9,7 +9,7 @@ from resources.profiles.licences import require_permitted
 from resources.profiles.profile import BackendConfig, Profile
 from resources.profiles.reading import demands_commercial_use, load_profile, profile_file, profile_names
 from resources.profiles.status import BackendStatus, backend_report
-from resources.profiles.usage import ProfileModel, gpu_tasks, profile_models, used_tasks
+from resources.profiles.usage import ProfileModel, gpu_tasks, needed_models, profile_models, used_tasks
 
 __all__ = [
     "PROTOCOLS",
@@ -23,6 +23,7 @@ __all__ = [
     "demands_commercial_use",
     "gpu_tasks",
     "load_profile",
+    "needed_models",
     "profile_file",
     "profile_models",
     "profile_names",

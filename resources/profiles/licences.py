@@ -13,7 +13,7 @@ from resources.profiles.lookup import backends_of
 
 def licence_of(card: ModelCard, settings: Mapping[str, Any]) -> str:
     """Licence of a checkpoint; of the user's own weights what the settings state."""
-    return str(settings.get("licence", card.licence)) if card.licence == OWN_LICENCE else card.licence
+    return card.licence_stated(str(settings.get("licence", OWN_LICENCE)))
 
 
 def require_permitted(profile_name: str, card: ModelCard) -> None:

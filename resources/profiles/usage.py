@@ -87,6 +87,12 @@ def profile_models(profile: Profile) -> list[ProfileModel]:
     return list(found.values())
 
 
+def needed_models(profile: Profile) -> list[ModelCard]:
+    """Checkpoints that something in a profile asks for, also where only a fallback does; each once."""
+    cards = [model.card for model in profile_models(profile) if model.role != "idle"]
+    return list({card.key: card for card in cards}.values())
+
+
 def attempts_of(profile: Profile) -> list[tuple[Role, str, BackendConfig]]:
     """Everything that a profile may build: what for, the task, and how."""
     entries = [*profile.backends.items(), *profile.leak_check.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -35,7 +36,14 @@ from ego_assets.labels.prompts import DEFAULT_PROMPTS, shipped_prompts
 from ego_assets.schema.captions import CaptionAnswer, CaptionRequest, SceneFacts
 from ego_assets.schema.detections import BackendInfo
 from ego_assets.schema.documents import json_document
-from ego_assets.schema.errors import TransientError
+from ego_assets.schema.errors import (
+    BackendUnavailable,
+    ClipRefused,
+    ConfigurationError,
+    DeviceMemoryExhausted,
+    InsufficientDisk,
+    TransientError,
+)
 from ego_assets.schema.frames import ClipFrame
 from ego_assets.schema.gates import GateOutcome
 from ego_assets.schema.ladder import Rung
@@ -132,9 +140,21 @@ class Scripted:
         return answers
 
 
+class Unopened:
+    """A backend that cannot be opened, and how often that was tried."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        self.name, self.error = name, error
+        self.tried = 0
+
+    def open(self) -> Any:
+        self.tried += 1
+        raise self.error
+
+
 def run(
     count: int,
-    *backends: Scripted,
+    *backends: Scripted | Unopened,
     similarity: Callable[..., Any] | None = None,
     batch_size: int = 16,
 ) -> CaptionRun:
@@ -147,7 +167,7 @@ def run(
     rungs = [
         Rung(
             name=backend.name,
-            open=lambda backend=backend: backend,
+            open=backend.open if isinstance(backend, Unopened) else lambda backend=backend: backend,
             config={"model": backend.name, "prompt": f"p{n}"},
         )
         for n, backend in enumerate(backends)
@@ -210,6 +230,114 @@ def test_an_endpoint_out_of_reach_is_raised_at_once() -> None:
     with pytest.raises(TransientError):
         run(2, Scripted("a", lambda n: TransientError("down")), second)
     assert second.asked == []
+
+
+SMALL = DeviceMemoryExhausted("One picture does not fit.")
+UNINSTALLED = BackendUnavailable("install it")
+
+
+@pytest.mark.parametrize(
+    "first", [Scripted("a", lambda n: SMALL), Unopened("a", SMALL), Unopened("a", RuntimeError("torn file"))]
+)
+def test_what_does_not_fit_or_does_not_load_is_tried_in_the_next_way(first: Scripted | Unopened) -> None:
+    made = run(2, first, Scripted("b", lambda n: GOOD))
+    assert [(caption.text, caption.attempt) for caption in made.captions] == [(GOOD, 2)] * 2
+    error = first.error if isinstance(first, Unopened) else SMALL
+    assert [attempt["attempt"] for attempt in made.attempts] == ["a"]
+    assert made.attempts[0]["refused"] == f"2 of 2 captions: {type(error).__name__} (2)"
+    # Who was never there wrote nothing.
+    assert [info.model for info in made.backends] == (["b"] if isinstance(first, Unopened) else ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "error", [UNINSTALLED, ConfigurationError("no such model"), OSError("unreadable"), SMALL]
+)
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_later_way_that_cannot_be_used_is_passed_over(error: Exception, opens: bool) -> None:
+    first = Scripted("a", lambda n: refused("refusal: no") if n else GOOD)
+    second = Scripted("b", lambda n: error) if opens else Unopened("b", error)
+    made = run(3, first, second, Scripted("c", lambda n: GOOD))
+    assert [(caption.text, caption.attempt) for caption in made.captions] == [(GOOD, 1), (GOOD, 3), (GOOD, 3)]
+    assert [attempt["refused"] for attempt in made.attempts] == [
+        "2 of 3 captions: refusal (2)",
+        f"2 of 2 captions: {type(error).__name__} (2)",
+    ]
+
+
+def test_a_later_way_that_cannot_be_used_takes_no_answer_away() -> None:
+    first = Scripted("a", lambda n: (GOOD, "Too short.", refused("refusal: no"))[n])
+    made = run(3, first, Unopened("b", UNINSTALLED))
+    assert [caption.text for caption in made.captions] == [GOOD, "Too short.", ""]
+    assert {caption.attempt for caption in made.captions} == {1}
+    assert made.captions[1].refused.startswith("too short") and made.captions[2].refused == "refusal: no"
+
+
+@pytest.mark.parametrize("error", [UNINSTALLED, ConfigurationError("wrong key"), OSError("unreadable")])
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_first_way_that_is_not_there_is_no_verdict(error: Exception, opens: bool) -> None:
+    second = Scripted("b", lambda n: GOOD)
+    with pytest.raises(type(error)):
+        run(2, Scripted("a", lambda n: error) if opens else Unopened("a", error), second)
+    assert second.asked == []
+
+
+@pytest.mark.parametrize(
+    "error", [TransientError("down"), ClipRefused("withdrawn"), InsufficientDisk("full")]
+)
+@pytest.mark.parametrize("opens", [False, True])
+def test_what_is_worth_retrying_or_forbids_the_work_is_raised_by_every_way(
+    error: Exception, opens: bool
+) -> None:
+    first = Scripted("a", lambda n: refused("refusal: no") if n else GOOD)
+    with pytest.raises(type(error)):
+        run(
+            2,
+            first,
+            Scripted("b", lambda n: error) if opens else Unopened("b", error),
+            Scripted("c", lambda n: GOOD),
+        )
+
+
+@pytest.mark.parametrize(
+    ("backends", "raised"),
+    [
+        ([Scripted("a", lambda n: SMALL), Scripted("b", lambda n: refused("refusal: no"))], SMALL),
+        ([Scripted("a", lambda n: refused("refusal: no")), Unopened("b", UNINSTALLED)], UNINSTALLED),
+        ([Unopened("a", SMALL), Unopened("b", UNINSTALLED)], SMALL),
+        ([Unopened("a", RuntimeError("torn file")), Unopened("b", UNINSTALLED)], UNINSTALLED),
+        ([Unopened("a", RuntimeError("torn file"))], RuntimeError("torn file")),
+    ],
+)
+def test_where_nothing_was_said_the_reason_is_raised_in_the_end(
+    backends: list[Scripted | Unopened], raised: Exception
+) -> None:
+    with pytest.raises(type(raised), match=str(raised)):
+        run(2, *backends)
+
+
+def test_what_cannot_be_opened_is_tried_once_for_all_batches() -> None:
+    first = Unopened("a", SMALL)
+    made = run(5, first, Scripted("b", lambda n: GOOD), batch_size=2)
+    assert first.tried == 1
+    assert made.attempts[0]["refused"] == "5 of 5 captions: DeviceMemoryExhausted (5)"
+
+
+def test_a_refused_way_holds_nothing_while_the_next_one_runs() -> None:
+    class Tensor:
+        """Stands for memory of a GPU."""
+
+    held: list[weakref.ref[Tensor]] = []
+
+    def fill(index: int) -> str:
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        raise SMALL
+
+    def write(index: int) -> str:
+        assert [reference() for reference in held] == [None]
+        return GOOD
+
+    assert run(1, Scripted("a", fill), Scripted("b", write)).captions[0].text == GOOD
 
 
 def test_captions_unlike_their_picture_are_asked_again_and_the_best_one_stays() -> None:

@@ -85,7 +85,8 @@ def test_words_are_computed_once_per_vocabulary() -> None:
 
 def test_without_words_nothing_is_named() -> None:
     judge = CategoryJudge(Colours(embeds_text=False), threshold=0.5)
-    assert not judge.can_judge
+    assert not judge.can_judge and judge.info is None
+    assert CategoryJudge(Colours(), threshold=0.5).info == Colours.info
     assert judge.judge({3: [BLUE]}, VOCABULARY) == {}
 
 

@@ -199,3 +199,5 @@ def test_one_frame_and_black_frames(tracker: MaskTracker) -> None:
 def test_it_says_what_it_is(tracker: MaskTracker) -> None:
     info = tracker.info
     assert info.task == "masks" and info.backend in BACKENDS["masks"] and info.model
+    # The embeddings backend beside it reads no texts.
+    assert tracker.category_info is None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import random
+import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,9 +85,23 @@ def url_card(server: ModelServer, *, pinned: bool = True) -> ModelCard:
     return card(files=(file,))
 
 
+def sized(wanted: ModelCard, size_bytes: int) -> ModelCard:
+    [file] = wanted.files
+    return dataclasses.replace(wanted, files=(dataclasses.replace(file, size_bytes=size_bytes),))
+
+
 def downloader(folder: Path, said: list[str] | None = None) -> Downloader:
     say = (said if said is not None else []).append
     return Downloader(folder, attempts=3, first_pause_s=0.01, say=say)
+
+
+def refusing(number: int) -> Callable[[int], None]:
+    """What a system call on an open file raises."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -221,6 +237,63 @@ def test_the_first_digits_of_a_digest_are_demanded(server: ModelServer, tmp_path
         downloader(tmp_path / "other").pull(card(files=(file,)))
 
 
+@pytest.mark.parametrize("encodes", [False, True])
+@pytest.mark.parametrize("ignores_range", [False, True])
+def test_an_answer_of_no_stated_size_that_was_cut_is_completed(
+    server: ModelServer, tmp_path: Path, ignores_range: bool, encodes: bool
+) -> None:
+    server.states_size, server.ignores_range, server.encodes = False, ignores_range, encodes
+    server.drops = [600_000, 500_000]
+    said: list[str] = []
+    downloader(tmp_path, said).pull(sized(url_card(server), len(WEIGHTS)))
+    assert (tmp_path / "net.pt").read_bytes() == WEIGHTS and left_behind(tmp_path) == []
+    begins = [request.begin for request in server.requests]
+    assert begins == ([0, 0, 0] if ignores_range or encodes else [0, 600_000, 1_100_000])
+    assert len(said) == 2 and f"of {len(WEIGHTS)} bytes" in said[0]
+
+
+def test_a_continued_answer_in_an_encoding_is_not_joined(server: ModelServer, tmp_path: Path) -> None:
+    wanted = sized(url_card(server), len(WEIGHTS))
+    server.drops = [600_000, 0, 0, 0]
+    with pytest.raises(DownloadFailed, match="Given up"):
+        downloader(tmp_path).pull(wanted)
+    server.drops, server.encodes = [], True
+    downloader(tmp_path).pull(wanted)
+    assert [request.status for request in server.requests[-2:]] == [206, 200]
+    assert (tmp_path / "net.pt").read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("ignores_range", [False, True])
+@pytest.mark.parametrize("encodes", [False, True])
+def test_a_file_that_ends_early_every_time_is_given_up(
+    server: ModelServer, tmp_path: Path, ignores_range: bool, encodes: bool
+) -> None:
+    """The publisher replaced it by a shorter one, and the server states no size."""
+    wanted = sized(url_card(server), len(WEIGHTS) + 1)
+    server.states_size, server.ignores_range, server.encodes = False, ignores_range, encodes
+    with pytest.raises(
+        DownloadFailed,
+        match=rf"after {len(WEIGHTS)} of {len(WEIGHTS) + 1} bytes.*publisher replaced the file.*after 3 attempts",
+    ):
+        downloader(tmp_path).pull(wanted)
+    assert len(server.requests) == 3 and not (tmp_path / "net.pt").exists()
+
+
+def test_the_size_that_a_server_says_when_it_refuses_to_continue_decides(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    wanted = sized(url_card(server), len(WEIGHTS))
+    server.drops = [900_000, 0, 0, 0]
+    with pytest.raises(DownloadFailed, match="Given up"):
+        downloader(tmp_path).pull(wanted)
+    server.files["/net.pt"], server.etags["/net.pt"] = WEIGHTS[:800_000], server.etag("/net.pt")
+    server.drops = []
+    server.requests.clear()
+    with pytest.raises(DownloadFailed, match=f"it has 800000 bytes, expected {len(WEIGHTS)}"):
+        downloader(tmp_path).pull(wanted)
+    assert [request.status for request in server.requests] == [416] and left_behind(tmp_path) == []
+
+
 def test_a_file_of_another_size_is_refused_before_it_is_read(server: ModelServer, tmp_path: Path) -> None:
     wanted = url_card(server)
     file = dataclasses.replace(wanted.files[0], size_bytes=len(WEIGHTS) + 1)
@@ -254,14 +327,13 @@ def test_what_was_recorded_at_the_first_pull_is_demanded(server: ModelServer, tm
 
 def test_a_server_that_is_busy_is_asked_again(server: ModelServer, tmp_path: Path) -> None:
     wanted = url_card(server)
-    server.statuses = [503, 429]
+    server.statuses = [503, 429, 408, 425]
     said: list[str] = []
-    downloader(tmp_path, said).pull(wanted)
+    Downloader(tmp_path, attempts=5, first_pause_s=0.01, say=said.append).pull(wanted)
     assert [sentence.partition(": ")[2] for sentence in said] == [
-        "status 503. Tried again in 0 s.",
-        "status 429. Tried again in 0 s.",
+        f"status {status}. Tried again in 0 s." for status in (503, 429, 408, 425)
     ]
-    assert [request.status for request in server.requests] == [503, 429, 200]
+    assert [request.status for request in server.requests] == [503, 429, 408, 425, 200]
 
 
 def test_a_file_that_is_gone_is_said_at_once(server: ModelServer, tmp_path: Path) -> None:
@@ -338,6 +410,68 @@ def test_room_is_asked_for_by_the_size_it_is_about_where_none_is_stated(
     assert asked[1:] == [len(WEIGHTS)], "what is known exactly counts"
     # It is never compared with what comes.
     assert downloader(tmp_path).pull(about).fetched == (tmp_path / "net.pt",)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["fsync", "fdatasync"])
+def test_a_disk_that_fills_up_is_said_and_what_is_there_is_kept(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    """Quotas of network file systems are told when data reach the disk."""
+    wanted = sized(url_card(server), len(WEIGHTS))
+    monkeypatch.setattr("resources.models.downloads._SYNC_EVERY_BYTES", 500_000)
+    with monkeypatch.context() as patch, pytest.raises(InsufficientDisk) as failure:
+        patch.setattr(os, call, refusing(number))
+        downloader(tmp_path).pull(wanted)
+    assert f"The disk of {tmp_path} is full" in str(failure.value)
+    assert os.strerror(number) in str(failure.value) and "goes on from here" in str(failure.value)
+    there = (tmp_path / ".net.pt.part").stat().st_size
+    assert there >= 500_000 and not (tmp_path / "net.pt").exists()
+    downloader(tmp_path).pull(wanted)
+    assert locate(wanted, tmp_path).read_bytes() == WEIGHTS
+    assert [request.begin for request in server.requests] == [0] + [there] * (there < len(WEIGHTS))
+
+
+@pytest.mark.parametrize("limit", [700_001, len(WEIGHTS) - 1])
+def test_a_full_disk_leaves_a_beginning_without_gaps(server: ModelServer, tmp_path: Path, limit: int) -> None:
+    """A process may write no file beyond a size: the system takes a part of a chunk, then refuses."""
+    wanted = url_card(server)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(
+            DownloadFailed, match=r"\.net\.pt\.part cannot be read or written: File too large"
+        ):
+            downloader(tmp_path).pull(wanted)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / ".net.pt.part").read_bytes() == WEIGHTS[:limit]
+    assert len(server.requests) == 1, "no further attempt would help"
+    downloader(tmp_path).pull(wanted)
+    assert server.requests[-1].begin == limit and locate(wanted, tmp_path).read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("in_the_way", "named"),
+    [
+        ("small/config.json/", "small/config.json"),
+        ("small/.config.json.part/", "small/.config.json.part"),
+        ("small", "small/.LICENSE.part"),
+        (".pull-small.lock/", ".pull-small.lock"),
+    ],
+)
+def test_what_lies_in_the_way_of_a_file_is_named(
+    server: ModelServer, tmp_path: Path, in_the_way: str, named: str
+) -> None:
+    server.add_repository("someone/small", SHARDS)
+    path = tmp_path / in_the_way
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if in_the_way.endswith("/") else path.write_text("mine")
+    with pytest.raises(DownloadFailed, match=f"{tmp_path / named} cannot be read or written: "):
+        downloader(tmp_path).pull(HUB)
+    path.rmdir() if path.is_dir() else path.unlink()
+    downloader(tmp_path).pull(HUB)
+    assert locate(HUB, tmp_path)
 
 
 def test_two_pulls_at_once_fetch_once(server: ModelServer, tmp_path: Path) -> None:
@@ -441,6 +575,95 @@ def test_a_branch_is_followed_once(server: ModelServer, tmp_path: Path) -> None:
     assert locate(HUB, tmp_path), "what the repository holds no more is not in the way"
     assert not (tmp_path / "small" / "tokenizer.json").exists()
     assert (tmp_path / "small" / ".tokenizer.json.replaced").read_bytes() == SHARDS["tokenizer.json"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_people_recorded_beside_a_repository_stays_at_the_same_commit(
+    server: ModelServer, tmp_path: Path, again: bool
+) -> None:
+    fewer = {name: content for name, content in SHARDS.items() if name != "tokenizer.json"}
+    server.add_repository("someone/small", fewer)
+    downloader(tmp_path).pull(HUB)
+    mine = tmp_path / "small" / "tokenizer.json"
+    mine.write_bytes(b"mine")
+    assert record(HUB, tmp_path) == [mine]
+    (tmp_path / "small" / "config.json").write_bytes(b"damaged")
+    pulled = downloader(tmp_path).pull(HUB, again=again)
+    assert [path.name for path in pulled.fetched] == ["config.json"] and pulled.set_aside == ()
+    assert mine.read_bytes() == b"mine" and is_complete(HUB, tmp_path) and locate(HUB, tmp_path)
+    assert read_lock(tmp_path).files["small/tokenizer.json"].sha256 == sha256(b"mine")
+
+
+def test_what_people_recorded_is_set_aside_with_a_word_at_another_commit(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    fewer = {name: content for name, content in SHARDS.items() if name != "tokenizer.json"}
+    server.add_repository("someone/small", fewer)
+    downloader(tmp_path).pull(HUB)
+    mine = tmp_path / "small" / "tokenizer.json"
+    mine.write_bytes(b"mine")
+    record(HUB, tmp_path)
+    server.add_repository("someone/small", fewer, commit="d" * 40)
+    said: list[str] = []
+    pulled = downloader(tmp_path, said).pull(HUB, again=True)
+    assert pulled.set_aside == (mine,) and not mine.exists()
+    assert said == [
+        f"small: someone/small does not hold {mine} now; it is set aside as .tokenizer.json.replaced."
+    ]
+    assert mine.with_name(".tokenizer.json.replaced").read_bytes() == b"mine" and locate(HUB, tmp_path)
+
+
+def test_what_people_recorded_and_no_server_has_is_never_taken_for_right(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    fewer = {name: content for name, content in SHARDS.items() if name != "tokenizer.json"}
+    server.add_repository("someone/small", fewer)
+    downloader(tmp_path).pull(HUB)
+    mine = tmp_path / "small" / "tokenizer.json"
+    mine.write_bytes(b"mine")
+    record(HUB, tmp_path)
+    mine.write_bytes(b"another")
+    (tmp_path / "small" / "config.json").unlink()
+    said: list[str] = []
+    for _ in range(2):
+        with pytest.raises(
+            DownloadFailed,
+            match=rf"{mine} has sha256 {sha256(b'another')}, expected {sha256(b'mine')}.*remove it",
+        ):
+            downloader(tmp_path, said).pull(HUB)
+        assert mine.read_bytes() == b"another" and said == []
+    assert (tmp_path / "small" / "config.json").read_bytes() == SHARDS["config.json"]
+    mine.unlink()
+    downloader(tmp_path, said).pull(HUB)
+    [sentence] = said
+    assert f"{mine} was recorded and is gone" in sentence and "no longer demanded" in sentence
+    assert is_complete(HUB, tmp_path) and locate(HUB, tmp_path)
+
+
+def test_files_recorded_by_hand_stay_beside_what_the_first_pull_brings(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    fewer = {name: content for name, content in SHARDS.items() if name != "tokenizer.json"}
+    server.add_repository("someone/small", fewer)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes(b"mine")
+    record(HUB, tmp_path)
+    assert downloader(tmp_path).pull(HUB).set_aside == ()
+    assert locate(HUB, tmp_path) and (folder / "tokenizer.json").read_bytes() == b"mine"
+
+
+def test_files_recorded_by_hand_give_way_to_what_is_published_now(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    """Nobody knows of which commit they are: beside the shards a library would load these weights."""
+    server.add_repository("someone/small", SHARDS)
+    earlier = tmp_path / "small" / "model.safetensors"
+    earlier.parent.mkdir()
+    earlier.write_bytes(b"earlier")
+    record(HUB, tmp_path)
+    assert downloader(tmp_path).pull(HUB, again=True).set_aside == (earlier,)
+    assert locate(HUB, tmp_path) and not earlier.exists()
 
 
 def test_another_revision_in_the_registry_is_fetched(server: ModelServer, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from resources.profiles import (
     build_ladder,
     gpu_tasks,
     load_profile,
+    needed_models,
     profile_models,
     profile_names,
 )
@@ -642,6 +643,7 @@ def test_a_task_that_nothing_asks_for_is_idle(tmp_path: Path) -> None:
         profile = load_profile(write(tmp_path, content))
         [model] = [model for model in profile_models(profile) if model.task == "flow"]
         [row] = [row for row in backend_report(tmp_path, profile=profile) if row.backend == "raft"]
+        assert (model.card in needed_models(profile)) == (model.role != "idle")
         return {model.role, row.role}
 
     assert roles("depth_from_motion") == {"used"}

@@ -272,6 +272,46 @@ def test_depth_never_exceeds_what_the_network_can_say() -> None:
     assert found.depth.max() <= 20.0
 
 
+@pytest.mark.parametrize("size", [(126, 84), (30, 42)])
+def test_maps_are_resized_corner_to_corner(size: tuple[int, int]) -> None:
+    def ramps(values: Any) -> Any:
+        rows, columns = values.shape[2:]
+        across, down = torch.linspace(1, 5, columns), torch.linspace(0, 2, rows)
+        return (across + down[:, None]).expand(values.shape[0], rows, columns)
+
+    width, height = size
+    (found,) = runner(ramps).run(pictures(1, width=width, height=height))
+    expected = np.linspace(1, 5, width) + np.linspace(0, 2, height)[:, None]
+    np.testing.assert_allclose(found.depth, expected, atol=1e-4)
+
+
+def test_each_checkpoint_has_its_own_farthest_depth(tmp_path: Path) -> None:
+    for card, max_depth, metres in zip((INDOOR, OUTDOOR), MAX_DEPTH_M, (1.5, 48.0), strict=True):
+        write_depth_anything(tmp_path, card, max_depth=max_depth, says=metres)
+    estimator = MetricDepthAnything(models_dir=tmp_path, **QUICK)
+    (found,) = maps(estimator, pictures(1), location=LocationType.OUTDOOR)
+    assert found.depth == pytest.approx(48, abs=1e-3)
+
+
+def test_what_exceeds_the_farthest_depth_is_cut_off() -> None:
+    answered = runner(lambda values: torch.full((1, *values.shape[2:]), 25.0))
+    (found,) = answered.run(pictures(1))
+    assert (found.depth == 20).all()
+
+
+def test_edges_do_not_overshoot_what_a_picture_can_hold() -> None:
+    image = np.zeros((30, 40, 3), np.uint8)
+    image[::4], image[:, ::5] = 255, 255
+    uploaded = depth_anything._uploaded([ClipFrame(0, 0, image)], torch.device("cpu"))
+    for size in ((84, 70), (28, 14)):
+        prepared = depth_anything._prepared(uploaded, size)[0]
+        for channel, mean, deviation in zip(
+            prepared, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True
+        ):
+            values = channel * deviation + mean
+            assert -1e-5 < values.min() and values.max() < 1 + 1e-5
+
+
 def brightness(values: Any) -> Any:
     """A depth that depends on the picture, and on each picture alone."""
     return values.mean(dim=1) + 3

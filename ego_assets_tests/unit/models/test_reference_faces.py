@@ -21,7 +21,7 @@ from ego_assets.schema.detections import Detections, RegionDetector, iou_matrix
 from ego_assets.schema.errors import BackendUnavailable
 from ego_assets_tests.checkpoints import any_digest
 from ego_assets_tests.checkpoints.egoblur import write_egoblur
-from ego_assets_tests.checkpoints.faces import write_retinaface_resnet50
+from ego_assets_tests.checkpoints.faces import answer_alike, write_retinaface_resnet50
 from resources.models.registry import EGOBLUR_FACES, EGOBLUR_PLATES, RETINAFACE_MOBILENET, RETINAFACE_RESNET50
 
 torch = pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
@@ -103,6 +103,55 @@ def test_an_answer_that_is_no_number_is_an_error_and_not_a_picture_without_faces
         detector._held.network.ClassHead[0].conv1x1.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="finite"):
         detector.detect([np.zeros((32, 32, 3), np.uint8)])
+
+
+@pytest.fixture(scope="module")
+def small_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MobileNet weights that see a face of 10 pixels in every cell of 8."""
+    from resources.models.retinaface_network import RetinaFaceMobileNet
+
+    state = RetinaFaceMobileNet().state_dict()
+    answer_alike(state, level=0, prior=0)
+    folder = tmp_path_factory.mktemp("mobilenet")
+    torch.save(state, folder / RETINAFACE_MOBILENET.file)
+    return folder
+
+
+def small_faces_detector(models_dir: Path, **settings: Any) -> Any:
+    from resources.models.retinaface import RetinaFaceMobileNetDetector
+
+    with any_digest():
+        return RetinaFaceMobileNetDetector(
+            models_dir=models_dir, device="cpu", large_face_side=0, nms_iou=0.99, **settings
+        )
+
+
+def test_boxes_are_stretched_back_in_each_direction_by_its_own_scale(small_faces: Path) -> None:
+    detector = small_faces_detector(small_faces, max_side=96)
+    # The network looks at 96 x 32 pixels, in cells of 8.
+    (found,) = detector.detect([np.zeros((40, 100, 3), np.uint8)])
+    expected = [
+        [
+            max(0, x - 5) * 100 / 96,
+            max(0, y - 5) * 40 / 32,
+            min(96, x + 5) * 100 / 96,
+            min(32, y + 5) * 40 / 32,
+        ]
+        for x in range(4, 96, 8)
+        for y in range(4, 32, 8)
+    ]
+    assert sorted(found.boxes_xyxy.tolist()) == [pytest.approx(box, abs=0.01) for box in expected]
+
+
+def test_the_mobilenet_subtracts_the_means_of_its_training_in_bgr(small_faces: Path) -> None:
+    detector = small_faces_detector(small_faces, max_side=64)
+    seen: list[Any] = []
+    hook = detector._held.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    try:
+        detector.detect([np.full((64, 64, 3), (104, 117, 123), np.uint8)])
+    finally:
+        hook.remove()
+    assert seen[0].shape == (1, 3, 64, 64) and not seen[0].any()
 
 
 # --- weights ------------------------------------------------------------------------------------------
@@ -276,6 +325,24 @@ def test_egoblur_takes_pictures_of_several_sizes_and_none(egoblur_models: Path) 
     # 100 pixels become 267, and a border of one pixel is smeared over two.
     assert found[2][0] == pytest.approx([40, 30, 80, 60], abs=1)
     assert detector.detect([]) == []
+
+
+def test_egoblur_stretches_boxes_back_in_each_direction_by_its_own_scale(
+    egoblur_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resources.models.egoblur import EgoBlurFaceDetector
+
+    detector = EgoBlurFaceDetector(models_dir=egoblur_models, device="cpu", longer_side=320)
+    shapes: list[tuple[int, ...]] = []
+
+    def run(pictures: Any) -> Any:
+        shapes.extend(picture.shape for picture in pictures)
+        return [(np.array([[16, 0, 32, 1]], np.float32), np.array([0.9], np.float32), np.array([0]))]
+
+    monkeypatch.setattr(detector, "_run", run)
+    # 5 rows become 1.6, which are 2.
+    (found,) = detector.detect([np.zeros((5, 1000, 3), np.uint8)])
+    assert shapes == [(3, 2, 320)] and found.boxes_xyxy.tolist() == [[50, 0, 100, 2.5]]
 
 
 def test_egoblur_strict_has_its_own_threshold(egoblur_models: Path) -> None:

@@ -87,6 +87,25 @@ def test_the_result_is_that_of_torchvision(models_dir: Path, size: str) -> None:
     assert np.abs(found).max() > 0.1, "a field of zeros would agree by chance"
 
 
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_pictures_are_continued_on_all_sides_and_fields_cut_back_to_them(models_dir: Path, size: str) -> None:
+    (first, second), flow = noise(1, 141, 90)[0], raft(models_dir, checkpoint=size)
+
+    def continued(picture: Image) -> Any:
+        values = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        # Left, right, above and below, to 144 x 128 pixels.
+        return torch.nn.functional.pad(values, (1, 2, 19, 19), mode="replicate")
+
+    with torch.inference_mode():
+        expected = flow._held.network.raft(continued(first), continued(second), num_flow_updates=2)[-1]
+    inside = expected[0, :, 19 : 19 + 90, 1 : 1 + 141].permute(1, 2, 0).numpy()
+    (found,) = flow.flow([(first, second)])
+    assert found.shape == (90, 141, 2)
+    np.testing.assert_allclose(found, inside, atol=1e-3)
+    # Otherwise a field that is cut out beside its place would agree.
+    assert np.abs(np.diff(inside, axis=1)).max() > 0.02 < np.abs(np.diff(inside, axis=0)).max()
+
+
 def test_it_says_what_it_runs_and_where(models_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "resources.models"), nothing_loaded():
         flow = raft(models_dir, device="cpu")

@@ -321,6 +321,78 @@ def test_the_margin_for_contact_keeps_the_limits_of_training() -> None:
     ]
 
 
+def told(**other: Any) -> dict[str, Any]:
+    """What the network says of a picture with a right hand from 10 to 30 that holds something."""
+    found = {
+        "hand_counts": np.array(1),
+        "hand_boxes": np.array([[10, 10, 30, 30], [0, 0, 0, 0]], np.float32),
+        "hand_scores": np.array([0.9, 0], np.float32),
+        "right_scores": np.array([0.8, 0], np.float32),
+        "contact_scores": np.array([[0.1, 0, 0, 0.9, 0], [1, 0, 0, 0, 0]], np.float32),
+        "offsets": np.array([[40, 0], [0, 0]], np.float32),
+        "object_counts": np.array(2),
+        "object_boxes": np.array([[30, 10, 50, 30], [50, 10, 70, 30]], np.float32),
+    }
+    return {**found, **other}
+
+
+def detections(found: dict[str, Any], *, scale: float = 1.0) -> HandDetections:
+    from resources.models.hands_100doh import _detections
+
+    return _detections(found, np.full(4, scale, np.float32), width=100, height=60)
+
+
+@pytest.mark.parametrize(
+    ("portable", "stationary", "is_held"),
+    [(0.9, 0, True), (0, 0.6, True), (0.3, 0.25, True), (0.2, 0.25, False), (0, 0, False)],
+)
+def test_a_hand_holds_what_it_touches_portable_or_not(
+    portable: float, stationary: float, is_held: bool
+) -> None:
+    # The rest is contact with its owner, which is none with an object.
+    states = np.array([[0, 1 - portable - stationary, 0, portable, stationary]], np.float32)
+    found = detections(told(contact_scores=states))
+    assert found.contact_scores == pytest.approx(portable + stationary)
+    assert np.isfinite(found.contact_boxes_xyxy).all() == is_held
+
+
+def test_boxes_end_with_the_picture() -> None:
+    boxes = np.array([[-20, -8, 230, 140]], np.float32)
+    found = detections(told(hand_boxes=boxes, object_boxes=boxes, object_counts=np.array(1)), scale=2)
+    assert found.boxes_xyxy.tolist() == found.contact_boxes_xyxy.tolist() == [[0, 0, 100, 60]]
+
+
+def test_offsets_are_in_pixels_of_the_picture_whatever_the_size_of_the_input() -> None:
+    doubled = {name: 2 * told()[name] for name in ("hand_boxes", "object_boxes")}
+    for found, scale in ((told(), 1), (told(**doubled), 2)):
+        # 40 pixels to the right, not 20.
+        assert detections(found, scale=scale).contact_boxes_xyxy.tolist() == [[50, 10, 70, 30]]
+
+
+def test_only_the_direction_of_an_offset_is_told_by_its_last_two_values(
+    detector: Any,
+) -> None:
+    """The weights say 0.05 thousands of pixels and (2, 0) for the direction."""
+    with detector._held.in_use() as network:
+        pictures, _ = detector._prepared([cells((2, 2, RED), (3, 3, BLUE))])
+        answer = network(pictures, detector._options)
+    assert answer.hand_counts.tolist() == [1]
+    assert answer.offsets[0, 0].tolist() == pytest.approx([OFFSET_PX, 0], abs=1e-3)
+
+
+def test_places_that_only_fill_up_a_picture_are_not_looked_at() -> None:
+    from resources.models.hands_100doh_network import HandObjectOptions
+
+    options = HandObjectOptions(
+        proposals=3, score_threshold=0.5, object_threshold=0.5, nms_iou=0.3, max_hands=3
+    )
+    two = torch.tensor([[[10.0, 10, 30, 30], [40, 10, 60, 30]]])
+    boxes, valid = network()._proposed(torch.tensor([[0.9, 0.8]]), two, options)
+    assert boxes[0, :2].tolist() == two[0].tolist() and valid.tolist() == [[True, True, False]]
+    kept = network()._kept_of(valid, torch.tensor([[0.6, 0.7, 0.9]]), boxes, options, threshold=0.5)
+    assert kept.counts.tolist() == [2] and kept.indices.tolist() == [[1, 0, 0]]
+
+
 def test_of_equal_objects_the_one_the_hand_points_at_is_touched() -> None:
     from resources.models.hands_100doh import touched_objects
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import pytest
 import yaml
 
+from ego_assets.labels.mask_hands import INNER_LANDMARKS
 from ego_assets.labels.mask_records import record_masks
 from ego_assets.labels.mask_tracking import HAND_IDS
 from ego_assets.schema.detections import BackendInfo, BgrImage
@@ -33,7 +35,14 @@ from ego_assets.schema.errors import DeviceMemoryExhausted  # noqa: E402
 from resources.models import sam2_masks, sam2_network  # noqa: E402
 from resources.models.embeddings import AppearanceEmbedder  # noqa: E402
 from resources.models.sam2_masks import Sam2MaskTracker, published_configuration  # noqa: E402
-from resources.models.sam2_network import CERTAIN_LOGIT, Memory, Proposals, Sam2Network  # noqa: E402
+from resources.models.sam2_network import (  # noqa: E402
+    BOX,
+    CERTAIN_LOGIT,
+    INSIDE,
+    Memory,
+    Proposals,
+    Sam2Network,
+)
 
 WIDTH, HEIGHT, SIDE = 96, 64, 32
 #: Left, top, right, bottom and grey level of things; levels are known by the network below.
@@ -222,6 +231,154 @@ def test_of_overlapping_hands_both_are_seen(network: PerfectNetwork) -> None:
     assert sorted(item.side for item in found[0].instances) == ["", "left", "right"]
 
 
+def test_a_cut_leaves_nothing_of_the_scene_before(network: PerfectNetwork) -> None:
+    hand: Thing = (60, 33, 76, 60, 170)
+    shown = scene(*[[CUP, hand]] * 6)
+    hands = hands_on(shown[:3], resolution=(WIDTH, HEIGHT))
+    found = tracked(shown, hands=hands, cuts=frozenset({3}), chunk_frames=100, overlap_frames=3)
+    assert [positions for positions, _ in network.begun] == [[0], [3]]
+    assert [[item.instance_id for item in masks.instances] for masks in found] == [[2, 3]] * 3 + [[4, 5]] * 3
+
+
+def test_small_things_are_left_out_as_told(network: PerfectNetwork) -> None:
+    # The cup takes 5% of the picture and the bottle 12%.
+    shown = scene([CUP, BOTTLE])
+    assert len(tracked(shown, min_share=0.04)[0].instances) == 2
+    (masks,) = tracked(shown, min_share=0.08)
+    assert not id_at(masks, CUP) and [item.instance_id for item in masks.instances] == [id_at(masks, BOTTLE)]
+
+
+def test_a_search_takes_up_no_more_than_what_is_followed_leaves_room_for(network: PerfectNetwork) -> None:
+    small: list[Thing] = [(4, 4, 16, 14, 30), (4, 20, 16, 30, 60)]
+    large: list[Thing] = [(20 + 26 * k, 4, 42 + 26 * k, 60, 100 + 40 * k) for k in range(3)]
+    shown = scene(*[small if k < 5 else [*small, *large] for k in range(7)])
+    found = tracked(shown, max_objects=3, reseed_interval_s=1.0)
+    assert [masks.reseeded for masks in found] == [True, *[False] * 4, True, False]
+    assert [len(masks.instances) for masks in found] == [2] * 5 + [3] * 2
+    assert {id_at(found[6], thing) for thing in small} == {id_at(found[0], thing) for thing in small}
+
+
+def test_what_is_hidden_takes_no_room(network: PerfectNetwork) -> None:
+    shown = scene(*[[CUP, BOTTLE] if k < 3 else [BOTTLE, KNIFE] for k in range(7)])
+    found = tracked(shown, max_objects=2, reseed_interval_s=1.0)
+    assert found[5].reseeded and id_at(found[5], KNIFE) == 5
+    assert [item.instance_id for item in found[6].instances] == [id_at(found[0], BOTTLE), 5]
+
+
+def test_what_was_followed_in_part_is_whole_after_the_next_search(
+    network: PerfectNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = network.follow
+
+    def in_part(memory: Memory, position: int, features: Any) -> Any:
+        logits = follow(memory, position, features)
+        if position <= 5:
+            # The lower half of the bottle is lost.
+            logits[:, SIDE // 2 :] = -CERTAIN_LOGIT
+        return logits
+
+    monkeypatch.setattr(network, "follow", in_part)
+    lower = (60, 34, 80, 50, 120)
+    found = tracked(scene(*[[BOTTLE]] * 7), reseed_interval_s=1.0)
+    assert [id_at(masks, lower) for masks in found] == [3, 0, 0, 0, 0, 3, 3]
+
+
+def test_after_lost_coverage_half_a_second_passes_until_the_next_search(network: PerfectNetwork) -> None:
+    left, right = (0, 0, 30, 64, 90), (34, 0, 64, 64, 150)
+    shown = scene(
+        *[[left, right, (70, 8, 90, 40, 200)][0 if k < 1 else 1 if k < 4 else 2 :] for k in range(12)]
+    )
+    found = tracked(shown, lost_coverage=0.2)
+    # 0.2 s from frame to frame: coverage is lost at 1 and at 4.
+    assert [masks.frame_index for masks in found if masks.reseeded] == [0, 3, 6]
+
+
+def test_an_object_that_turns_out_to_be_a_hand_is_followed_no_longer(network: PerfectNetwork) -> None:
+    hand: Thing = (58, 32, 77, 61, 170)
+    shown = scene(*[[CUP, hand]] * 12)
+    hands = hands_on(shown[3:], resolution=(WIDTH, HEIGHT))
+    found = tracked(shown, hands=hands, reseed_interval_s=1.0)
+    # The corners are not of the ellipse that stands for the hand.
+    corners = [int(masks.instance_ids[34, 61]) for masks in found]
+    other = id_at(found[0], hand)
+    assert other > 2 and corners[:5] == [other] * 5 and set(corners[5:]) == {0}
+    assert [item.instance_id for item in found[-1].instances] == [2, id_at(found[0], CUP)]
+    # A hand and a cup, instead of a hand and two objects.
+    assert [count for _, count in network.begun] == [2, 2, 2]
+
+
+def test_of_what_a_hand_covers_only_the_rest_is_known(
+    network: PerfectNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes out on the other side of a hand belongs to the object of which the hand hides a part."""
+
+    def begin(at: Sequence[tuple[int, Any, Any]]) -> Memory:
+        return Memory(count=len(at[-1][2]), begun={0: {"logits": at[-1][2]}})
+
+    monkeypatch.setattr(network, "begin", begin)
+    # It sees nothing move.
+    monkeypatch.setattr(network, "follow", lambda memory, *_: memory.begun[0]["logits"].clone())
+    before, after = (40, 34, 76, 60, 90), (30, 34, 58, 60, 90)
+    shown = scene(*[[before] if k < 5 else [after] for k in range(6)])
+    found = tracked(shown, hands=hands_on(shown[5:], resolution=(WIDTH, HEIGHT)), reseed_interval_s=1.0)
+    assert found[5].reseeded and int(found[5].instance_ids[46, 67]) == 2
+    assert [int(found[5].instance_ids[46, x]) for x in (34, 48)] == [id_at(found[0], before)] * 2
+
+
+def test_hands_are_asked_for_by_their_boxes_and_inner_landmarks(
+    network: PerfectNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, Any]] = []
+    answer = network.prompted
+
+    def prompted(features: Any, points_xy: Any, labels: Any) -> Any:
+        asked.append((points_xy, labels))
+        return answer(features, points_xy, labels)
+
+    monkeypatch.setattr(network, "prompted", prompted)
+    shown = scene([CUP])
+    hands = hands_on(shown, resolution=(WIDTH, HEIGHT))
+    landmarks = np.random.default_rng(1).uniform((60, 34), (74, 58), (1, 21, 2)).astype(np.float32)
+    box = np.array([[6, 32, 30, 60]], np.float32)
+    left = replace(hands.right, side="left", boxes_xyxy=box, landmarks_xy=landmarks)
+    tracked(shown, hands=replace(hands, left=left))
+    ((points, labels),) = asked
+    size, inner = np.array([WIDTH, HEIGHT]), landmarks[0, list(INNER_LANDMARKS)]
+    assert points.dtype == np.float32 and labels.dtype == np.int32
+    np.testing.assert_allclose(points[0] * size, [[6, 32], [30, 60], *inner], rtol=1e-5)
+    np.testing.assert_allclose(points[1, :2], [[0.6, 0.5], [0.8, 0.95]], rtol=1e-5)
+    # 1 is a point inside, 2 and 3 are the corners of a box, and -1 is nothing.
+    count = len(INNER_LANDMARKS)
+    assert labels.tolist() == [[2, 3, *[1] * count], [2, 3, *[-1] * count]]
+
+
+def test_the_thresholds_of_the_profile_are_those_of_the_search(
+    network: PerfectNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, float]] = []
+    propose = network.propose
+
+    def noted(features: Any, **thresholds: float) -> Proposals:
+        asked.append(thresholds)
+        return propose(features, **thresholds)
+
+    monkeypatch.setattr(network, "propose", noted)
+    settings = {"points_per_side": 7, "predicted_iou_threshold": 0.61, "stability_threshold": 0.43}
+    tracked(scene([CUP]), **settings)
+    assert asked == [settings]
+
+
+def test_however_many_masks_are_drawn_each_pixel_gets_the_number_of_its_own() -> None:
+    expected = np.zeros((SIDE, SIDE), np.uint8)
+    for place in range(20):
+        row, column = divmod(place, 5)
+        expected[8 * row : 8 * row + 6, 6 * column : 6 * column + 5] = place + 1
+    masks = torch.from_numpy(expected) == torch.arange(1, 21)[:, None, None]
+    logits = masks.float() * 2 * CERTAIN_LOGIT - CERTAIN_LOGIT
+    drawn = PerfectNetwork().index_map(logits, width=SIDE, height=SIDE)
+    np.testing.assert_array_equal(drawn, expected)
+
+
 class Levels:
     """A text side that takes dark things for food and light ones for tools."""
 
@@ -281,6 +438,11 @@ def test_results_wait_for_categories_only_a_few_frames(network: PerfectNetwork) 
     for number in range(30):
         assert next(found).frame_index == number
         assert taken <= number + 4
+
+
+def test_it_says_whose_words_name_instances(network: PerfectNetwork) -> None:
+    assert Sam2MaskTracker(embeddings=Levels()).category_info == Levels.info
+    assert Sam2MaskTracker(embeddings=AppearanceEmbedder()).category_info is None
 
 
 def test_that_nothing_can_be_named_is_said_once(
@@ -456,6 +618,69 @@ def test_instances_are_followed_as_the_package_follows_them(models_dir: Path) ->
     # The package keeps memories in half precision.
     assert max(different) < 0.01 and all(float((masks > 0).float().mean()) > 0.01 for masks in ours)
     assert max(float((a - b).abs().mean() / b.std()) for a, b in zip(ours, theirs, strict=True)) < 0.05
+
+
+def test_prompts_are_answered_as_the_package_answers_them(models_dir: Path) -> None:
+    """The predictor of the package for single pictures, which takes them in RGB."""
+    from sam2.sam2_image_predictor import (  # type: ignore[import-not-found,unused-ignore]
+        SAM2ImagePredictor,
+    )
+    from sam2.utils.amg import (  # type: ignore[import-not-found,unused-ignore]
+        calculate_stability_score,
+    )
+
+    network = small(models_dir)._network
+    width, height = 240, 160
+    image = np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
+    ((_, features),) = network.encode([ClipFrame(0, 0, image)])
+    predictor = SAM2ImagePredictor(network._plain)
+    predictor._bb_feat_sizes = [tuple(level.shape[-2:]) for level in features.levels]
+    predictor.set_image(np.ascontiguousarray(image[..., ::-1]))
+
+    box, inner = np.array([40, 30, 150, 120]), np.array([[90, 70]])
+    _, _, theirs = predictor.predict(inner, np.array([INSIDE]), box, multimask_output=False)
+    points = np.concatenate([box.reshape(2, 2), inner]) / (width, height)
+    labels = np.array([[*BOX, INSIDE]], np.int32)
+    ours = network.prompted(features, points[None].astype(np.float32), labels)
+    np.testing.assert_allclose(ours.clamp(-32, 32), theirs, atol=1e-4)
+
+    steps = (np.arange(3) + 0.5) / 3
+    grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 1, 2) * (width, height)
+    _, quality, logits = predictor.predict(grid, np.ones((9, 1)), multimask_output=True)
+    stability = calculate_stability_score(torch.from_numpy(logits), 0.0, 1.0).numpy()
+    assert quality.shape == stability.shape == (9, 3) and stability.std() > 0.01 < quality.std()
+    for least_quality, least_stability in (
+        (0.0, 0.0),
+        (float(np.median(quality)), 0.0),
+        (0.0, float(np.median(stability))),
+    ):
+        good = (quality >= least_quality) & (stability >= least_stability) & (stability > 0)
+        found = network.propose(
+            features,
+            points_per_side=3,
+            predicted_iou_threshold=least_quality - 1e-5,
+            stability_threshold=least_stability - 1e-5,
+        )
+        best = np.argsort(-(quality * stability)[good])
+        np.testing.assert_allclose(found.scores, (quality * stability)[good][best], atol=1e-4)
+        # They are kept in half precision for a while.
+        np.testing.assert_allclose(found.logits.clamp(-32, 32), logits[good][best], atol=0.02)
+
+
+def test_the_settings_after_training_replace_those_of_the_configuration(tmp_path: Path) -> None:
+    content = small_configuration()
+    content["model"]["sam_mask_decoder_extra_args"] = {
+        "dynamic_multimask_via_stability": False,
+        "dynamic_multimask_stability_delta": 0.5,
+        "dynamic_multimask_stability_thresh": 0.5,
+    }
+    content["model"]["binarize_mask_from_pts_for_mem_enc"] = False
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(content))
+    network = sam2_network.random_network(tmp_path / "model.yaml", vos_optimized=False)
+    decoder = network.sam_mask_decoder
+    assert decoder.dynamic_multimask_via_stability and network.binarize_mask_from_pts_for_mem_enc
+    assert decoder.dynamic_multimask_stability_delta == 0.05
+    assert decoder.dynamic_multimask_stability_thresh == 0.98
 
 
 def test_compiled_components_see_few_shapes_and_draw_the_same(

@@ -175,6 +175,19 @@ def test_wpod_net_loads_finds_and_batches(tmp_path: Path) -> None:
     assert detector.info.weights_sha256 == hashlib.sha256((tmp_path / WPOD_NET.file).read_bytes()).hexdigest()
 
 
+def test_wpod_net_strict_has_its_own_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
+    write_wpod_net(tmp_path / WPOD_NET.file)
+    detector = WpodNetPlateDetector(models_dir=tmp_path, shorter_side=64, device="cpu")
+    chances = np.zeros((4, 4), np.float32)
+    chances[2, 1] = 0.3
+    transforms = np.zeros((6, 4, 4), np.float32)
+    transforms[[0, 4]] = 0.1
+    monkeypatch.setattr(detector, "_run", lambda pictures: [(chances, transforms)] * len(pictures))
+    image = np.zeros((64, 64, 3), np.uint8)
+    assert [len(detector.detect([image], strict=strict)[0]) for strict in (False, True)] == [0, 1]
+
+
 def test_pictures_are_prepared_a_batch_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
     write_wpod_net(tmp_path / WPOD_NET.file)

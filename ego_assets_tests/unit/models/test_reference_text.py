@@ -160,6 +160,43 @@ def test_strict_lowers_the_threshold_of_the_call(package: None, tmp_path: Path) 
     assert [call[2] for call in StandIn.made.calls] == [0.6, 0.3]
 
 
+def test_where_paddle_runs_out_of_memory_batches_are_halved_and_nothing_is_lost(
+    package: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
+    put_files(tmp_path)
+    detector = PaddleTextDetector(models_dir=tmp_path, batch_size=4)
+    predict, tried = StandIn.made.predict, []
+
+    def crowded(images: list[Any], **options: Any) -> Any:
+        tried.append(len(images))
+        if len(images) > 1:
+            # As PaddlePaddle raises it: no RuntimeError.
+            raise SystemError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate 2 GB")
+        return predict(images, **options)
+
+    monkeypatch.setattr(StandIn.made, "predict", crowded)
+    images = [line(), np.zeros_like(line()), line(), line(200)]
+    found = detector.detect(images)
+    assert [len(one) for one in found] == [1, 0, 1, 1] and found[3].scores[0] < found[0].scores[0]
+    assert tried[0] == 4 and tried[-4:] == [1] * 4
+
+
+def test_other_errors_of_paddle_stay_what_they_are(
+    package: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch belongs to the extra reference")
+    put_files(tmp_path)
+    detector = PaddleTextDetector(models_dir=tmp_path)
+
+    def broken(images: list[Any], **options: Any) -> Any:
+        raise SystemError("InvalidArgumentError: expected 3 channels")
+
+    monkeypatch.setattr(StandIn.made, "predict", broken)
+    with pytest.raises(SystemError, match="3 channels"):
+        detector.detect([line()])
+
+
 def test_a_model_without_its_configuration_says_what_is_missing(package: None, tmp_path: Path) -> None:
     put_files(tmp_path)
     (tmp_path / MODEL / "inference.yml").unlink()

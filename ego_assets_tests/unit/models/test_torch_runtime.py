@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from resources.models.torch_runtime import (  # noqa: E402
     make_room,
     release_memory,
     resolved_precision,
+    shared_detector,
     shared_network,
 )
 
@@ -763,6 +765,58 @@ def test_a_network_that_cannot_be_brought_to_a_lost_gpu_says_so(monkeypatch: pyt
     with pytest.raises(BackendUnavailable, match="kernel's log"), network.in_use():
         pytest.fail("was brought there")
     assert network._users == 0
+
+
+def test_memory_is_released_to_the_gpu_after_garbage_was_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only garbage holds is still taken when the cache is emptied before."""
+    done: list[str] = []
+    monkeypatch.setattr(torch_runtime.gc, "collect", lambda: done.append("collected"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("emptied"))
+    for is_used in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda is_used=is_used: is_used)
+        release_memory()
+    assert done == ["collected", "collected", "emptied"]
+
+
+@pytest.mark.parametrize(("index", "expected"), [(1, ["cuda:1"]), (3, ["cuda:3"])])
+def test_the_gpu_of_a_network_is_the_current_one_while_it_is_in_use(
+    monkeypatch: pytest.MonkeyPatch, index: int, expected: list[str]
+) -> None:
+    current: list[str] = []
+
+    @contextmanager
+    def device(place: Any) -> Iterator[None]:
+        current.append(f"{place.type}:{place.index}")
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    network = OnGpu()
+    network.device = SimpleNamespace(type="cuda", index=index)
+    with network.in_use():
+        assert current == expected
+    assert current == []
+
+
+def test_networks_of_the_privacy_pass_are_exact_and_uncompiled_and_shared_by_their_digests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU as well, where others run in bfloat16 and compiled."""
+    monkeypatch.setattr(torch_runtime, "torch_device", lambda name: torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch_runtime, "_can_compile", lambda: True)
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+
+    def detector(digest: str) -> HeldNetwork:
+        return shared_detector(
+            RAFT_LARGE, Path("weights"), digest, lambda: torch.nn.Linear(3, 2), device="auto"
+        )
+
+    first = detector("4" * 64)
+    assert first.dtype == torch.float32 and not first.is_compiled
+    assert detector("4" * 64) is first
+    assert detector("5" * 64) is not first
 
 
 def test_the_cpu_is_taken_openly(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

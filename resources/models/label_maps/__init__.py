@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +28,7 @@ class LabelMap:
         classes: Activity -> names of its classes. A class belongs to one activity at most.
 
     Raises:
-        ValueError: An activity has no class, a class belongs to two, or a name is reserved.
+        ValueError: An activity has no class, a class is empty or stands twice, or a name is reserved.
     """
 
     name: str
@@ -47,12 +48,14 @@ class LabelMap:
         owners: dict[str, str] = {}
         for label, names in self.classes.items():
             for name in names:
-                if _folded(name) in owners:
+                if not name.strip():
+                    raise ValueError(f"label map {self.name!r}: {label!r} has an empty class name, {name!r}")
+                if name in owners:
                     raise ValueError(
-                        f"label map {self.name!r}: class {name!r} belongs to {owners[_folded(name)]!r} and {label!r}, "
-                        "expected one of them"
+                        f"label map {self.name!r}: class {name!r} belongs to {owners[name]!r} and {label!r}, "
+                        "expected one of them, once"
                     )
-                owners[_folded(name)] = label
+                owners[name] = label
         object.__setattr__(self, "classes", MappingProxyType(dict(self.classes)))
 
     @property
@@ -63,34 +66,66 @@ class LabelMap:
     def matrix(self, known: Sequence[str]) -> npt.NDArray[np.float32]:
         """``float32 [K, L]``: 1 where a class makes an activity; rows sum to 1.
 
-        Spelling is compared without case and punctuation.
+        A class of the same spelling is taken; where there is none, the only one that differs in nothing but case,
+        punctuation and symbols, in any script.
 
         Args:
             known: The network's K classes, in the order of its outputs.
 
         Raises:
-            ValueError: The network does not know a class of the map.
+            ValueError: The network does not know a class of the map, knows several that it may be, or two names of the
+                map are the same class.
         """
-        places = {_folded(name): number for number, name in enumerate(known)}
-        unknown = [name for names in self.classes.values() for name in names if _folded(name) not in places]
-        if unknown:
-            shown = ", ".join(map(repr, unknown[:10])) + (" and others" if len(unknown) > 10 else "")
-            lost = [
-                label
-                for label, names in self.classes.items()
-                if not any(_folded(name) in places for name in names)
-            ]
-            hint = f"; nothing is left of {', '.join(lost[:10])}" if lost else ""
-            raise ValueError(
-                f"label map {self.name!r} names {len(unknown)} class(es) that the network's {len(known)} do not "
-                f"include: {shown}{hint}. Spell them as id2label of its config.json, or take label_map: identity"
-            )
+        exact, folded = _numbers(known), _numbers([_folded(name) for name in known])
+        fits = {
+            # A name of symbols alone has nothing left to compare.
+            name: exact.get(name) or (folded.get(_folded(name), []) if _folded(name) else [])
+            for names in self.classes.values()
+            for name in names
+        }
+        self._require_known(fits, len(known))
         table = np.zeros((len(known), len(self.labels)), np.float32)
         table[:, -1] = 1
-        for column, names in enumerate(self.classes.values()):
-            rows = [places[_folded(name)] for name in names]
-            table[rows, column], table[rows, -1] = 1, 0
+        taken: dict[int, str] = {}
+        for column, (label, names) in enumerate(self.classes.items()):
+            for name in names:
+                if len(fits[name]) > 1:
+                    shown = ", ".join(f"{known[row]!r} (output {row})" for row in fits[name][:10])
+                    raise ValueError(
+                        f"label map {self.name!r}: {name!r} of {label!r} may be each of {len(fits[name])} classes of "
+                        f"the network: {shown}. Spell it exactly as one of them; where they are spelled alike, give "
+                        "them different names in id2label of its config.json"
+                    )
+                [row] = fits[name]
+                if row in taken:
+                    raise ValueError(
+                        f"label map {self.name!r}: {taken[row]} and {name!r} of {label!r} are the same class of the "
+                        f"network, {known[row]!r}; expected one of them"
+                    )
+                taken[row] = f"{name!r} of {label!r}"
+                table[row, column], table[row, -1] = 1, 0
         return table
+
+    def _require_known(self, fits: Mapping[str, Sequence[int]], known: int) -> None:
+        """Refuse names that no class of the network has.
+
+        Args:
+            fits: Name -> numbers of the classes that it may be.
+            known: How many classes the network has.
+
+        Raises:
+            ValueError: There is such a name.
+        """
+        unknown = [name for name, rows in fits.items() if not rows]
+        if not unknown:
+            return
+        shown = ", ".join(map(repr, unknown[:10])) + (" and others" if len(unknown) > 10 else "")
+        lost = [label for label, names in self.classes.items() if not any(fits[name] for name in names)]
+        hint = f"; nothing is left of {', '.join(lost[:10])}" if lost else ""
+        raise ValueError(
+            f"label map {self.name!r} names {len(unknown)} class(es) that the network's {known} do not include: "
+            f"{shown}{hint}. Spell them as id2label of its config.json, or take label_map: identity"
+        )
 
 
 def label_map_names() -> list[str]:
@@ -132,6 +167,19 @@ def _parsed(name_or_path: str, path: Path, _size: int, _modified_ns: int) -> Lab
     return LabelMap(name=name_or_path, classes={label: tuple(names) for label, names in content.items()})
 
 
+def _numbers(names: Sequence[str]) -> dict[str, list[int]]:
+    """Name -> where it stands."""
+    found = defaultdict(list)
+    for number, name in enumerate(names):
+        found[name].append(number)
+    return dict(found)
+
+
 def _folded(name: str) -> str:
-    """A class name without case and punctuation, in which published lists differ."""
-    return re.sub(r"[^a-z0-9]+", " ", name.casefold()).strip()
+    """A class name without case, punctuation and symbols, in which published lists differ; empty where nothing stays.
+
+    Letters, their marks (vowels in many scripts) and numbers stay; one character written in several ways is the same.
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    kept = "".join(each if unicodedata.category(each)[0] in "LMN" else " " for each in text)
+    return " ".join(kept.split())

@@ -409,7 +409,6 @@ class _Clip:
         self._decide()
         self._memory, self._ids, self._seeded_ns = None, [], None
         self._recent.clear()
-        self._hands_seen.clear()
 
     # ------------------------------------------------------------------ from frame to frame
 

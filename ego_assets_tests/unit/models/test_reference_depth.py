@@ -309,7 +309,7 @@ def test_edges_do_not_overshoot_what_a_picture_can_hold() -> None:
             prepared, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True
         ):
             values = channel * deviation + mean
-            assert -1e-5 < values.min() and values.max() < 1 + 1e-5
+            assert values.min() > -1e-5 and values.max() < 1 + 1e-5
 
 
 def brightness(values: Any) -> Any:

@@ -284,10 +284,8 @@ def test_what_was_followed_in_part_is_whole_after_the_next_search(
 
 
 def test_after_lost_coverage_half_a_second_passes_until_the_next_search(network: PerfectNetwork) -> None:
-    left, right = (0, 0, 30, 64, 90), (34, 0, 64, 64, 150)
-    shown = scene(
-        *[[left, right, (70, 8, 90, 40, 200)][0 if k < 1 else 1 if k < 4 else 2 :] for k in range(12)]
-    )
+    left, right, small = (0, 0, 30, 64, 90), (34, 0, 64, 64, 150), (70, 8, 90, 40, 200)
+    shown = scene([left, right, small], *[[right, small]] * 3, *[[small]] * 8)
     found = tracked(shown, lost_coverage=0.2)
     # 0.2 s from frame to frame: coverage is lost at 1 and at 4.
     assert [masks.frame_index for masks in found if masks.reseeded] == [0, 3, 6]

@@ -577,16 +577,24 @@ def test_a_branch_is_followed_once(server: ModelServer, tmp_path: Path) -> None:
     assert (tmp_path / "small" / ".tokenizer.json.replaced").read_bytes() == SHARDS["tokenizer.json"]
 
 
+WITHOUT_TOKENIZER = {name: content for name, content in SHARDS.items() if name != "tokenizer.json"}
+
+
+def recorded_beside_a_pull(server: ModelServer, models_dir: Path) -> Path:
+    """A file of one's own in the folder of a repository that was pulled."""
+    server.add_repository("someone/small", WITHOUT_TOKENIZER)
+    downloader(models_dir).pull(HUB)
+    mine = models_dir / "small" / "tokenizer.json"
+    mine.write_bytes(b"mine")
+    assert record(HUB, models_dir) == [mine]
+    return mine
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_what_people_recorded_beside_a_repository_stays_at_the_same_commit(
     server: ModelServer, tmp_path: Path, again: bool
 ) -> None:
-    fewer = {name: content for name, content in SHARDS.items() if name != "tokenizer.json"}
-    server.add_repository("someone/small", fewer)
-    downloader(tmp_path).pull(HUB)
-    mine = tmp_path / "small" / "tokenizer.json"
-    mine.write_bytes(b"mine")
-    assert record(HUB, tmp_path) == [mine]
+    mine = recorded_beside_a_pull(server, tmp_path)
     (tmp_path / "small" / "config.json").write_bytes(b"damaged")
     pulled = downloader(tmp_path).pull(HUB, again=again)
     assert [path.name for path in pulled.fetched] == ["config.json"] and pulled.set_aside == ()
@@ -597,13 +605,8 @@ def test_what_people_recorded_beside_a_repository_stays_at_the_same_commit(
 def test_what_people_recorded_is_set_aside_with_a_word_at_another_commit(
     server: ModelServer, tmp_path: Path
 ) -> None:
-    fewer = {name: content for name, content in SHARDS.items() if name != "tokenizer.json"}
-    server.add_repository("someone/small", fewer)
-    downloader(tmp_path).pull(HUB)
-    mine = tmp_path / "small" / "tokenizer.json"
-    mine.write_bytes(b"mine")
-    record(HUB, tmp_path)
-    server.add_repository("someone/small", fewer, commit="d" * 40)
+    mine = recorded_beside_a_pull(server, tmp_path)
+    server.add_repository("someone/small", WITHOUT_TOKENIZER, commit="d" * 40)
     said: list[str] = []
     pulled = downloader(tmp_path, said).pull(HUB, again=True)
     assert pulled.set_aside == (mine,) and not mine.exists()
@@ -616,12 +619,7 @@ def test_what_people_recorded_is_set_aside_with_a_word_at_another_commit(
 def test_what_people_recorded_and_no_server_has_is_never_taken_for_right(
     server: ModelServer, tmp_path: Path
 ) -> None:
-    fewer = {name: content for name, content in SHARDS.items() if name != "tokenizer.json"}
-    server.add_repository("someone/small", fewer)
-    downloader(tmp_path).pull(HUB)
-    mine = tmp_path / "small" / "tokenizer.json"
-    mine.write_bytes(b"mine")
-    record(HUB, tmp_path)
+    mine = recorded_beside_a_pull(server, tmp_path)
     mine.write_bytes(b"another")
     (tmp_path / "small" / "config.json").unlink()
     said: list[str] = []
@@ -643,8 +641,7 @@ def test_what_people_recorded_and_no_server_has_is_never_taken_for_right(
 def test_files_recorded_by_hand_stay_beside_what_the_first_pull_brings(
     server: ModelServer, tmp_path: Path
 ) -> None:
-    fewer = {name: content for name, content in SHARDS.items() if name != "tokenizer.json"}
-    server.add_repository("someone/small", fewer)
+    server.add_repository("someone/small", WITHOUT_TOKENIZER)
     folder = tmp_path / "small"
     folder.mkdir()
     (folder / "tokenizer.json").write_bytes(b"mine")

@@ -52,12 +52,12 @@ def environment(folder: Path, *, size_gb: float, download_gb: float) -> Path:
     """The Python of the environment in ``folder``, which is made if there is none.
 
     Raises:
-        SystemExit: There is less disk space than it takes, or the environment could not be made.
+        SystemExit: There is less disk space than it still takes, or the environment could not be made.
     """
+    require_disk_space(folder, size_gb=size_gb, download_gb=download_gb)
     python = folder / "bin" / "python"
     if python.exists():
         return python
-    require_disk_space(folder, size_gb=size_gb, download_gb=download_gb)
     print(f"Making {folder} ...", flush=True)
     try:
         venv.create(folder, with_pip=True)
@@ -67,18 +67,21 @@ def environment(folder: Path, *, size_gb: float, download_gb: float) -> Path:
 
 
 def require_disk_space(folder: Path, *, size_gb: float, download_gb: float) -> None:
-    """Raise SystemExit if a disk would be full before there is an environment in ``folder``."""
+    """Raise SystemExit if a disk would be full before the environment in ``folder`` is complete."""
+    there_gb = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / GB
+    missing = max(0.0, 1 - there_gb / size_gb) if size_gb else 0.0
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
     downloads = Path(tempfile.gettempdir())
-    needed_gb = {parent: size_gb, downloads: download_gb}
+    needed_gb = {parent: missing * size_gb, downloads: missing * download_gb}
     if parent.stat().st_dev == downloads.stat().st_dev:
-        needed_gb = {parent: size_gb + download_gb}
+        needed_gb = {parent: missing * (size_gb + download_gb)}
     for place, gigabytes in needed_gb.items():
         free_gb = shutil.disk_usage(place).free / GB
         if free_gb < gigabytes:
             sys.exit(
                 f"Making {folder.name} takes {gigabytes:.1f} GB in {place}, and {free_gb:.1f} GB are free there. "
-                "Free some, or set TMPDIR to a folder on another disk: that is where the downloads go."
+                "Free some, or set TMPDIR to a folder on another disk: that is where the downloads go. pip's cache "
+                "(PIP_CACHE_DIR) comes on top; PIP_NO_CACHE_DIR=1 does without."
             )
 
 

@@ -311,7 +311,8 @@ class Downloader:
                 )
             if repository is not None:
                 repositories[card.key] = repository
-        set_aside = self._set_aside(card, others) if is_another else ()
+            # Before it is recorded, so that a pull that is killed here is not taken for complete.
+            set_aside = self._set_aside(card, others) if is_another else ()
         if not is_another:
             self._judge_others(card, others)
         fetched = {file.path for file in missing}
@@ -635,6 +636,13 @@ class Downloader:
                 pause_s = min(_LONGEST_PAUSE_S, max(asked, self._first_pause_s * 2 ** (failures - 1)))
                 self._say(f"{url}: {_reason(error)}. Tried again in {pause_s:.0f} s.")
                 time.sleep(pause_s)
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                # Not of the system: requests says so what is wrong before it asks, such as missing certificates.
+                raise DownloadFailed(
+                    f"{url} cannot be asked for: {error}. Check REQUESTS_CA_BUNDLE, HF_ENDPOINT and HTTPS_PROXY."
+                ) from error
 
 
 @contextmanager
@@ -651,7 +659,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
         # Of a renamed file the place it goes to.
         named = error.filename2 or error.filename
         where = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else path
-        reason = error.strerror or type(error).__name__
+        reason = error.strerror or str(error) or type(error).__name__
         if error.errno in _DISK_FULL:
             raise InsufficientDisk(
                 f"The disk of {where.parent} is full, or your quota there ({reason}). Free some space; the same "

@@ -34,7 +34,7 @@ def read_state(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         # What PyTorch says here is how to let the file run code.
         raise _unreadable(path, "it is damaged, or holds more than tensors and plain values") from error
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError, AttributeError) as error:
+    except Exception as error:  # Archives and PyTorch have errors of their own.
         raise _unreadable(path, _said(error)) from error
 
 

@@ -12,6 +12,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -614,6 +615,30 @@ def test_what_people_recorded_is_set_aside_with_a_word_at_another_commit(
         f"small: someone/small does not hold {mine} now; it is set aside as .tokenizer.json.replaced."
     ]
     assert mine.with_name(".tokenizer.json.replaced").read_bytes() == b"mine" and locate(HUB, tmp_path)
+
+
+def test_a_pull_that_is_killed_before_it_sets_files_aside_is_not_complete(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add_repository("someone/small", SHARDS)
+    downloader(tmp_path).pull(HUB)
+    server.add_repository("someone/small", WITHOUT_TOKENIZER, commit="d" * 40)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Downloader, "_set_aside", mock.Mock(side_effect=KeyboardInterrupt))
+        downloader(tmp_path).pull(HUB, again=True)
+    left = tmp_path / "small" / "tokenizer.json"
+    assert left.is_file()
+    assert downloader(tmp_path).pull(HUB, again=True).set_aside == (left,)
+    assert locate(HUB, tmp_path) and not left.exists()
+
+
+def test_missing_certificates_are_named(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://127.0.0.1:9")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "company.pem"))
+    with pytest.raises(DownloadFailed, match=r"company\.pem\. Check REQUESTS_CA_BUNDLE"):
+        downloader(tmp_path).pull(HUB)
 
 
 def test_what_people_recorded_and_no_server_has_is_never_taken_for_right(

@@ -176,6 +176,21 @@ def test_weights_are_taken_from_a_zip_and_with_the_prefix_of_several_gpus(tmp_pa
         assert torch.equal(loaded[0].weight, published[0].weight)
 
 
+@pytest.mark.parametrize("file", ["net.pth", "net.zip"])
+def test_a_damaged_archive_is_refused_and_does_not_pass_for_a_bad_answer(tmp_path: Path, file: str) -> None:
+    from resources.models.torch_weights import load_weights
+
+    torch.save(small_network().state_dict(), tmp_path / "net.pth")
+    with zipfile.ZipFile(tmp_path / "net.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "net.pth", "weights.pth")
+    content = bytearray((tmp_path / file).read_bytes())
+    # The list of the archive of PyTorch; the packed file of the other one.
+    content[content.rindex(b"PK\x01\x02") if file == "net.pth" else len(content) // 2] ^= 0xFF
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(BackendUnavailable, match=f"{file} does not hold weights that PyTorch can read"):
+        load_weights(small_network(), tmp_path / file)
+
+
 def test_a_parameter_too_few_or_too_many_is_refused(tmp_path: Path) -> None:
     from resources.models.torch_weights import load_weights
 

@@ -479,13 +479,21 @@ def shared(load: Callable[..., HeldNetwork] | None = None, **others: Any) -> Hel
 
 def test_a_network_is_loaded_once_and_as_long_as_somebody_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_runtime, "_held", weakref.WeakSet())
-    first = shared()
-    assert shared() is first
+    loads = 0
+
+    def load(hold: Any) -> HeldNetwork:
+        nonlocal loads
+        loads += 1
+        return held()
+
+    first = shared(load)
+    assert shared(load) is first and loads == 1
     gone = weakref.ref(first)
     del first
     gc.collect()
     assert gone() is None
-    assert isinstance(shared(), HeldNetwork)
+    shared(load)
+    assert loads == 2
 
 
 @pytest.mark.parametrize(

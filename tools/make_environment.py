@@ -42,9 +42,9 @@ def main() -> int:
 
 def add_disk_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how much disk space an environment takes."""
-    parser.add_argument("--size-gb", type=float, default=0, help="size of the finished environment")
+    parser.add_argument("--size-gb", type=float, required=True, help="size of the finished environment")
     parser.add_argument(
-        "--download-gb", type=float, default=0, help="what pip downloads before it unpacks it"
+        "--download-gb", type=float, required=True, help="what pip downloads before it unpacks it"
     )
 
 
@@ -69,7 +69,7 @@ def environment(folder: Path, *, size_gb: float, download_gb: float) -> Path:
 def require_disk_space(folder: Path, *, size_gb: float, download_gb: float) -> None:
     """Raise SystemExit if a disk would be full before the environment in ``folder`` is complete."""
     there_gb = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / GB
-    missing = max(0.0, 1 - there_gb / size_gb) if size_gb else 0.0
+    missing = max(0.0, 1 - there_gb / size_gb)
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
     downloads = Path(tempfile.gettempdir())
     needed_gb = {parent: missing * size_gb, downloads: missing * download_gb}

@@ -19,6 +19,7 @@ from unittest import mock
 
 import pytest
 
+from benchmarks._gpu_checkpoints import any_digest
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.backends import BACKENDS, BackendSpec
 from resources.models.packages import is_installed
@@ -38,13 +39,6 @@ def maker_of(task: str, backend: str) -> Maker | None:
         return None
     makers: Mapping[str, Maker] = importlib.import_module(name).MAKERS
     return makers.get(backend)
-
-
-@contextmanager
-def any_digest() -> Iterator[None]:
-    """Accept files whose digest is not that of the published checkpoint."""
-    with mock.patch("resources.models.weights.expected_digest", return_value=""):
-        yield
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from ego_assets.schema.frames import ClipFrame
 from resources.models.images import IMAGENET_DEVIATION, IMAGENET_MEAN
 from resources.models.setting_checks import Precision
 from resources.models.torch_runtime import Batches, HeldNetwork, resolved_precision
-from resources.models.torch_weights import read_state
+from resources.models.torch_weights import error_summary, read_state
 
 #: Pictures and points in one call, where the profile leaves it open.
 _PICTURES, _POINTS = 8, 64
@@ -127,7 +127,7 @@ def build_network(configuration: Path, weights: Path, *, vos_optimized: bool) ->
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise BackendUnavailable(
             f"{weights} does not hold the weights of the network that {configuration.name} describes: "
-            f"{type(error).__name__}: {str(error)[:300]}. Put the published file there."
+            f"{error_summary(error)}. Put the published file there."
         ) from error
     return network
 
@@ -153,7 +153,7 @@ def random_network(configuration: Path, *, vos_optimized: bool) -> Any:
     # Hydra raises errors of its own and of whatever it calls.
     except Exception as error:
         raise BackendUnavailable(
-            f"{configuration} does not describe a SAM 2.1 network: {type(error).__name__}: {str(error)[:300]}. Compare "
+            f"{configuration} does not describe a SAM 2.1 network: {error_summary(error)}. Compare "
             "it with configs/sam2.1 of the package sam2."
         ) from error
     if vos_optimized:

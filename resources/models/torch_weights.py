@@ -15,7 +15,8 @@ from typing import Any
 from ego_assets.schema.errors import BackendUnavailable
 from resources.models.registry import OWN_LICENCE, ModelCard
 
-_MOST_WORDS = 300
+#: Libraries tell whole tables; so much of it goes into our messages.
+_LONGEST_SUMMARY = 300
 
 
 def read_state(path: Path) -> Any:
@@ -35,7 +36,7 @@ def read_state(path: Path) -> Any:
         # What PyTorch says here is how to let the file run code.
         raise _unreadable(path, "it is damaged, or holds more than tensors and plain values") from error
     except Exception as error:  # Archives and PyTorch have errors of their own.
-        raise _unreadable(path, _said(error)) from error
+        raise _unreadable(path, error_summary(error)) from error
 
 
 def load_weights(network: Any, path: Path, *, renamed: Callable[[str], str] | None = None) -> None:
@@ -57,8 +58,8 @@ def load_weights(network: Any, path: Path, *, renamed: Callable[[str], str] | No
         network.load_state_dict({renamed(name) if renamed else name: value for name, value in named.items()})
     except (RuntimeError, TypeError, AttributeError) as error:
         raise BackendUnavailable(
-            f"{path} does not hold the weights of {type(network).__name__}: {_said(error)}. Put the published file "
-            "there."
+            f"{path} does not hold the weights of {type(network).__name__}: {error_summary(error)}. Put the published "
+            "file there."
         ) from error
 
 
@@ -106,7 +107,7 @@ def load_pretrained(
                 output_loading_info=True,
             )
     except Exception as error:  # Each format and library has errors of its own.
-        raise refuse(_said(error)) from error
+        raise refuse(error_summary(error)) from error
     absent = sorted(name for name in report["missing_keys"] if not is_optional(name))
     absent += sorted(map(str, report["mismatched_keys"]))
     if absent:
@@ -128,6 +129,11 @@ def without_bars() -> Iterator[None]:
             talk.enable_progress_bar()
 
 
+def error_summary(error: Exception) -> str:
+    """Kind and beginning of what a library says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_SUMMARY]}"
+
+
 def _unreadable(path: Path, problem: str) -> BackendUnavailable:
     return BackendUnavailable(
         f"{path} does not hold weights that PyTorch can read: {problem}. Put the published file there."
@@ -142,7 +148,3 @@ def _opened(path: Path) -> Any:
             if len(names) == 1:
                 return archive.open(names[0])
     return path.open("rb")
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:_MOST_WORDS]}"

@@ -22,7 +22,7 @@ from resources.models.images import check_image
 from resources.models.registry import OWN_LICENCE, ModelCard
 from resources.models.setting_checks import Precision
 from resources.models.torch_runtime import Batches, HeldNetwork, Hold, shared_network
-from resources.models.torch_weights import load_pretrained
+from resources.models.torch_weights import error_summary, load_pretrained
 from resources.models.weights import joint_digest, located_folder, weights_digest
 
 _TASK, _BACKEND = "captions", "transformers_vlm"
@@ -246,10 +246,9 @@ def _processor(card: ModelCard, folder: Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # Each format and library has errors of its own.
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise BackendUnavailable(
-            f"{card.name}: the processor in {folder} cannot be loaded ({problem}). It needs all files that "
-            "save_pretrained writes for a model of transformers and for its processor."
+            f"{card.name}: the processor in {folder} cannot be loaded ({error_summary(error)}). It needs all files "
+            "that save_pretrained writes for a model of transformers and for its processor."
         ) from error
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not (getattr(processor, "chat_template", None) or tokenizer.chat_template):

@@ -75,9 +75,8 @@ class Profile:
                     f"profile {self.name!r}: frames_per_second.{task} expects a number above 0, at most "
                     f"{MAX_FRAMES_PER_SECOND}, got {rate!r}."
                 )
-        entries = [*self.backends.items(), *self.leak_check.items()]
         refusals: list[str] = []
-        for task, config in [(task, attempt) for task, entry in entries for attempt in entry.attempts]:
+        for task, config in [(task, attempt) for task, entry in self.entries for attempt in entry.attempts]:
             spec = find_backend(self.name, task, config.backend)
             expect_keys(
                 f"profile {self.name!r}, settings of {task} backend {config.backend!r}",
@@ -106,3 +105,8 @@ class Profile:
         object.__setattr__(self, "backends", MappingProxyType(dict(self.backends)))
         object.__setattr__(self, "leak_check", MappingProxyType(dict(self.leak_check)))
         object.__setattr__(self, "frames_per_second", MappingProxyType(dict(self.frames_per_second)))
+
+    @property
+    def entries(self) -> list[tuple[str, BackendConfig]]:
+        """Task and backend of everything that is named, those of the leak check last."""
+        return [*self.backends.items(), *self.leak_check.items()]

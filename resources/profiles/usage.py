@@ -48,10 +48,9 @@ def gpu_tasks(name_or_path: str | Path) -> frozenset[str]:
         profile = load_profile(name_or_path)
     except ConfigurationError:
         return frozenset()
-    entries = [*profile.backends.items(), *profile.leak_check.items()]
     return frozenset(
         task
-        for task, config in entries
+        for task, config in profile.entries
         if any(_runs_on_gpu(profile, task, attempt) for attempt in config.attempts)
     )
 
@@ -66,10 +65,9 @@ def _runs_on_gpu(profile: Profile, task: str, config: BackendConfig) -> bool:
 
 def used_tasks(profile: Profile, tasks: Collection[str]) -> frozenset[str]:
     """Tasks whose backends are used by those that the profile names for some tasks, fallbacks included."""
-    entries = [*profile.backends.items(), *profile.leak_check.items()]
     return frozenset(
         used
-        for task, config in entries
+        for task, config in profile.entries
         if task in tasks
         for attempt in config.attempts
         for used in find_backend(profile.name, task, attempt.backend).uses
@@ -95,10 +93,9 @@ def needed_models(profile: Profile) -> list[ModelCard]:
 
 def attempts_of(profile: Profile) -> list[tuple[Role, str, BackendConfig]]:
     """Everything that a profile may build: what for, the task, and how."""
-    entries = [*profile.backends.items(), *profile.leak_check.items()]
-    used = used_tasks(profile, {task for task, _ in entries})
+    used = used_tasks(profile, {task for task, _ in profile.entries})
     found: list[tuple[Role, str, BackendConfig]] = []
-    for task, config in entries:
+    for task, config in profile.entries:
         first: Role = "idle" if task in SERVING_TASKS - used else "used"
         others: Role = "idle" if first == "idle" else "fallback"
         found += [(others if place else first, task, one) for place, one in enumerate(config.attempts)]
